@@ -1,0 +1,52 @@
+// Buffer: owned, 64-byte aligned host memory, zero-filled and lazily backed (pages count only once touched).
+// Arena: bump allocator for one step's activations; fixed base address, reset per step, so captured steps
+// can replay. Neither is thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "atom/core/error.h"
+#include "atom/core/tensor.h"
+
+namespace atom {
+
+class Buffer {
+ public:
+  Buffer() = default;
+  static Result<Buffer> allocate(int64_t nbytes);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  void* data() const { return data_; }
+  int64_t size() const { return size_; }
+
+ private:
+  void* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+class Arena {
+ public:
+  Arena() = default;
+  explicit Arena(Buffer buffer) : buffer_(std::move(buffer)) {}
+
+  // A tensor of uninitialised memory, valid until reset(). The arena was sized by a dry run of the largest
+  // step, so running out is our own bug.
+  Tensor allocate(DType dtype, std::initializer_list<int64_t> shape);
+  void reset() { used_ = 0; }
+  int64_t mark() const { return used_; }
+  void rewind(int64_t mark) { used_ = mark; }
+  int64_t peak() const { return peak_; }
+  int64_t capacity() const { return buffer_.size(); }
+
+ private:
+  Buffer buffer_;
+  int64_t used_ = 0;
+  int64_t peak_ = 0;
+};
+
+}  // namespace atom

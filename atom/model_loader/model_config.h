@@ -1,0 +1,45 @@
+// ModelConfig: the numbers of one model, from config.json or GGUF metadata, checked (hf_config.cpp).
+// Plain data for models/; further families add fields here and rows to the reader's table.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace atom {
+
+struct RopeConfig {
+  enum class Scaling { kNone, kLinear, kLlama3 };
+  double theta = 10000.0;
+  Scaling scaling = Scaling::kNone;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  int64_t original_max_position_embeddings = 0;
+  std::vector<float> freq_divisors;  // GGUF rope_freqs.weight, [head_dim / 2]; empty when absent
+};
+
+struct ModelConfig {
+  std::string architecture;  // "LlamaForCausalLM"
+  std::string model_type;    // "llama"
+  std::string weight_dtype;  // "bfloat16" ... from the config, or the dominant GGUF type; for display
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_position_embeddings = 0;
+  double rms_norm_eps = 1e-6;
+  bool tie_word_embeddings = false;
+  bool attention_bias = false;         // q, k, v (and o where the family has it)
+  bool attention_output_bias = false;
+  bool mlp_bias = false;
+  RopeConfig rope;
+  std::vector<int32_t> eos_token_ids;  // config.json and generation_config.json together
+  std::optional<int32_t> bos_token_id;
+};
+
+}  // namespace atom
