@@ -1,0 +1,28 @@
+// Executor: runs scheduled steps on a device. Owned and called by the engine thread only.
+// submit() copies what it needs and may return before the step is done; collect() waits for the oldest
+// submitted step. The CPU ModelRunner computes in submit() and has max_in_flight 1; a GPU runner has 2, so
+// that step k + 1 is prepared and queued while k runs. The simulator's executor has any depth.
+#pragma once
+
+#include <cstdint>
+
+#include "atom/core/error.h"
+#include "atom/model_engine/scheduled_batch.h"
+
+namespace atom {
+
+struct ExecutorCapacity {
+  int64_t num_blocks = 0;  // KV blocks
+  int64_t block_size = 16;
+  int max_in_flight = 1;
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual ExecutorCapacity capacity() const = 0;
+  virtual Status submit(const ScheduledBatch& batch) = 0;
+  virtual Result<StepOutput> collect() = 0;
+};
+
+}  // namespace atom

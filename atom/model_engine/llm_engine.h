@@ -1,0 +1,81 @@
+// LLMEngine: the public engine. Owns tokenizer, chat template, scheduler thread, output thread and executor.
+// add_request, abort and the accessors are thread-safe; results arrive on the output thread.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "atom/chat_template/chat_template.h"
+#include "atom/config.h"
+#include "atom/core/error.h"
+#include "atom/model_loader/checkpoint.h"
+#include "atom/model_loader/model_config.h"
+#include "atom/request_output.h"
+#include "atom/tokenizer/tokenizer.h"
+
+namespace atom {
+
+// A consistent snapshot for /metrics, logs and /health.
+struct EngineStats {
+  bool alive = true;  // the step loop makes progress
+  int64_t num_running = 0;
+  int64_t num_waiting = 0;
+  int64_t num_blocks = 0;
+  int64_t num_free_blocks = 0;  // free or evictable
+  int64_t prompt_tokens = 0;    // totals since start
+  int64_t generation_tokens = 0;
+  int64_t prefix_cache_queries = 0;  // tokens
+  int64_t prefix_cache_hits = 0;
+  int64_t num_preemptions = 0;
+  int64_t num_steps = 0;
+};
+
+// One completed choice of generate(); keys as in the Python API (spec section 4).
+struct GenerationResult {
+  std::string text;
+  std::vector<int32_t> token_ids;
+  FinishReason finish_reason = FinishReason::kStop;
+  int64_t num_tokens_input = 0;
+  int64_t num_tokens_output = 0;
+  double latency = 0;  // seconds
+  double ttft = 0;
+  double tpot = 0;
+};
+
+class LLMEngine {
+ public:
+  // Resolves and loads the model, plans memory, starts the threads; logs phase times and the memory plan.
+  static Result<std::unique_ptr<LLMEngine>> create(const EngineConfig& config);
+  ~LLMEngine();  // aborts what is left
+  LLMEngine(const LLMEngine&) = delete;
+  LLMEngine& operator=(const LLMEngine&) = delete;
+
+  // Refuses (kInvalidArgument) a prompt that can never fit the context or the cache and ids outside the
+  // vocabulary, and (kUnavailable) anything after drain() began.
+  Result<RequestId> add_request(GenerationRequest request, OutputCallback callback);
+  // Idempotent, legal in any state. The request ends with kAbort.
+  void abort(RequestId id);
+
+  // Blocks until every prompt is done; results in the order of the prompts (n choices each).
+  Result<std::vector<GenerationResult>> generate(const std::vector<std::vector<int32_t>>& prompts,
+                                                 const std::vector<SamplingParams>& params);
+
+  // No new requests; waits for the running ones up to `deadline`, then aborts them.
+  void drain(std::chrono::milliseconds deadline);
+
+  const std::shared_ptr<const Tokenizer>& tokenizer() const;
+  const ChatTemplate* chat_template() const;  // nullptr: the model has none
+  const ModelConfig& model_config() const;
+  const GenerationDefaults& generation_defaults() const;
+  int64_t max_model_len() const;
+  EngineStats stats() const;
+
+ private:
+  struct Impl;
+  explicit LLMEngine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace atom

@@ -1,0 +1,43 @@
+// LinearWeight: a weight of a linear layer, packed once at load for the kernels of one backend.
+// Several checkpoint tensors (q, k, v; gate, up) become one weight; each part keeps its own format, because
+// real checkpoints mix them (Q4_K with Q6_K).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "atom/core/buffer.h"
+#include "atom/core/data_format.h"
+#include "atom/core/tensor.h"
+
+namespace atom {
+
+// One checkpoint tensor, as stored: [rows, cols] = [out_features, in_features].
+struct WeightPart {
+  const void* data = nullptr;  // may be unaligned
+  DataFormat format;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  // > 0: rows are in GGUF's interleaved rotary order for this many heads: within a head of d rows, stored
+  // row 2i is logical row i and stored row 2i + 1 is logical row i + d/2. Packing restores logical order.
+  int64_t rotary_heads = 0;
+};
+
+struct LinearSegment {
+  DataFormat format;
+  int64_t row_begin = 0;  // first output feature
+  int64_t rows = 0;
+  int64_t offset = 0;  // bytes into `packed`
+  int32_t kernel = 0;  // the backend's own choice, made at pack time
+};
+
+struct LinearWeight {
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  std::vector<LinearSegment> segments;
+  Buffer packed;
+  Buffer bias;  // f32 [out_features], empty when the layer has none
+  bool defined() const { return out_features > 0; }
+};
+
+}  // namespace atom

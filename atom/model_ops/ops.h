@@ -1,0 +1,103 @@
+// The op contract: every op once, with shapes, dtypes and numerics. An OpTable is one backend's
+// implementation; backends: cpu (model_ops/cpu). To add an op: a field here, the CPU reference, the adapters
+// of each backend, and rows in tests/conformance.
+// Activations are f32 on the CPU. Ops write `out` completely; in and out do not overlap unless said.
+// Numerics: f32 accumulation. Every output element is accumulated in one order that depends neither on the
+// number of rows of x, nor on threads: results are bitwise equal at any batch size and any chunking.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "atom/config.h"
+#include "atom/core/buffer.h"
+#include "atom/core/error.h"
+#include "atom/core/tensor.h"
+#include "atom/model_ops/linear_weight.h"
+#include "atom/model_ops/sampler.h"
+#include "kernels/common/parallel.h"
+#include "kernels/common/params.h"
+
+namespace atom {
+
+struct OpTable;
+
+// Everything an op may use; an explicit argument, no globals.
+struct ExecContext {
+  const OpTable* ops = nullptr;
+  ParallelFor parallel;
+  Arena* arena = nullptr;  // activations and op scratch of this step
+  const AttentionMetadata* attention = nullptr;
+  Device device;
+  void* stream = nullptr;
+};
+
+struct QkNormRopeKvWriteParams {
+  Tensor qkv;  // [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]; q is normed and rotated in place
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t rotary_dim = 0;  // leading dims of each head that rotate; pairs are (i, i + rotary_dim / 2)
+  Tensor cos_sin;          // f32 [num_tokens, rotary_dim]: cos of each frequency, then sin
+  const float* q_norm = nullptr;  // [head_dim] RMSNorm weight, or none
+  const float* k_norm = nullptr;
+  float norm_eps = 1e-6F;
+  PagedKvCache cache;  // k and v rows go to slot_mapping
+};
+
+struct PagedAttentionParams {
+  Tensor qkv;  // as above, after qk_norm_rope_kv_write; only q is read
+  Tensor out;  // [num_tokens, num_heads * head_dim]
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  float scale = 1.0F;
+  PagedKvCache cache;
+  int64_t sliding_window = 0;    // 0 = full causal; else keys at position > p - sliding_window
+  const float* sinks = nullptr;  // [num_heads] extra softmax logit without value, or none
+};
+
+struct OpTable {
+  std::string_view name;
+
+  // Packs `parts` (same cols, stacked along rows) for `linear`. compute kFloat32 keeps exact f32 activations;
+  // kBFloat16 (and kAuto) may use whatever the backend computes fastest within bf16 rounding.
+  Status (*pack_linear)(const ExecContext& ctx, std::span<const WeightPart> parts, ComputeType compute,
+                        LinearWeight& out) = nullptr;
+  // out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T + bias
+  void (*linear)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                 const Tensor& out) = nullptr;
+  // ids i32 [num_tokens] -> out f32 [num_tokens, hidden_size]; table [vocab_size, hidden_size] of any dtype,
+  // block types included; may be unaligned mapped memory
+  void (*embedding)(const ExecContext& ctx, const Tensor& ids, const Tensor& table,
+                    const Tensor& out) = nullptr;
+  // out = x / rms(x) * weight; x, out [num_tokens, hidden_size]; weight f32 [hidden_size]; out may be x
+  void (*rms_norm)(const ExecContext& ctx, const Tensor& x, const float* weight, float eps,
+                   const Tensor& out) = nullptr;
+  // residual += x; out = rms_norm(residual); all [num_tokens, hidden_size]
+  void (*add_rms_norm)(const ExecContext& ctx, const Tensor& x, const Tensor& residual,
+                       const float* weight, float eps, const Tensor& out) = nullptr;
+  // out [num_tokens, n] = silu(gate_up[:, :n]) * gate_up[:, n:]; gate_up [num_tokens, 2n]
+  void (*silu_mul)(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) = nullptr;
+  // cos_sin f32 [num_tokens, rotary_dim] of ctx.attention->positions; inv_freq [rotary_dim / 2];
+  // angle = float(position) * inv_freq in f32, as the reference implementation
+  void (*rope_cos_sin)(const ExecContext& ctx, std::span<const float> inv_freq,
+                       const Tensor& cos_sin) = nullptr;
+  void (*qk_norm_rope_kv_write)(const ExecContext& ctx, const QkNormRopeKvWriteParams& params) = nullptr;
+  void (*paged_attention)(const ExecContext& ctx, const PagedAttentionParams& params) = nullptr;
+  // out[i] = x[rows[i]]; x, out f32 [., n]
+  void (*gather_rows)(const ExecContext& ctx, const Tensor& x, std::span<const int32_t> rows,
+                      const Tensor& out) = nullptr;
+  // See sampler.h.
+  void (*sample)(const ExecContext& ctx, const Tensor& logits, std::span<const SamplingRow> rows,
+                 std::span<SampledToken> out) = nullptr;
+  void (*token_logprobs)(const ExecContext& ctx, const Tensor& logits, std::span<const int32_t> targets,
+                         int32_t num_top, std::span<SampledToken> out) = nullptr;
+};
+
+// The CPU backend. level 0 runs the reference kernels (the oracle), any other level the best kernels of this
+// processor.
+const OpTable& cpu_op_table(int level);
+
+}  // namespace atom

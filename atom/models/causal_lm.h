@@ -1,0 +1,47 @@
+// CausalLM: the thin interface of every model. A model is built from a ModelConfig, takes its weights from a
+// Checkpoint, and runs steps through the op table of its ExecContext. No device, dtype or parallelism here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "atom/core/error.h"
+#include "atom/model_loader/checkpoint.h"
+#include "atom/model_loader/model_config.h"
+#include "atom/model_ops/ops.h"
+
+namespace atom {
+
+// What the KV cache of one model needs.
+struct KvCacheSpec {
+  int64_t num_layers = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+};
+
+class CausalLM {
+ public:
+  virtual ~CausalLM() = default;
+  virtual KvCacheSpec kv_cache_spec() const = 0;
+  // token_ids i32 [num_tokens] -> hidden states f32 [num_tokens, hidden_size] after the final norm.
+  // kv_caches: one per layer. Positions and block tables are in ctx.attention.
+  virtual Tensor forward(const ExecContext& ctx, const Tensor& token_ids,
+                         std::span<const PagedKvCache> kv_caches) = 0;
+  // hidden [num_rows, hidden_size] -> logits f32 [num_rows, vocab_size]
+  virtual Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) = 0;
+};
+
+struct ModelLoadOptions {
+  ComputeType compute = ComputeType::kAuto;
+  DummyWeights dummy = DummyWeights::kNone;
+};
+
+// The registry (registry.cpp): architecture name -> builder. Loads all weights and accounts for every tensor
+// of the checkpoint, or fails with the list. The model keeps the checkpoint open where it maps weights.
+Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
+                                             std::shared_ptr<const Checkpoint> checkpoint,
+                                             const ModelLoadOptions& options);
+
+}  // namespace atom
