@@ -15,6 +15,7 @@ struct ExecutorCapacity {
   int64_t num_blocks = 0;  // KV blocks
   int64_t block_size = 16;
   int max_in_flight = 1;
+  int64_t max_step_tokens = 0;  // tokens one step may hold; 0 = whatever the scheduler allows
 };
 
 class Executor {

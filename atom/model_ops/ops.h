@@ -75,7 +75,7 @@ struct OpTable {
   // out = x / rms(x) * weight; x, out [num_tokens, hidden_size]; weight f32 [hidden_size]; out may be x
   void (*rms_norm)(const ExecContext& ctx, const Tensor& x, const float* weight, float eps,
                    const Tensor& out) = nullptr;
-  // residual += x; out = rms_norm(residual); all [num_tokens, hidden_size]
+  // residual += x; out = rms_norm(residual); all [num_tokens, hidden_size]; out may be x
   void (*add_rms_norm)(const ExecContext& ctx, const Tensor& x, const Tensor& residual,
                        const float* weight, float eps, const Tensor& out) = nullptr;
   // out [num_tokens, n] = silu(gate_up[:, :n]) * gate_up[:, n:]; gate_up [num_tokens, 2n]

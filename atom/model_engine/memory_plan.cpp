@@ -1,0 +1,109 @@
+// Where memory goes: weights and workspace first, the rest for the KV cache.
+#include "atom/model_engine/memory_plan.h"
+
+#include <sys/sysinfo.h>
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+
+
+
+namespace atom {
+namespace {
+
+constexpr int64_t kMiB = 1 << 20;
+// Host memory is shared with other programs and with the page cache that holds the model file, so the KV
+// cache takes only this share of what is left.
+constexpr double kHostCacheShare = 0.5;
+
+int64_t read_number(const char* path) {
+  std::ifstream file(path);
+  int64_t value = -1;
+  return file >> value ? value : -1;
+}
+
+int64_t available_host_bytes() {
+  int64_t available = -1;
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  for (std::string unit; meminfo >> key >> kib; std::getline(meminfo, unit)) {
+    if (key == "MemAvailable:") {
+      available = kib * 1024;
+      break;
+    }
+  }
+  if (available < 0) {
+    struct sysinfo info {};
+    sysinfo(&info);
+    available = static_cast<int64_t>(info.freeram) * info.mem_unit;
+  }
+  const int64_t limit = read_number("/sys/fs/cgroup/memory.max");
+  const int64_t used = read_number("/sys/fs/cgroup/memory.current");
+  return limit > 0 && used >= 0 ? std::min(available, limit - used) : available;
+}
+
+double mib(int64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
+
+int64_t workspace_bytes(const ModelConfig& model, int64_t step_tokens, int64_t logit_rows) {
+  // Per token: residual, streams of hidden size, rotary rows, the larger of the two sublayers, and a copy of
+  // the widest input in a kernel's own layout.
+  const int64_t heads = model.num_attention_heads * model.head_dim;
+  const int64_t kv_heads = model.num_key_value_heads * model.head_dim;
+  const int64_t attention = 2 * heads + 2 * kv_heads;
+  const int64_t mlp = 3 * model.intermediate_size;
+  const int64_t per_token = 6 * model.hidden_size + model.head_dim + std::max(attention, mlp) +
+                            std::max({model.intermediate_size, heads, model.hidden_size});
+  const int64_t floats = step_tokens * per_token + logit_rows * (model.vocab_size + model.hidden_size);
+  return floats * 4 + 16 * kMiB;  // op scratch and alignment
+}
+
+}  // namespace
+
+DType kv_cache_dtype(const EngineConfig& config) {
+  if (config.cache.dtype == KvCacheType::kFP8) {
+    return DType::kF8E4M3;
+  }
+  return config.model.dtype == ComputeType::kFloat32 ? DType::kF32 : DType::kBF16;
+}
+
+Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint) {
+  const ModelConfig& model = checkpoint.config();
+  MemoryPlan plan;
+  plan.max_model_len = config.scheduler.max_model_len.value_or(model.max_position_embeddings);
+  plan.bytes_per_block = 2 * model.num_hidden_layers * model.num_key_value_heads *
+                         config.cache.block_size * model.head_dim * dtype_bytes(kv_cache_dtype(config), 1);
+  plan.available = static_cast<int64_t>(static_cast<double>(available_host_bytes()) *
+                                        config.cache.memory_utilization);
+  plan.weights = checkpoint.total_bytes();
+  plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows);
+
+  const int64_t blocks_per_sequence =
+      (plan.max_model_len + config.cache.block_size - 1) / config.cache.block_size;
+  const int64_t left = plan.available - plan.weights - plan.workspace;
+  int64_t bytes = config.cache.kv_cache_bytes.value_or(
+      static_cast<int64_t>(static_cast<double>(left) * kHostCacheShare));
+  const int64_t useful = blocks_per_sequence * config.scheduler.max_num_seqs;
+  plan.num_blocks = std::min(useful, bytes / plan.bytes_per_block);
+  plan.kv_cache = plan.num_blocks * plan.bytes_per_block;
+  if (plan.num_blocks < 1) {
+    return make_error(ErrorCode::kResourceExhausted,
+                      "not enough memory for a KV cache: {:.0f} MiB usable - {:.0f} MiB weights - "
+                      "{:.0f} MiB workspace leaves {:.0f} MiB, one block needs {:.2f} MiB "
+                      "(lower --max-num-batched-tokens or free memory)",
+                      mib(plan.available), mib(plan.weights), mib(plan.workspace), mib(left),
+                      mib(plan.bytes_per_block));
+  }
+  return plan;
+}
+
+std::string describe(const MemoryPlan& plan) {
+  return str_format(
+      "usable {:.0f} MiB: weights {:.0f}, workspace {:.0f}, KV cache {:.0f} ({} blocks of {:.1f} KiB), "
+      "context {} tokens",
+      mib(plan.available), mib(plan.weights), mib(plan.workspace), mib(plan.kv_cache), plan.num_blocks,
+      static_cast<double>(plan.bytes_per_block) / 1024.0, plan.max_model_len);
+}
+
+}  // namespace atom

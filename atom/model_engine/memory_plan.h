@@ -1,0 +1,42 @@
+// MemoryPlan: how the memory of one device is divided, decided before anything is loaded.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "atom/config.h"
+#include "atom/core/error.h"
+#include "atom/model_loader/checkpoint.h"
+
+namespace atom {
+
+// Rows of logits computed at a time: bounds memory when every prompt position needs logprobs.
+inline constexpr int64_t kLogitRows = 32;
+// A CPU computes some hundred tokens a second: longer prefill pieces would only delay the decodes that share
+// the step, and need more workspace.
+inline constexpr int64_t kCpuStepTokens = 512;
+
+// Where the memory of this process goes, in bytes; printed at start.
+struct MemoryPlan {
+  int64_t available = 0;  // free memory x utilization
+  int64_t weights = 0;
+  int64_t workspace = 0;  // activations of the largest step
+  int64_t kv_cache = 0;
+  int64_t num_blocks = 0;
+  int64_t bytes_per_block = 0;
+  int64_t max_model_len = 0;  // tokens
+};
+
+// The plan of a model without loading it (also for `atom inspect`).
+Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint);
+std::string describe(const MemoryPlan& plan);
+
+// Tokens that one step may hold on this device.
+inline int64_t max_step_tokens(const EngineConfig& config) {
+  return std::min(config.scheduler.max_num_batched_tokens, kCpuStepTokens);
+}
+
+DType kv_cache_dtype(const EngineConfig& config);
+
+}  // namespace atom

@@ -1,0 +1,75 @@
+// The layers that models are made of. Each owns its weights (filled by WeightLoader) and runs through the op
+// table of the ExecContext; outputs are allocated from the step arena. A layer exists once, whatever the
+// model, device or weight format. Not here: anything only one family needs (models/).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "atom/core/buffer.h"
+#include "atom/core/tensor.h"
+#include "atom/model_loader/model_config.h"
+#include "atom/model_ops/ops.h"
+
+namespace atom {
+
+struct Linear {
+  LinearWeight weight;
+
+  // x [num_tokens, in_features] -> [num_tokens, out_features]
+  Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
+};
+
+struct RmsNorm {
+  Buffer weight;  // f32 [hidden_size]
+  float eps = 1e-6F;
+
+  // x [num_tokens, hidden_size] -> the same shape
+  Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
+  // residual += x; out = norm of residual. out may be x.
+  void add(const ExecContext& ctx, const Tensor& x, const Tensor& residual, const Tensor& out) const;
+};
+
+// Row lookup in a table that stays as the checkpoint stores it.
+struct Embedding {
+  Tensor table;  // [vocab_size, hidden_size], any dtype
+  Buffer owned;  // backing memory when the table is not mapped from a checkpoint
+
+  // ids i32 [num_tokens] -> f32 [num_tokens, hidden_size]
+  Tensor operator()(const ExecContext& ctx, const Tensor& ids) const;
+};
+
+// Rotary frequencies of a model and the cos/sin rows of a step, shared by all its layers.
+struct RotaryEmbedding {
+  std::vector<float> inv_freq;  // [rotary_dim / 2]
+
+  static RotaryEmbedding create(const RopeConfig& rope, int64_t rotary_dim);
+  // f32 [num_tokens, rotary_dim] for the positions of ctx.attention
+  Tensor operator()(const ExecContext& ctx) const;
+};
+
+// Grouped-query attention over the paged cache, with optional RMSNorm on q and k heads.
+struct Attention {
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  Linear qkv_proj;  // q, k, v stacked: [(num_heads + 2 * num_kv_heads) * head_dim, hidden_size]
+  Linear o_proj;
+  Buffer q_norm, k_norm;  // f32 [head_dim], empty when the family has none
+  float norm_eps = 1e-6F;
+
+  // x [num_tokens, hidden_size], cos_sin [num_tokens, rotary_dim] -> [num_tokens, hidden_size]
+  Tensor operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
+                    const PagedKvCache& cache) const;
+};
+
+// down(silu(gate(x)) * up(x))
+struct GatedMlp {
+  Linear gate_up_proj;  // [2 * intermediate_size, hidden_size]
+  Linear down_proj;
+
+  Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
+};
+
+}  // namespace atom

@@ -1,0 +1,93 @@
+#include "atom/models/decoder.h"
+
+namespace atom {
+
+Decoder::Decoder(const ModelConfig& config)
+    : config_(config),
+      rotary_(RotaryEmbedding::create(config.rope, config.head_dim)),
+      layers_(static_cast<size_t>(config.num_hidden_layers)) {
+  const auto eps = static_cast<float>(config.rms_norm_eps);
+  norm_.eps = eps;
+  for (DecoderLayer& layer : layers_) {
+    layer.input_layernorm.eps = eps;
+    layer.post_attention_layernorm.eps = eps;
+    layer.self_attn.num_heads = config.num_attention_heads;
+    layer.self_attn.num_kv_heads = config.num_key_value_heads;
+    layer.self_attn.head_dim = config.head_dim;
+    layer.self_attn.norm_eps = eps;
+  }
+}
+
+void Decoder::load(WeightLoader& weights) {
+  const ModelConfig& c = config_;
+  weights.embedding(embed_tokens_, "model.embed_tokens.weight", c.vocab_size, c.hidden_size);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    load_layer(weights, str_format("model.layers.{}.", i), layers_[i]);
+  }
+  weights.vector(norm_.weight, "model.norm.weight", c.hidden_size);
+  const char* head = c.tie_word_embeddings ? "model.embed_tokens" : "lm_head";
+  weights.linear(lm_head_, {{.prefix = head, .rows = c.vocab_size}}, c.hidden_size);
+  if (c.tie_word_embeddings) {
+    weights.ignore({"lm_head.weight"});  // some tied checkpoints store the copy all the same
+  }
+}
+
+void Decoder::load_layer(WeightLoader& weights, const std::string& prefix, DecoderLayer& layer) {
+  const ModelConfig& c = config_;
+  const int64_t q_rows = c.num_attention_heads * c.head_dim;
+  const int64_t kv_rows = c.num_key_value_heads * c.head_dim;
+  const std::string attn = prefix + "self_attn.";
+  const std::string mlp = prefix + "mlp.";
+  weights.vector(layer.input_layernorm.weight, prefix + "input_layernorm.weight", c.hidden_size);
+  weights.linear(layer.self_attn.qkv_proj,
+                 {{.prefix = attn + "q_proj", .rows = q_rows, .has_bias = c.attention_bias},
+                  {.prefix = attn + "k_proj", .rows = kv_rows, .has_bias = c.attention_bias},
+                  {.prefix = attn + "v_proj", .rows = kv_rows, .has_bias = c.attention_bias}},
+                 c.hidden_size);
+  weights.linear(
+      layer.self_attn.o_proj,
+      {{.prefix = attn + "o_proj", .rows = c.hidden_size, .has_bias = c.attention_output_bias}},
+      q_rows);
+  weights.vector(layer.post_attention_layernorm.weight, prefix + "post_attention_layernorm.weight",
+                 c.hidden_size);
+  weights.linear(
+      layer.mlp.gate_up_proj,
+      {{.prefix = mlp + "gate_proj", .rows = c.intermediate_size, .has_bias = c.mlp_bias},
+       {.prefix = mlp + "up_proj", .rows = c.intermediate_size, .has_bias = c.mlp_bias}},
+      c.hidden_size);
+  weights.linear(layer.mlp.down_proj,
+                 {{.prefix = mlp + "down_proj", .rows = c.hidden_size, .has_bias = c.mlp_bias}},
+                 c.intermediate_size);
+}
+
+KvCacheSpec Decoder::kv_cache_spec() const {
+  return {.num_layers = config_.num_hidden_layers,
+          .num_kv_heads = config_.num_key_value_heads,
+          .head_dim = config_.head_dim};
+}
+
+Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
+                        std::span<const PagedKvCache> kv_caches) {
+  Tensor residual = embed_tokens_(ctx, token_ids);
+  const Tensor cos_sin = rotary_(ctx);
+  // Every sublayer's output has the shape of the residual, so one tensor carries the stream through the
+  // network while the arena is rewound after each layer.
+  Tensor x = layers_.front().input_layernorm(ctx, residual);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const DecoderLayer& layer = layers_[i];
+    const int64_t scratch = ctx.arena->mark();
+    const Tensor attended = layer.self_attn(ctx, x, cos_sin, kv_caches[i]);
+    layer.post_attention_layernorm.add(ctx, attended, residual, x);
+    const Tensor output = layer.mlp(ctx, x);
+    const RmsNorm& next = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;
+    next.add(ctx, output, residual, x);
+    ctx.arena->rewind(scratch);
+  }
+  return x;
+}
+
+Tensor Decoder::compute_logits(const ExecContext& ctx, const Tensor& hidden) {
+  return lm_head_(ctx, hidden);
+}
+
+}  // namespace atom

@@ -1,0 +1,48 @@
+// The pre-norm decoder that most families share: embedding -> layers of (norm, attention, norm, MLP) ->
+// final norm -> LM head, with the checkpoint names that go with it. A family overrides what differs
+// (qwen3.cpp adds the head norms).
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "atom/models/causal_lm.h"
+#include "atom/models/weight_loader.h"
+#include "atom/model_ops/layers.h"
+
+namespace atom {
+
+struct DecoderLayer {
+  RmsNorm input_layernorm;
+  Attention self_attn;
+  RmsNorm post_attention_layernorm;
+  GatedMlp mlp;
+};
+
+class Decoder : public CausalLM {
+ public:
+  explicit Decoder(const ModelConfig& config);
+
+  // Takes every parameter from the checkpoint.
+  void load(WeightLoader& weights);
+
+  KvCacheSpec kv_cache_spec() const override;
+  Tensor forward(const ExecContext& ctx, const Tensor& token_ids,
+                 std::span<const PagedKvCache> kv_caches) override;
+  Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override;
+
+ protected:
+  // prefix: "model.layers.3."
+  virtual void load_layer(WeightLoader& weights, const std::string& prefix, DecoderLayer& layer);
+
+  ModelConfig config_;
+  Embedding embed_tokens_;
+  RotaryEmbedding rotary_;
+  std::vector<DecoderLayer> layers_;
+  RmsNorm norm_;
+  Linear lm_head_;
+};
+
+}  // namespace atom

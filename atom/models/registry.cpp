@@ -1,0 +1,62 @@
+#include "atom/models/registry.h"
+
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace atom {
+namespace {
+
+struct Family {
+  std::string_view architecture;
+  std::unique_ptr<CausalLM> (*make)(const ModelConfig&, WeightLoader&);
+};
+
+constexpr Family kFamilies[] = {
+    {"LlamaForCausalLM", make_llama},
+    {"Qwen3ForCausalLM", make_qwen3},
+};
+
+// The model maps its embedding table from the checkpoint, so the checkpoint lives as long as the model.
+class MappedModel final : public CausalLM {
+ public:
+  MappedModel(std::unique_ptr<CausalLM> model, std::shared_ptr<const Checkpoint> checkpoint)
+      : checkpoint_(std::move(checkpoint)), model_(std::move(model)) {}
+
+  KvCacheSpec kv_cache_spec() const override { return model_->kv_cache_spec(); }
+  Tensor forward(const ExecContext& ctx, const Tensor& token_ids,
+                 std::span<const PagedKvCache> kv_caches) override {
+    return model_->forward(ctx, token_ids, kv_caches);
+  }
+  Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override {
+    return model_->compute_logits(ctx, hidden);
+  }
+
+ private:
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::unique_ptr<CausalLM> model_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
+                                             std::shared_ptr<const Checkpoint> checkpoint,
+                                             const ModelLoadOptions& options) {
+  const ModelConfig& config = checkpoint->config();
+  for (const Family& family : kFamilies) {
+    if (family.architecture == config.architecture) {
+      WeightLoader weights(ctx, *checkpoint, options);
+      std::unique_ptr<CausalLM> model = family.make(config, weights);
+      ATOM_RETURN_IF_ERROR(weights.finish());
+      return std::make_unique<MappedModel>(std::move(model), std::move(checkpoint));
+    }
+  }
+  std::string supported;
+  for (const Family& family : kFamilies) {
+    supported += (supported.empty() ? "" : ", ") + std::string(family.architecture);
+  }
+  return make_error(ErrorCode::kUnsupported, "architecture {} is not supported (supported: {})",
+                    config.architecture, supported);
+}
+
+}  // namespace atom

@@ -1,0 +1,219 @@
+#include "atom/models/weight_loader.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "kernels/common/dtype.h"
+
+namespace atom {
+namespace {
+
+constexpr size_t kMaxNamesInMessage = 10;
+
+std::string shape_text(std::span<const int64_t> shape) {
+  std::string text = "[";
+  for (const int64_t dim : shape) {
+    text += (text.size() > 1 ? ", " : "") + std::to_string(dim);
+  }
+  return text + "]";
+}
+
+std::string name_list(const std::vector<std::string>& names) {
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < kMaxNamesInMessage; ++i) {
+    text += (i == 0 ? "" : ", ") + names[i];
+  }
+  if (names.size() > kMaxNamesInMessage) {
+    text += str_format(" and {} more", names.size() - kMaxNamesInMessage);
+  }
+  return text;
+}
+
+uint64_t next_random(uint64_t& state) {  // splitmix64
+  uint64_t z = (state += 0x9e3779b97f4a7c15);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+WeightLoader::WeightLoader(const ExecContext& ctx, const Checkpoint& checkpoint,
+                           const ModelLoadOptions& options)
+    : ctx_(ctx), checkpoint_(checkpoint), options_(options) {}
+
+void WeightLoader::fail(std::string message) { problems_.push_back(std::move(message)); }
+
+const CheckpointTensor* WeightLoader::take(const std::string& name,
+                                           std::initializer_list<int64_t> shape) {
+  const CheckpointTensor* tensor = checkpoint_.find(name);
+  if (tensor == nullptr) {
+    missing_.push_back(name);
+    return nullptr;
+  }
+  taken_.insert(name);
+  if (!std::ranges::equal(tensor->shape, shape)) {
+    fail(str_format("{}: tensor {} has shape {}, the model needs {}", tensor->file, name,
+                    shape_text(tensor->shape), shape_text(shape)));
+    return nullptr;
+  }
+  return tensor;
+}
+
+WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols) {
+  auto buffer = Buffer::allocate(rows * cols * 2);
+  if (!buffer) {
+    fail(buffer.error().message);
+    return {};
+  }
+  if (options_.dummy == DummyWeights::kXavier) {
+    const float limit = std::sqrt(6.0F / static_cast<float>(rows + cols));
+    auto* values = static_cast<uint16_t*>(buffer->data());
+    for (int64_t i = 0; i < rows * cols; ++i) {
+      const auto unit = static_cast<float>(next_random(dummy_state_) >> 40) * 0x1p-23F - 1.0F;
+      const float value = unit * limit;
+      uint32_t bits = 0;
+      std::memcpy(&bits, &value, sizeof(bits));
+      values[i] = static_cast<uint16_t>(bits >> 16);
+    }
+  }
+  WeightPart part{.data = buffer->data(), .format = {.dtype = DType::kBF16}, .rows = rows, .cols = cols};
+  dummy_buffers_.push_back(std::move(*buffer));
+  return part;
+}
+
+void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features) {
+  std::vector<WeightPart> sources;
+  std::vector<const CheckpointTensor*> tensors;
+  for (const LinearPart& part : parts) {
+    if (options_.dummy != DummyWeights::kNone) {
+      sources.push_back(dummy_part(part.rows, in_features));
+      continue;
+    }
+    const CheckpointTensor* tensor = take(part.prefix + ".weight", {part.rows, in_features});
+    if (tensor == nullptr) {
+      continue;
+    }
+    checkpoint_.prefetch(*tensor);
+    tensors.push_back(tensor);
+    sources.push_back(
+        {.data = tensor->data,
+         .format = {.dtype = tensor->dtype},
+         .rows = part.rows,
+         .cols = in_features,
+         .rotary_heads = tensor->row_order == RowOrder::kInterleavedRotary ? tensor->rotary_heads : 0});
+  }
+  if (sources.size() == parts.size()) {
+    if (Status packed = ctx_.ops->pack_linear(ctx_, sources, options_.compute, layer.weight); !packed) {
+      fail(str_format("{}: {}", parts.front().prefix, packed.error().message));
+    }
+  }
+  for (const CheckpointTensor* tensor : tensors) {
+    checkpoint_.release(*tensor);
+  }
+  dummy_buffers_.clear();
+  load_bias(layer, parts);
+}
+
+void WeightLoader::load_bias(Linear& layer, const std::vector<LinearPart>& parts) {
+  if (std::ranges::none_of(parts, &LinearPart::has_bias) || options_.dummy != DummyWeights::kNone) {
+    return;
+  }
+  int64_t rows = 0;
+  for (const LinearPart& part : parts) {
+    rows += part.rows;
+  }
+  auto bias = Buffer::allocate(rows * static_cast<int64_t>(sizeof(float)));
+  if (!bias) {
+    return fail(bias.error().message);
+  }
+  auto* out = static_cast<float*>(bias->data());
+  for (const LinearPart& part : parts) {
+    Buffer one;
+    if (part.has_bias) {
+      vector(one, part.prefix + ".bias", part.rows);
+    }
+    if (one.data() != nullptr) {
+      std::memcpy(out, one.data(), static_cast<size_t>(part.rows) * sizeof(float));
+    }
+    out += part.rows;
+  }
+  layer.weight.bias = std::move(*bias);
+}
+
+void WeightLoader::vector(Buffer& out, const std::string& name, int64_t size) {
+  auto buffer = Buffer::allocate(size * static_cast<int64_t>(sizeof(float)));
+  if (!buffer) {
+    return fail(buffer.error().message);
+  }
+  auto* values = static_cast<float*>(buffer->data());
+  if (options_.dummy != DummyWeights::kNone) {
+    std::fill_n(values, size, 1.0F);
+    out = std::move(*buffer);
+    return;
+  }
+  const CheckpointTensor* tensor = take(name, {size});
+  if (tensor == nullptr) {
+    return;
+  }
+  if (dtype_info(tensor->dtype).block_size != 1) {
+    return fail(str_format("{}: tensor {} has type {}, a vector needs f32, f16 or bf16", tensor->file,
+                           name, dtype_name(tensor->dtype)));
+  }
+  // The embedding op converts any dtype to f32: the vector is a table of one row.
+  const int32_t row = 0;
+  ctx_.ops->embedding(ctx_, Tensor(const_cast<int32_t*>(&row), DType::kI32, {1}),
+                      Tensor(const_cast<void*>(tensor->data), tensor->dtype, {1, size}),
+                      Tensor(values, DType::kF32, {1, size}));
+  out = std::move(*buffer);
+}
+
+void WeightLoader::embedding(Embedding& out, const std::string& name, int64_t vocab_size,
+                             int64_t hidden_size) {
+  if (options_.dummy != DummyWeights::kNone) {
+    const WeightPart part = dummy_part(vocab_size, hidden_size);
+    if (part.data != nullptr) {
+      out.owned = std::move(dummy_buffers_.back());
+      dummy_buffers_.pop_back();
+      out.table = Tensor(out.owned.data(), DType::kBF16, {vocab_size, hidden_size});
+    }
+    return;
+  }
+  if (const CheckpointTensor* tensor = take(name, {vocab_size, hidden_size})) {
+    out.table = Tensor(const_cast<void*>(tensor->data), tensor->dtype, {vocab_size, hidden_size});
+  }
+}
+
+void WeightLoader::ignore(std::initializer_list<std::string_view> suffixes) {
+  ignored_suffixes_.insert(ignored_suffixes_.end(), suffixes);
+}
+
+Status WeightLoader::finish() {
+  if (!missing_.empty()) {
+    return make_error(ErrorCode::kDataLoss, "missing tensor{}: {}", missing_.size() == 1 ? "" : "s",
+                      name_list(missing_));
+  }
+  if (!problems_.empty()) {
+    return make_error(ErrorCode::kDataLoss, "{}", problems_.front());
+  }
+  if (options_.dummy != DummyWeights::kNone) {
+    return {};
+  }
+  std::vector<std::string> unknown;
+  for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
+    const bool ignored = std::ranges::any_of(
+        ignored_suffixes_, [&](std::string_view suffix) { return tensor.name.ends_with(suffix); });
+    if (!taken_.contains(tensor.name) && !ignored) {
+      unknown.push_back(tensor.name);
+    }
+  }
+  if (!unknown.empty()) {
+    return make_error(ErrorCode::kDataLoss, "unexpected tensor{} that the model does not use: {}",
+                      unknown.size() == 1 ? "" : "s", name_list(unknown));
+  }
+  return {};
+}
+
+}  // namespace atom

@@ -1,0 +1,62 @@
+// WeightLoader: takes tensors out of a Checkpoint into a model's parameters and accounts for every one of
+// them. A model calls it once per parameter, as a table; problems are collected and reported by finish() in
+// one line: missing, misshapen and left-over tensors by name.
+// Owner: load_model, for the time of loading. One thread; packing inside runs on ctx.parallel.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <vector>
+
+#include "atom/core/buffer.h"
+#include "atom/core/error.h"
+#include "atom/model_loader/checkpoint.h"
+#include "atom/models/causal_lm.h"
+#include "atom/model_ops/layers.h"
+
+namespace atom {
+
+// One checkpoint tensor `prefix + ".weight"` of a Linear, and `prefix + ".bias"` when the layer has one.
+struct LinearPart {
+  std::string prefix;
+  int64_t rows = 0;  // out_features of this part
+  bool has_bias = false;
+};
+
+class WeightLoader {
+ public:
+  WeightLoader(const ExecContext& ctx, const Checkpoint& checkpoint, const ModelLoadOptions& options);
+
+  // Parts are stacked along the output dimension: q, k, v or gate, up.
+  void linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features);
+  // f32 [size]
+  void vector(Buffer& out, const std::string& name, int64_t size);
+  // [vocab_size, hidden_size], left where it is mapped
+  void embedding(Embedding& out, const std::string& name, int64_t vocab_size, int64_t hidden_size);
+  // Tensors that a checkpoint may carry and the model does not need, by suffix.
+  void ignore(std::initializer_list<std::string_view> suffixes);
+
+  // The first problem by kind, with the names concerned; call once after all parameters.
+  Status finish();
+
+ private:
+  const CheckpointTensor* take(const std::string& name, std::initializer_list<int64_t> shape);
+  WeightPart dummy_part(int64_t rows, int64_t cols);
+  void load_bias(Linear& layer, const std::vector<LinearPart>& parts);
+  void fail(std::string message);
+
+  const ExecContext& ctx_;
+  const Checkpoint& checkpoint_;
+  const ModelLoadOptions& options_;
+  std::unordered_set<std::string> taken_;
+  std::vector<std::string_view> ignored_suffixes_;
+  std::vector<std::string> missing_;
+  std::vector<std::string> problems_;
+  std::vector<Buffer> dummy_buffers_;
+  uint64_t dummy_state_ = 1;
+};
+
+}  // namespace atom
