@@ -1,0 +1,155 @@
+// Loading accounts for every tensor: a checkpoint in memory, an op table that only records what is packed.
+#include "atom/models/weight_loader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace atom {
+namespace {
+
+using testing::HasSubstr;
+
+class MemoryCheckpoint final : public Checkpoint {
+ public:
+  void add(const std::string& name, std::vector<int64_t> shape, DType dtype = DType::kF32) {
+    int64_t count = 1;
+    for (const int64_t dim : shape) {
+      count *= dim;
+    }
+    data_.emplace_back(static_cast<size_t>(count), 0.5F);
+    tensors_.push_back({.name = name,
+                        .dtype = dtype,
+                        .shape = std::move(shape),
+                        .data = data_.back().data(),
+                        .nbytes = dtype_bytes(dtype, count),
+                        .file = "memory"});
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  std::span<const CheckpointTensor> tensors() const override { return tensors_; }
+  const CheckpointTensor* find(std::string_view name) const override {
+    for (const CheckpointTensor& tensor : tensors_) {
+      if (tensor.name == name) {
+        return &tensor;
+      }
+    }
+    return nullptr;
+  }
+  void release(const CheckpointTensor&) const override {}
+  void prefetch(const CheckpointTensor&) const override {}
+  Result<std::shared_ptr<const Tokenizer>> load_tokenizer() const override {
+    return make_error(ErrorCode::kNotFound, "none");
+  }
+  Result<std::optional<std::string>> chat_template() const override { return std::nullopt; }
+  const GenerationDefaults& generation_defaults() const override { return defaults_; }
+  int64_t total_bytes() const override { return 0; }
+  std::string format_name() const override { return "memory"; }
+
+ private:
+  ModelConfig config_;
+  GenerationDefaults defaults_;
+  std::vector<CheckpointTensor> tensors_;
+  std::vector<std::vector<float>> data_;
+};
+
+Status record_pack(const ExecContext&, std::span<const WeightPart> parts, ComputeType,
+                   LinearWeight& out) {
+  out.in_features = parts[0].cols;
+  for (const WeightPart& part : parts) {
+    out.segments.push_back({.format = part.format, .row_begin = out.out_features, .rows = part.rows});
+    out.out_features += part.rows;
+  }
+  return {};
+}
+
+void copy_row(const ExecContext&, const Tensor&, const Tensor& table, const Tensor& out) {
+  std::memcpy(out.data(), table.data(), static_cast<size_t>(out.nbytes()));
+}
+
+class WeightLoaderTest : public testing::Test {
+ protected:
+  WeightLoaderTest() {
+    ops_.pack_linear = record_pack;
+    ops_.embedding = copy_row;
+    ctx_.ops = &ops_;
+  }
+
+  // q, k and v stacked, with biases on q and v, plus one norm.
+  std::string load() {
+    WeightLoader loader(ctx_, checkpoint_, options_);
+    loader.linear(linear_,
+                  {{.prefix = "q", .rows = 4, .has_bias = true},
+                   {.prefix = "k", .rows = 2},
+                   {.prefix = "v", .rows = 2, .has_bias = true}},
+                  3);
+    loader.vector(norm_, "norm.weight", 3);
+    loader.ignore({"inv_freq"});
+    const Status status = loader.finish();
+    return status ? "" : status.error().message;
+  }
+
+  void add_all() {
+    checkpoint_.add("q.weight", {4, 3});
+    checkpoint_.add("k.weight", {2, 3});
+    checkpoint_.add("v.weight", {2, 3});
+    checkpoint_.add("q.bias", {4});
+    checkpoint_.add("v.bias", {2});
+    checkpoint_.add("norm.weight", {3});
+  }
+
+  OpTable ops_;
+  ExecContext ctx_;
+  MemoryCheckpoint checkpoint_;
+  ModelLoadOptions options_;
+  Linear linear_;
+  Buffer norm_;
+};
+
+TEST_F(WeightLoaderTest, StacksPartsAndBiases) {
+  add_all();
+  checkpoint_.add("layers.0.rotary.inv_freq", {8});
+  EXPECT_EQ(load(), "");
+  EXPECT_EQ(linear_.weight.out_features, 8);
+  const auto* bias = static_cast<const float*>(linear_.weight.bias.data());
+  const std::vector<float> got(bias, bias + 8);
+  EXPECT_THAT(got, testing::ElementsAre(0.5F, 0.5F, 0.5F, 0.5F, 0, 0, 0.5F, 0.5F));
+}
+
+TEST_F(WeightLoaderTest, NamesMissingTensors) {
+  checkpoint_.add("q.weight", {4, 3});
+  checkpoint_.add("q.bias", {4});
+  checkpoint_.add("norm.weight", {3});
+  const std::string message = load();
+  EXPECT_THAT(message, HasSubstr("missing tensors: k.weight, v.weight, v.bias"));
+}
+
+TEST_F(WeightLoaderTest, NamesUnexpectedTensors) {
+  add_all();
+  checkpoint_.add("layers.0.extra.weight", {1});
+  EXPECT_THAT(load(), HasSubstr("unexpected tensor that the model does not use: layers.0.extra.weight"));
+}
+
+TEST_F(WeightLoaderTest, ShowsBothShapes) {
+  checkpoint_.add("q.weight", {3, 4});
+  checkpoint_.add("k.weight", {2, 3});
+  checkpoint_.add("v.weight", {2, 3});
+  checkpoint_.add("q.bias", {4});
+  checkpoint_.add("v.bias", {2});
+  checkpoint_.add("norm.weight", {3});
+  EXPECT_EQ(load(), "memory: tensor q.weight has shape [3, 4], the model needs [4, 3]");
+}
+
+TEST_F(WeightLoaderTest, DummyWeightsNeedNoTensors) {
+  options_.dummy = DummyWeights::kXavier;
+  EXPECT_EQ(load(), "");
+  EXPECT_EQ(linear_.weight.out_features, 8);
+  EXPECT_FLOAT_EQ(static_cast<const float*>(norm_.data())[2], 1.0F);
+}
+
+}  // namespace
+}  // namespace atom
