@@ -20,7 +20,6 @@ atom_header_package(boost_headers boost/json.hpp)
 target_compile_definitions(boost_headers INTERFACE BOOST_ASIO_SEPARATE_COMPILATION
   BOOST_BEAST_SEPARATE_COMPILATION BOOST_ASIO_NO_DEPRECATED BOOST_JSON_NO_LIB)
 atom_header_package(xxhash_headers xxhash.h)
-atom_header_package(cli11_headers CLI/CLI.hpp)
 atom_header_package(curl_headers curl/curl.h)
 atom_static_package(pcre2_static pcre2.h libpcre2-8.a)
 atom_static_package(utf8proc_static utf8proc.h libutf8proc.a)

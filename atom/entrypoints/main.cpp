@@ -1,6 +1,12 @@
-#include <cstdio>
+// The program `atom`. Commands are in entrypoints/cli.
+#include <csignal>
+#include <string>
+#include <vector>
 
-int main() {
-  std::puts("atom " ATOM_VERSION);
-  return 0;
+#include "atom/entrypoints/cli/command.h"
+
+int main(int argc, char** argv) {
+  // A reader that goes away is a write error, not the end of the process.
+  std::signal(SIGPIPE, SIG_IGN);
+  return atom::cli::run_program(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
 }

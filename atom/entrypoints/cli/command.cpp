@@ -1,0 +1,107 @@
+// The command table, the program's own help, and how errors become exit statuses.
+#include "atom/entrypoints/cli/command.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "atom/core/format.h"
+
+namespace atom::cli {
+namespace {
+
+struct Command {
+  const char* name;
+  const char* summary;
+  int (*run)(const Arguments&);  // nullptr: not in this version
+};
+
+constexpr Command kCommands[] = {
+    {"serve", "OpenAI-compatible HTTP server", nullptr},
+    {"generate", "complete one prompt and print the text as it comes", nullptr},
+    {"chat", "talk to a model in the terminal or through a pipe", nullptr},
+    {"tokenize", "text lines to token ids, or back with --decode", nullptr},
+    {"render", "render chat templates: JSON lines in, JSON lines out", nullptr},
+    {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", nullptr},
+    {"profile", nullptr, nullptr},
+    {"bench", nullptr, nullptr},
+};
+
+std::string program_help() {
+  std::string out =
+      "Usage: atom COMMAND [FLAGS]\n\nATOM " ATOM_VERSION
+      ": a small, fast LLM inference engine and OpenAI-compatible server.\n\nCommands:\n";
+  for (const Command& command : kCommands) {
+    if (command.summary != nullptr) out += str_format("  {:<10} {}\n", command.name, command.summary);
+  }
+  out +=
+      "\n  atom COMMAND --help   its flags, with defaults and units\n"
+      "  atom --version        the version\n"
+      "\nExit status: 0 done; 1 the model, a file or the engine failed; 2 a wrong flag or value;\n"
+      "130 interrupted.\n";
+  return out;
+}
+
+int print(const std::string& text) {
+  return std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0 ? kExitFailure : kExitOk;
+}
+
+int unknown_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Command& command : kCommands) {
+    if (command.summary != nullptr) names.emplace_back(command.name);
+  }
+  const std::string near = nearest_name(name, names);
+  std::string list;
+  for (const std::string& known : names) list += (list.empty() ? "" : ", ") + known;
+  return report_error(
+      {.code = ErrorCode::kInvalidArgument,
+       .message = near.empty()
+                      ? str_format("{}: unknown command; allowed: {}", shown(name), list)
+                      : str_format("{}: unknown command; did you mean {}?", shown(name), near),
+       .param = "-"});
+}
+
+}  // namespace
+
+int report_error(const Error& error) {
+  std::string line = "atom: " + error.message;
+  for (char& c : line) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  line += '\n';
+  std::fputs(line.c_str(), stderr);
+  return error.param.starts_with('-') ? kExitUsage : kExitFailure;
+}
+
+bool parse_or_exit(FlagSet& flags, const Arguments& arguments, int& status) {
+  if (const Status parsed = flags.parse(arguments); !parsed) {
+    status = report_error(parsed.error());
+    return false;
+  }
+  if (!flags.help_requested()) return true;
+  status = print(flags.help());
+  return false;
+}
+
+int run_program(const Arguments& arguments) {
+  if (arguments.empty()) {
+    std::fputs(program_help().c_str(), stderr);
+    return kExitUsage;
+  }
+  const std::string& name = arguments[0];
+  if (name == "--help" || name == "-h" || name == "help") return print(program_help());
+  if (name == "--version" || name == "-V" || name == "version") return print("atom " ATOM_VERSION "\n");
+  for (const Command& command : kCommands) {
+    if (name != command.name) continue;
+    if (command.run == nullptr) {
+      return report_error({.code = ErrorCode::kUnsupported,
+                           .message = name + ": not in this version",
+                           .param = "-"});
+    }
+    return command.run(Arguments(arguments.begin() + 1, arguments.end()));
+  }
+  return unknown_command(name);
+}
+
+}  // namespace atom::cli

@@ -1,0 +1,37 @@
+// The commands of the program `atom`: one table (main.cpp), one function each (NAME_command.cpp).
+// A command gets the arguments after its name and returns the exit status of the process.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "atom/core/error.h"
+#include "atom/entrypoints/cli/flag_set.h"
+
+namespace atom::cli {
+
+enum ExitStatus : int {
+  kExitOk = 0,
+  kExitFailure = 1,      // the model, a file, the network or the engine failed
+  kExitUsage = 2,        // a flag or its value is wrong; nothing was loaded
+  kExitInterrupted = 130,  // Ctrl-C
+};
+
+using Arguments = std::vector<std::string>;
+
+int serve_command(const Arguments& arguments);
+int generate_command(const Arguments& arguments);
+int chat_command(const Arguments& arguments);
+int tokenize_command(const Arguments& arguments);
+int render_command(const Arguments& arguments);
+int inspect_command(const Arguments& arguments);
+
+// Runs the program: argv[1] names the command.
+int run_program(const Arguments& arguments);
+
+// Prints `atom: MESSAGE` on stderr; a wrong flag (param starts with `-`) gives kExitUsage.
+int report_error(const Error& error);
+// Parses; on --help prints it. Returns true when the command should go on, else sets `status`.
+bool parse_or_exit(FlagSet& flags, const Arguments& arguments, int& status);
+
+}  // namespace atom::cli
