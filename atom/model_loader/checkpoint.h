@@ -24,14 +24,14 @@ namespace atom {
 enum class RowOrder : uint8_t { kPlain, kInterleavedRotary };
 
 struct CheckpointTensor {
-  std::string name;  // Hugging Face name: model.layers.0.self_attn.q_proj.weight
+  std::string name = {};  // Hugging Face name: model.layers.0.self_attn.q_proj.weight
   DType dtype = DType::kF32;
-  std::vector<int64_t> shape;  // row-major, slowest first: [out_features, in_features]
+  std::vector<int64_t> shape = {};  // row-major, slowest first: [out_features, in_features]
   const void* data = nullptr;  // mapped; not necessarily aligned
   int64_t nbytes = 0;
   RowOrder row_order = RowOrder::kPlain;
   int64_t rotary_heads = 0;  // heads along dim 0 when row_order is kInterleavedRotary
-  std::string file;          // for messages
+  std::string file = {};          // for messages
 };
 
 struct GenerationDefaults {  // generation_config.json
@@ -60,6 +60,9 @@ class Checkpoint {
   virtual const GenerationDefaults& generation_defaults() const = 0;
   virtual int64_t total_bytes() const = 0;  // of tensor data
   virtual std::string format_name() const = 0;  // "safetensors (2 shards)", "GGUF v3"
+  // Error when a file changed size or was rewritten since open(); worth asking once loading is done. (A file
+  // cut short while it is read ends the process with one line, see install_fault_message in mapped_file.h.)
+  virtual Status verify_unchanged() const { return {}; }
 };
 
 }  // namespace atom

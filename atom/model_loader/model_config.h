@@ -17,13 +17,13 @@ struct RopeConfig {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   int64_t original_max_position_embeddings = 0;
-  std::vector<float> freq_divisors;  // GGUF rope_freqs.weight, [head_dim / 2]; empty when absent
+  std::vector<float> freq_divisors = {};  // GGUF rope_freqs.weight, [head_dim / 2]; empty when absent
 };
 
 struct ModelConfig {
-  std::string architecture;  // "LlamaForCausalLM"
-  std::string model_type;    // "llama"
-  std::string weight_dtype;  // "bfloat16" ... from the config, or the dominant GGUF type; for display
+  std::string architecture = {};  // "LlamaForCausalLM"
+  std::string model_type = {};    // "llama"
+  std::string weight_dtype = {};  // "bfloat16" ... from the config, or the dominant GGUF type; for display
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -37,9 +37,9 @@ struct ModelConfig {
   bool attention_bias = false;         // q, k, v (and o where the family has it)
   bool attention_output_bias = false;
   bool mlp_bias = false;
-  RopeConfig rope;
-  std::vector<int32_t> eos_token_ids;  // config.json and generation_config.json together
-  std::optional<int32_t> bos_token_id;
+  RopeConfig rope = {};
+  std::vector<int32_t> eos_token_ids = {};  // config.json and generation_config.json together
+  std::optional<int32_t> bos_token_id = {};
 };
 
 }  // namespace atom

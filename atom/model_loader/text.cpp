@@ -1,0 +1,98 @@
+#include "atom/model_loader/text.h"
+
+#include <algorithm>
+#include <array>
+
+namespace atom {
+namespace {
+
+// Length of the valid UTF-8 sequence at `text[pos]`; 0 when there is none.
+size_t utf8_length(std::string_view text, size_t pos) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(pos);
+  const size_t length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+  if (length == 0 || pos + length > text.size()) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(pos + i) & 0xc0) != 0x80) return 0;
+  }
+  if (lead == 0xe0 && byte(pos + 1) < 0xa0) return 0;
+  if (lead == 0xed && byte(pos + 1) > 0x9f) return 0;
+  if (lead == 0xf0 && byte(pos + 1) < 0x90) return 0;
+  if (lead == 0xf4 && byte(pos + 1) > 0x8f) return 0;
+  return length;
+}
+
+bool starts_with_ignoring_case(std::string_view text, std::string_view lower_prefix) {
+  return text.size() >= lower_prefix.size() &&
+         std::equal(lower_prefix.begin(), lower_prefix.end(), text.begin(), [](char want, char have) {
+           return want == (have >= 'A' && have <= 'Z' ? static_cast<char>(have - 'A' + 'a') : have);
+         });
+}
+
+}  // namespace
+
+std::string printable(std::string_view text, size_t max_length) {
+  std::string out;
+  for (size_t pos = 0; pos < text.size();) {
+    if (out.size() >= max_length) return out + "...";
+    const size_t length = utf8_length(text, pos);
+    const auto byte = static_cast<unsigned char>(text[pos]);
+    if (length == 0 || byte < 0x20 || byte == 0x7f) {
+      out += str_format("\\x{:02x}", static_cast<unsigned>(byte));
+      pos += 1;
+    } else {
+      out += text.substr(pos, length);
+      pos += length;
+    }
+  }
+  return out;
+}
+
+std::string printable(const std::filesystem::path& path) { return printable(path.native(), 4096); }
+
+std::unexpected<Error> with_file(const std::filesystem::path& file, Error error) {
+  error.message = printable(file) + ": " + error.message;
+  return std::unexpected(std::move(error));
+}
+
+std::string shape_text(std::span<const int64_t> shape) {
+  std::string out = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    out += str_format("{}{}", i == 0 ? "" : ", ", shape[i]);
+  }
+  return out + "]";
+}
+
+std::string recognise_foreign_content(std::span<const std::byte> head) {
+  std::string_view text(reinterpret_cast<const char*>(head.data()), std::min<size_t>(head.size(), 512));
+  if (text.starts_with("version https://git-lfs")) {
+    return "this is a Git LFS pointer, not the file itself (run `git lfs pull`, or download it again)";
+  }
+  if (text.starts_with("PK\x03\x04") || text.starts_with("\x80\x02")) {
+    return "this is a PyTorch pickle file; pickle formats are not loaded (convert it to safetensors)";
+  }
+  if (text.starts_with("GGUF")) return "this is a GGUF file (give it the extension .gguf)";
+  if (text.starts_with("\x1f\x8b")) return "this is a gzip archive (unpack it first)";
+  if (text.starts_with("\x28\xb5\x2f\xfd")) return "this is a zstd archive (unpack it first)";
+  const size_t start = text.find_first_not_of(" \t\r\n");
+  if (start == std::string_view::npos) return {};
+  text.remove_prefix(start);
+  if (starts_with_ignoring_case(text, "<!doctype html") || starts_with_ignoring_case(text, "<html")) {
+    return "this is an HTML page saved as a model file (download it again)";
+  }
+  if (text.starts_with("<?xml")) return "this is an XML page saved as a model file (download it again)";
+  return {};
+}
+
+std::string human_bytes(int64_t bytes) {
+  constexpr std::array<const char*, 5> kUnits = {"B", "kB", "MB", "GB", "TB"};
+  double value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 999.5 && unit + 1 < kUnits.size()) {
+    value /= 1000.0;
+    ++unit;
+  }
+  return unit == 0 ? str_format("{} B", bytes) : str_format("{:.{}f} {}", value, value < 9.95 ? 2 : 1, kUnits[unit]);
+}
+
+}  // namespace atom
