@@ -1,0 +1,35 @@
+# The commands of a developer and of a first-time user. Each says what it does and may be repeated.
+#   make run     build, fetch the demo model, serve it on 127.0.0.1:8000   MODEL= PORT= ARGS= override
+#   make test    everything CI runs
+#   make build   install what is missing, build build/bin/atom
+SHELL := /bin/bash
+MODEL ?=
+PORT ?= 8000
+ARGS ?=
+JOBS ?=
+
+.PHONY: build run test check format clean help
+.DEFAULT_GOAL := build
+
+build:
+	@scripts/setup.sh build
+	@scripts/build.sh $(JOBS)
+
+run: build
+	@MODEL='$(MODEL)' PORT='$(PORT)' ARGS='$(ARGS)' scripts/run.sh
+
+test:
+	@scripts/setup.sh build test
+	@scripts/test.sh $(JOBS)
+
+check:
+	@scripts/presubmit.sh --checks
+
+format:
+	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
+
+clean:
+	rm -rf build .venv
+
+help:
+	@sed -n 's/^#   //p' Makefile

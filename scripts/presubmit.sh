@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Before a commit is sent: source checks, then everything `make test` runs. Usage: presubmit.sh [--checks]
+# --checks runs the source checks alone: size budgets, layering, the things style forbids.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+python3 scripts/check_source.py
+checks=$?
+if [ "${1:-}" = --checks ]; then
+  exit $checks
+fi
+scripts/test.sh
+tests=$?
+[ $checks = 0 ] && [ $tests = 0 ]

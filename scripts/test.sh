@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Everything CI runs, in this order: source checks, build with warnings as errors, unit, conformance,
+# simulation and golden tests (CTest), the program and server suites (pytest). All parts run even when one
+# fails; the last line is 'N passed, N failed'. Usage: test.sh [JOBS]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+passed=0
+failed=0
+started=$SECONDS
+part() { echo; echo "== $1 (at $((SECONDS - started)) s)"; }
+count() { # passed failed
+  passed=$((passed + $1))
+  failed=$((failed + $2))
+}
+verdict() { [ "$1" = 0 ] && count 1 0 || count 0 1; }
+
+part "source checks"
+scripts/presubmit.sh --checks
+verdict $?
+
+part "build"
+if ! scripts/build.sh "$@"; then
+  echo "test: the build failed"
+  count 0 1
+  echo "$passed passed, $failed failed"
+  exit 1
+fi
+
+part "unit, conformance, simulation and golden tests"
+ctest --test-dir build --output-on-failure --no-tests=error --parallel 2 --timeout 1200
+ctest_status=$?
+log=build/Testing/Temporary/LastTest.log
+sum() { awk '{n += $1} END {print n + 0}'; }
+unit_passed=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$log" | sum)
+unit_failed=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$log" | sum)
+# A program that crashed or timed out printed no count.
+[ $ctest_status = 0 ] || [ "$unit_failed" -gt 0 ] || unit_failed=1
+count "$unit_passed" "$unit_failed"
+
+part "program and server tests"
+scripts/venv.sh tests/requirements.txt && demo=$(scripts/fetch_demo_model.sh)
+if [ $? = 0 ]; then
+  results=build/pytest.xml
+  rm -f $results
+  ATOM_BINARY=$PWD/build/bin/atom ATOM_DEMO_MODEL=$demo \
+    .venv/bin/python -m pytest -q -p no:cacheprovider --junitxml=$results tests
+  pytest_status=$?
+  read -r tests bad skipped < <(python3 - $results <<'PY'
+import sys, xml.etree.ElementTree as tree
+try:
+    suites = tree.parse(sys.argv[1]).getroot().iter("testsuite")
+    numbers = [[int(s.get(k, 0)) for k in ("tests", "failures", "errors", "skipped")] for s in suites]
+    t, f, e, s = map(sum, zip(*numbers))
+    print(t, f + e, s)
+except Exception:
+    print(0, 0, 0)
+PY
+  )
+  [ $pytest_status = 0 ] || [ "$bad" -gt 0 ] || bad=1
+  count $((tests > bad + skipped ? tests - bad - skipped : 0)) "$bad"
+else
+  echo "test: no Python environment or no demo model"
+  count 0 1
+fi
+
+echo
+echo "test: $((SECONDS - started)) s in all"
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

@@ -1,0 +1,38 @@
+"""What every command shares: help, version, wrong flags, exit statuses, one-line errors."""
+import pytest
+
+COMMANDS = ["serve", "generate", "chat", "tokenize", "render", "inspect"]
+
+
+def one_line_error(result, status):
+    assert result.returncode == status, (result.returncode, result.stderr)
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("atom: ")
+    return lines[0]
+
+
+def test_version_and_help(atom):
+    version = atom("--version")
+    assert version.returncode == 0 and version.stdout.startswith("atom ")
+    overview = atom("--help")
+    assert overview.returncode == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in overview.stdout
+    assert "Exit status" in overview.stdout
+
+
+def test_no_command_shows_the_help_and_fails(atom):
+    result = atom()
+    assert result.returncode == 2 and "Commands:" in result.stderr
+
+
+@pytest.mark.parametrize("name, nearest", [("srve", "serve"), ("genrate", "generate"), ("token", "tokenize")])
+def test_a_misspelt_command_is_answered_with_the_nearest(atom, name, nearest):
+    assert one_line_error(atom(name), 2).endswith(f"did you mean {nearest}?")
+
+
+@pytest.mark.parametrize("name", ["profile", "bench"])
+def test_commands_of_later_versions_say_so(atom, name):
+    assert "not in this version" in one_line_error(atom(name, "--model", "x"), 2)
