@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
-#include <map>
 #include <set>
 
 #include "atom/core/log.h"
@@ -10,6 +9,7 @@
 #include "atom/model_loader/hf_config.h"
 #include "atom/model_loader/json_fields.h"
 #include "atom/model_loader/safetensors.h"
+#include "atom/model_loader/safetensors_index.h"
 #include "atom/model_loader/text.h"
 
 namespace atom {
@@ -18,51 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-constexpr const char* kSingleName = "model.safetensors";
-constexpr const char* kIndexName = "model.safetensors.index.json";
-constexpr int64_t kMaxIndexBytes = 256 << 20;
 constexpr int64_t kMaxJsonBytes = 64 << 20;
 constexpr int64_t kMaxTemplateBytes = 1 << 20;
-
-// Which shard holds which tensor; empty without an index.
-struct Index {
-  std::map<std::string, std::string, std::less<>> shard_of;  // tensor -> shard file name
-  std::set<std::string> shards;
-  std::optional<int64_t> total_size;
-};
-
-// A plain file name: no way out of the directory.
-bool is_plain_file_name(std::string_view name) {
-  return !name.empty() && name.size() <= 255 && name != "." && name != ".." && name.find('/') == std::string_view::npos &&
-         name.find('\\') == std::string_view::npos && name.find('\0') == std::string_view::npos;
-}
-
-Result<Index> parse_index(std::string_view text) {
-  ATOM_ASSIGN_OR_RETURN(const json::object object, parse_json_object(text));
-  const json::value* map = json_field(object, "weight_map");
-  if (map == nullptr || !map->is_object()) {
-    return make_error(ErrorCode::kInvalidArgument, "weight_map: missing or not an object (found {})", map == nullptr ? "nothing" : describe_json(*map));
-  }
-  Index index;
-  for (const auto& [name, shard] : map->get_object()) {
-    const std::string where = "weight_map: tensor \"" + printable(std::string_view(name)) + "\"";
-    if (!shard.is_string()) {
-      return make_error(ErrorCode::kInvalidArgument, "{}: wrong type (found {}, expected a file name)", where, describe_json(shard));
-    }
-    const std::string_view file = shard.get_string();
-    if (!is_plain_file_name(file) || !file.ends_with(".safetensors")) {
-      return make_error(ErrorCode::kInvalidArgument, "{}: not a file name inside the directory (found \"{}\", expected NAME.safetensors)",
-                        where, printable(file));
-    }
-    index.shard_of.emplace(std::string_view(name), file);
-    index.shards.emplace(file);
-  }
-  if (const json::value* metadata = json_field(object, "metadata"); metadata != nullptr && metadata->is_object()) {
-    const json::value* size = json_field(metadata->get_object(), "total_size");
-    if (size != nullptr && size->is_int64()) index.total_size = size->get_int64();
-  }
-  return index;
-}
 
 class SafetensorsCheckpoint final : public CheckpointBase {
  public:
@@ -72,7 +29,7 @@ class SafetensorsCheckpoint final : public CheckpointBase {
     ATOM_ASSIGN_OR_RETURN(DirectoryConfig config, read_hf_config(dir_));
     config_ = std::move(config.model);
     generation_ = config.generation;
-    ATOM_ASSIGN_OR_RETURN(const Index index, choose_shards(files));
+    ATOM_ASSIGN_OR_RETURN(const SafetensorsIndex index, choose_shards(files));
     std::vector<CheckpointTensor> tensors;
     for (const std::string& shard : shards_) {
       ATOM_RETURN_IF_ERROR(load_shard(shard, index, tensors));
@@ -97,16 +54,16 @@ class SafetensorsCheckpoint final : public CheckpointBase {
 
  private:
   // model.safetensors, else the index, else the only file; as transformers chooses.
-  Result<Index> choose_shards(const std::vector<fs::path>& files) {
+  Result<SafetensorsIndex> choose_shards(const std::vector<fs::path>& files) {
     std::error_code error;
-    if (std::find(files.begin(), files.end(), dir_ / kSingleName) != files.end()) {
-      shards_ = {kSingleName};
-      return Index{};
+    if (std::find(files.begin(), files.end(), dir_ / kSafetensorsName) != files.end()) {
+      shards_ = {kSafetensorsName};
+      return SafetensorsIndex{};
     }
-    const fs::path index_file = dir_ / kIndexName;
+    const fs::path index_file = dir_ / kSafetensorsIndexName;
     if (fs::exists(index_file, error)) {
       ATOM_ASSIGN_OR_RETURN(const std::string text, read_small_file(index_file, kMaxIndexBytes));
-      auto index = parse_index(text);
+      auto index = parse_safetensors_index(text);
       if (!index) return with_file(index_file, std::move(index.error()));
       shards_.assign(index->shards.begin(), index->shards.end());
       return index;
@@ -115,15 +72,15 @@ class SafetensorsCheckpoint final : public CheckpointBase {
       return make_error(ErrorCode::kNotFound, "{}: missing, and the directory has several weight files (found {})", printable(index_file), files.size());
     }
     shards_ = {files.front().filename()};
-    return Index{};
+    return SafetensorsIndex{};
   }
 
-  Status load_shard(const std::string& shard, const Index& index, std::vector<CheckpointTensor>& tensors) {
+  Status load_shard(const std::string& shard, const SafetensorsIndex& index, std::vector<CheckpointTensor>& tensors) {
     const fs::path path = dir_ / shard;
     auto file = MappedFile::open(path);
     if (!file) {
       if (file.error().code == ErrorCode::kNotFound && !index.shards.empty()) {
-        return make_error(ErrorCode::kNotFound, "{}: no such file, but {} names it", printable(path), kIndexName);
+        return make_error(ErrorCode::kNotFound, "{}: no such file, but {} names it", printable(path), kSafetensorsIndexName);
       }
       return std::unexpected(std::move(file.error()));
     }
@@ -133,7 +90,7 @@ class SafetensorsCheckpoint final : public CheckpointBase {
       if (!index.shards.empty()) {
         const auto owner = index.shard_of.find(tensor.name);
         if (owner == index.shard_of.end() || owner->second != shard) {
-          return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": {} {}", printable(path), printable(tensor.name), kIndexName,
+          return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": {} {}", printable(path), printable(tensor.name), kSafetensorsIndexName,
                             owner == index.shard_of.end() ? "does not list it" : "places it in " + printable(owner->second));
         }
       }
@@ -145,7 +102,7 @@ class SafetensorsCheckpoint final : public CheckpointBase {
   }
 
   // Every tensor of a shard is in the index (load_shard), so equal counts mean equal sets.
-  Status check_against_index(const Index& index, const std::vector<CheckpointTensor>& tensors) const {
+  Status check_against_index(const SafetensorsIndex& index, const std::vector<CheckpointTensor>& tensors) const {
     if (index.shards.empty()) return {};
     int64_t bytes = 0;
     std::set<std::string_view> present;
@@ -155,10 +112,10 @@ class SafetensorsCheckpoint final : public CheckpointBase {
     }
     for (const auto& [name, shard] : index.shard_of) {
       if (present.contains(name)) continue;
-      return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": missing, but {} places it here", printable(dir_ / shard), printable(name), kIndexName);
+      return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": missing, but {} places it here", printable(dir_ / shard), printable(name), kSafetensorsIndexName);
     }
     if (index.total_size && *index.total_size != bytes) {
-      log_warning("{}: metadata.total_size is wrong (found {}, expected {})", printable(dir_ / kIndexName), *index.total_size, bytes);
+      log_warning("{}: metadata.total_size is wrong (found {}, expected {})", printable(dir_ / kSafetensorsIndexName), *index.total_size, bytes);
     }
     return {};
   }

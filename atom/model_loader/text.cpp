@@ -63,6 +63,11 @@ std::string shape_text(std::span<const int64_t> shape) {
   return out + "]";
 }
 
+bool is_plain_file_name(std::string_view name) {
+  return !name.empty() && name.size() <= 255 && name != "." && name != ".." && name.find('/') == std::string_view::npos &&
+         name.find('\\') == std::string_view::npos && name.find('\0') == std::string_view::npos;
+}
+
 std::string recognise_foreign_content(std::span<const std::byte> head) {
   std::string_view text(reinterpret_cast<const char*>(head.data()), std::min<size_t>(head.size(), 512));
   if (text.starts_with("version https://git-lfs")) {

@@ -24,6 +24,9 @@ std::unexpected<Error> with_file(const std::filesystem::path& file, Error error)
 // "[4, 128]"
 std::string shape_text(std::span<const int64_t> shape);
 
+// A plain file name: no directory, no way out of one.
+bool is_plain_file_name(std::string_view name);
+
 // What the first bytes of a would-be model file say it is instead ("a Git LFS pointer, ..."), or empty.
 std::string recognise_foreign_content(std::span<const std::byte> head);
 
