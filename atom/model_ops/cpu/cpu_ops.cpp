@@ -1,0 +1,192 @@
+#include "atom/model_ops/cpu/cpu_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "atom/model_ops/cpu/sampler_ops.h"
+
+namespace atom {
+namespace {
+
+// Below this many elements a loop costs less than waking a thread.
+constexpr int64_t kMinParallelElements = 16384;
+
+int64_t min_rows(int64_t elements_per_row) {
+  return std::max<int64_t>(1, kMinParallelElements / std::max<int64_t>(1, elements_per_row));
+}
+
+void embedding(const ExecContext& ctx, const Tensor& ids, const Tensor& table, const Tensor& out) {
+  const int64_t size = table.dim(1);
+  ATOM_CHECK(out.dim(0) == ids.dim(0) && out.dim(1) == size) << out.dim(0) << " x " << out.dim(1);
+  const auto* rows = table.data_as<const uint8_t>();
+  const int64_t row_bytes = dtype_bytes(table.dtype(), size);
+  parallel_ranges(ctx, ids.dim(0), min_rows(size), [&](cpu::Range tokens) {
+    for (int64_t m = tokens.begin; m < tokens.end; ++m) {
+      const int32_t id = ids.data_as<const int32_t>()[m];
+      ATOM_CHECK(id >= 0 && id < table.dim(0)) << "token " << id << " of " << table.dim(0);
+      cpu::dequantize(table.dtype(), rows + id * row_bytes, 0, size, out.data_as<float>() + m * size);
+    }
+  });
+}
+
+void run_norm(const ExecContext& ctx, const cpu::RmsNormArgs& args, int64_t num_tokens) {
+  parallel_ranges(ctx, num_tokens, min_rows(args.hidden_size),
+                  [&](cpu::Range tokens) { kernels_of(ctx).rms_norm(args, tokens); });
+}
+
+void rms_norm(const ExecContext& ctx, const Tensor& x, const float* weight, float eps, const Tensor& out) {
+  ATOM_CHECK(x.dim(1) == out.dim(1) && x.dim(0) == out.dim(0)) << x.dim(0) << " x " << x.dim(1);
+  run_norm(ctx,
+           {.x = x.data_as<float>(),
+            .weight = weight,
+            .eps = eps,
+            .out = out.data_as<float>(),
+            .hidden_size = x.dim(1)},
+           x.dim(0));
+}
+
+void add_rms_norm(const ExecContext& ctx, const Tensor& x, const Tensor& residual, const float* weight,
+                  float eps, const Tensor& out) {
+  ATOM_CHECK(x.dim(1) == out.dim(1) && x.dim(1) == residual.dim(1)) << x.dim(1);
+  run_norm(ctx,
+           {.x = x.data_as<float>(),
+            .residual = residual.data_as<float>(),
+            .weight = weight,
+            .eps = eps,
+            .out = out.data_as<float>(),
+            .hidden_size = x.dim(1)},
+           x.dim(0));
+}
+
+void silu_mul(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) {
+  const int64_t n = out.dim(1);
+  ATOM_CHECK(gate_up.dim(1) == 2 * n && gate_up.dim(0) == out.dim(0)) << gate_up.dim(1) << " and " << n;
+  parallel_ranges(ctx, out.dim(0), min_rows(n), [&](cpu::Range tokens) {
+    kernels_of(ctx).silu_mul(gate_up.data_as<float>(), out.data_as<float>(), n, tokens);
+  });
+}
+
+void rope_cos_sin(const ExecContext& ctx, std::span<const float> inv_freq, const Tensor& cos_sin) {
+  const auto half = static_cast<int64_t>(inv_freq.size());
+  const int32_t* positions = ctx.attention->positions;
+  parallel_ranges(ctx, cos_sin.dim(0), min_rows(16 * half), [&](cpu::Range tokens) {
+    for (int64_t m = tokens.begin; m < tokens.end; ++m) {
+      float* row = cos_sin.data_as<float>() + m * 2 * half;
+      for (int64_t i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(positions[m]) * inv_freq[static_cast<size_t>(i)];
+        row[i] = std::cos(angle);
+        row[half + i] = std::sin(angle);
+      }
+    }
+  });
+}
+
+void qk_norm_rope_kv_write(const ExecContext& ctx, const QkNormRopeKvWriteParams& params) {
+  const int64_t heads = params.num_heads + 2 * params.num_kv_heads;
+  ATOM_CHECK(params.qkv.dim(1) == heads * params.head_dim) << params.qkv.dim(1);
+  ATOM_CHECK(params.rotary_dim <= params.head_dim && params.rotary_dim % 2 == 0) << params.rotary_dim;
+  const cpu::QkvArgs args{.qkv = params.qkv.data_as<float>(),
+                          .num_heads = params.num_heads,
+                          .num_kv_heads = params.num_kv_heads,
+                          .head_dim = params.head_dim,
+                          .rotary_dim = params.rotary_dim,
+                          .cos_sin = params.cos_sin.data_as<float>(),
+                          .q_norm = params.q_norm,
+                          .k_norm = params.k_norm,
+                          .norm_eps = params.norm_eps,
+                          .slot_mapping = ctx.attention->slot_mapping,
+                          .cache = params.cache};
+  parallel_ranges(ctx, params.qkv.dim(0), min_rows(params.qkv.dim(1)),
+                  [&](cpu::Range tokens) { kernels_of(ctx).qk_norm_rope_kv_write(args, tokens); });
+}
+
+// Work items are numbered sequence by sequence, token tile by token tile, kv head by kv head.
+struct AttentionPlan {
+  const AttentionMetadata& meta;
+  int64_t num_kv_heads;
+  int64_t tile;  // query tokens per item
+
+  int64_t tiles(int64_t sequence) const {
+    const int64_t tokens = meta.query_start[sequence + 1] - meta.query_start[sequence];
+    return (tokens + tile - 1) / tile;
+  }
+  int64_t items() const {
+    int64_t count = 0;
+    for (int64_t s = 0; s < meta.num_seqs; ++s) {
+      count += tiles(s) * num_kv_heads;
+    }
+    return count;
+  }
+  cpu::AttentionItem item(int64_t index) const {
+    int64_t sequence = 0;
+    while (index >= tiles(sequence) * num_kv_heads) {
+      index -= tiles(sequence++) * num_kv_heads;
+    }
+    const int64_t begin = meta.query_start[sequence] + index / num_kv_heads * tile;
+    return {.sequence = sequence,
+            .kv_head = index % num_kv_heads,
+            .tokens = {begin, std::min<int64_t>(begin + tile, meta.query_start[sequence + 1])}};
+  }
+};
+
+void paged_attention(const ExecContext& ctx, const PagedAttentionParams& params) {
+  const AttentionMetadata& meta = *ctx.attention;
+  ATOM_CHECK(params.head_dim <= cpu::kMaxHeadDim) << params.head_dim;
+  ATOM_CHECK(params.num_heads % params.num_kv_heads == 0) << params.num_heads;
+  const cpu::AttentionArgs args{.qkv = params.qkv.data_as<float>(),
+                                .qkv_stride = params.qkv.dim(1),
+                                .out = params.out.data_as<float>(),
+                                .num_heads = params.num_heads,
+                                .num_kv_heads = params.num_kv_heads,
+                                .head_dim = params.head_dim,
+                                .scale = params.scale,
+                                .sliding_window = params.sliding_window,
+                                .sinks = params.sinks,
+                                .cache = params.cache,
+                                .metadata = meta};
+  const AttentionPlan plan{.meta = meta, .num_kv_heads = params.num_kv_heads, .tile = 16};
+  ctx.parallel(plan.items(), [&](int64_t i) { kernels_of(ctx).attention(args, plan.item(i)); });
+  // Padding tokens belong to no sequence.
+  const int64_t used = meta.num_seqs == 0 ? 0 : meta.query_start[meta.num_seqs];
+  const int64_t row = params.out.dim(1);
+  std::fill_n(params.out.data_as<float>() + used * row, (params.out.dim(0) - used) * row, 0.0F);
+}
+
+void gather_rows(const ExecContext&, const Tensor& x, std::span<const int32_t> rows, const Tensor& out) {
+  const int64_t size = x.dim(1);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    ATOM_CHECK(rows[i] >= 0 && rows[i] < x.dim(0)) << "row " << rows[i] << " of " << x.dim(0);
+    std::memcpy(out.data_as<float>() + static_cast<int64_t>(i) * size, x.data_as<float>() + rows[i] * size,
+                static_cast<size_t>(size) * sizeof(float));
+  }
+}
+
+}  // namespace
+
+CpuOpTable make_cpu_op_table(const cpu::Kernels& kernels) {
+  CpuOpTable table;
+  table.name = kernels.name;
+  table.pack_linear = pack_linear_cpu;
+  table.linear = linear_cpu;
+  table.embedding = embedding;
+  table.rms_norm = rms_norm;
+  table.add_rms_norm = add_rms_norm;
+  table.silu_mul = silu_mul;
+  table.rope_cos_sin = rope_cos_sin;
+  table.qk_norm_rope_kv_write = qk_norm_rope_kv_write;
+  table.paged_attention = paged_attention;
+  table.gather_rows = gather_rows;
+  table.sample = sample_cpu;
+  table.token_logprobs = token_logprobs_cpu;
+  table.kernels = &kernels;
+  return table;
+}
+
+const OpTable& cpu_op_table(int level) {
+  static const CpuOpTable reference = make_cpu_op_table(cpu::reference_kernels());
+  static const CpuOpTable best = make_cpu_op_table(cpu::best_kernels());
+  return level == 0 ? reference : best;
+}
+
+}  // namespace atom

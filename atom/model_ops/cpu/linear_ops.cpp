@@ -1,0 +1,142 @@
+// Packing and running linear layers on the CPU: checks, segments and work splitting; kernels do the rest.
+#include <algorithm>
+
+#include "atom/model_ops/cpu/cpu_ops.h"
+
+namespace atom {
+namespace {
+
+bool is_weight_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+    case DType::kQ8_0:
+    case DType::kQ4_0:
+    case DType::kQ4_1:
+    case DType::kQ4_K:
+    case DType::kQ6_K: return true;
+    default: return false;
+  }
+}
+
+Status check_part(const WeightPart& part, int64_t cols) {
+  const DType dtype = part.format.dtype;
+  if (!is_weight_dtype(dtype) || part.format.block_n != 0 || part.format.block_k != 0) {
+    return make_error(ErrorCode::kUnsupported, "the CPU backend has no linear layer for weights of type {}{}",
+                      dtype_name(dtype), part.format.block_n != 0 ? " with separate scales" : "");
+  }
+  if (part.rows <= 0 || part.cols <= 0 || part.cols != cols) {
+    return make_error(ErrorCode::kInvalidArgument, "cannot pack a weight of shape [{}, {}] with {} columns",
+                      part.rows, part.cols, cols);
+  }
+  if (part.cols % dtype_info(dtype).block_size != 0) {
+    return make_error(ErrorCode::kInvalidArgument, "{} columns are not a multiple of the {} block of {}",
+                      part.cols, dtype_info(dtype).block_size, dtype_name(dtype));
+  }
+  if (part.rotary_heads > 0 && part.rows % (2 * part.rotary_heads) != 0) {
+    return make_error(ErrorCode::kInvalidArgument, "{} rows cannot be {} rotary heads", part.rows,
+                      part.rotary_heads);
+  }
+  return {};
+}
+
+// Neighbouring parts of one format become one segment.
+std::vector<LinearSegment> make_segments(const cpu::Kernels& kernels, std::span<const WeightPart> parts,
+                                         ComputeType compute) {
+  std::vector<LinearSegment> segments;
+  int64_t row = 0;
+  for (const WeightPart& part : parts) {
+    if (segments.empty() || segments.back().format != part.format) {
+      segments.push_back({.format = part.format,
+                          .row_begin = row,
+                          .kernel = kernels.choose_linear(part.format.dtype, part.cols,
+                                                          compute == ComputeType::kFloat32)});
+    }
+    segments.back().rows += part.rows;
+    row += part.rows;
+  }
+  return segments;
+}
+
+int64_t num_panels(const LinearSegment& segment) {
+  return (segment.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
+}
+
+void pack_segment(const ExecContext& ctx, const LinearSegment& segment, std::span<const WeightPart> parts,
+                  const LinearWeight& weight) {
+  std::vector<cpu::RowSource> sources;
+  int64_t row = 0;
+  for (const WeightPart& part : parts) {
+    if (row >= segment.row_begin && row < segment.row_begin + segment.rows) {
+      sources.push_back({.data = static_cast<const uint8_t*>(part.data),
+                         .rows = part.rows,
+                         .row_bytes = dtype_bytes(part.format.dtype, part.cols),
+                         .rotary_heads = part.rotary_heads});
+    }
+    row += part.rows;
+  }
+  const cpu::PackArgs args{.sources = sources.data(),
+                           .num_sources = static_cast<int64_t>(sources.size()),
+                           .dtype = segment.format.dtype,
+                           .rows = segment.rows,
+                           .cols = weight.in_features,
+                           .out = static_cast<uint8_t*>(weight.packed.data()) + segment.offset};
+  parallel_ranges(ctx, num_panels(segment), 4,
+                  [&](cpu::Range panels) { kernels_of(ctx).pack(segment.kernel, args, panels); });
+}
+
+}  // namespace
+
+Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts, ComputeType compute,
+                       LinearWeight& out) {
+  if (parts.empty()) {
+    return make_error(ErrorCode::kInvalidArgument, "a linear layer needs at least one weight");
+  }
+  for (const WeightPart& part : parts) {
+    ATOM_RETURN_IF_ERROR(check_part(part, parts.front().cols));
+  }
+  const cpu::Kernels& kernels = kernels_of(ctx);
+  LinearWeight weight;
+  weight.in_features = parts.front().cols;
+  weight.segments = make_segments(kernels, parts, compute);
+  int64_t bytes = 0;
+  for (LinearSegment& segment : weight.segments) {
+    constexpr int64_t kAlignment = 64;
+    segment.offset = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    bytes = segment.offset + kernels.packed_bytes(segment.kernel, segment.format.dtype, segment.rows,
+                                                  weight.in_features);
+    weight.out_features += segment.rows;
+  }
+  ATOM_ASSIGN_OR_RETURN(weight.packed, Buffer::allocate(bytes));
+  for (const LinearSegment& segment : weight.segments) {
+    pack_segment(ctx, segment, parts, weight);
+  }
+  out = std::move(weight);
+  return {};
+}
+
+void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight, const Tensor& out) {
+  ATOM_CHECK(x.dim(1) == weight.in_features && out.dim(1) == weight.out_features &&
+             x.dim(0) == out.dim(0))
+      << "linear of [" << x.dim(0) << ", " << x.dim(1) << "] by [" << weight.out_features << ", "
+      << weight.in_features << "]";
+  const cpu::Kernels& kernels = kernels_of(ctx);
+  for (const LinearSegment& segment : weight.segments) {
+    const auto* bias = static_cast<const float*>(weight.bias.data());
+    const cpu::LinearArgs args{.x = x.data_as<float>(),
+                               .num_tokens = x.dim(0),
+                               .weight = static_cast<const uint8_t*>(weight.packed.data()) + segment.offset,
+                               .dtype = segment.format.dtype,
+                               .rows = segment.rows,
+                               .cols = weight.in_features,
+                               .bias = bias == nullptr ? nullptr : bias + segment.row_begin,
+                               .out = out.data_as<float>() + segment.row_begin,
+                               .out_stride = weight.out_features};
+    parallel_ranges(ctx, num_panels(segment), 1, [&](cpu::Range panels) {
+      kernels.linear(segment.kernel, args, {0, x.dim(0)}, panels);
+    });
+  }
+}
+
+}  // namespace atom

@@ -1,0 +1,133 @@
+// The CPU kernel table: raw pointers and plain structs, single-threaded, no allocation. A kernel computes a
+// range of rows or work items, so that the caller decides how to spread it over threads; no result depends
+// on how a range is cut. One table per instruction set; `reference` is the oracle, written to be read.
+// To add a kernel: a field here, reference/, simd/, a row in tests/conformance.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/common/dtype.h"
+#include "kernels/common/params.h"
+
+namespace atom::cpu {
+
+// Output features are packed and computed in panels of this many.
+inline constexpr int64_t kPanelRows = 16;
+
+// How a linear segment is stored and computed; chosen when it is packed (LinearSegment::kernel).
+enum LinearKernel : int32_t {
+  kStoredRows,  // rows as in the checkpoint, in logical order; the reference
+  kNumLinearKernels,
+};
+
+// One source tensor of a packed segment: [rows, cols] blocks of one dtype, rows `row_bytes` apart.
+struct RowSource {
+  const uint8_t* data = nullptr;
+  int64_t rows = 0;
+  int64_t row_bytes = 0;
+  int64_t rotary_heads = 0;  // see WeightPart
+};
+
+struct PackArgs {
+  const RowSource* sources = nullptr;  // stacked along rows
+  int64_t num_sources = 0;
+  DType dtype = DType::kF32;
+  int64_t rows = 0;  // of all sources
+  int64_t cols = 0;
+  uint8_t* out = nullptr;
+};
+
+// out[m, n] = x[m] . weight[n] + bias[n], for one segment of a weight.
+struct LinearArgs {
+  const float* x = nullptr;  // [num_tokens, cols]
+  int64_t num_tokens = 0;
+  const uint8_t* weight = nullptr;  // packed
+  DType dtype = DType::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  const float* bias = nullptr;  // [rows] or none
+  float* out = nullptr;         // [num_tokens, out_stride], from this segment's first feature
+  int64_t out_stride = 0;
+};
+
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+struct RmsNormArgs {
+  const float* x = nullptr;  // [num_tokens, hidden_size]
+  float* residual = nullptr;  // [num_tokens, hidden_size], or none: residual += x first, then it is normed
+  const float* weight = nullptr;  // [hidden_size]
+  float eps = 0;
+  float* out = nullptr;  // may be x
+  int64_t hidden_size = 0;
+};
+
+// See QkNormRopeKvWriteParams.
+struct QkvArgs {
+  float* qkv = nullptr;  // [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t rotary_dim = 0;
+  const float* cos_sin = nullptr;  // [num_tokens, rotary_dim]
+  const float* q_norm = nullptr;   // [head_dim] or none
+  const float* k_norm = nullptr;
+  float norm_eps = 0;
+  const int64_t* slot_mapping = nullptr;  // [num_tokens]
+  PagedKvCache cache;
+};
+
+// See PagedAttentionParams.
+struct AttentionArgs {
+  const float* qkv = nullptr;  // [num_tokens, qkv_stride]
+  int64_t qkv_stride = 0;
+  float* out = nullptr;  // [num_tokens, num_heads * head_dim]
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  float scale = 1.0F;
+  int64_t sliding_window = 0;
+  const float* sinks = nullptr;  // [num_heads] or none
+  PagedKvCache cache;
+  AttentionMetadata metadata;
+};
+
+// Query tokens [tokens.begin, tokens.end) of one sequence, for the heads of one kv head.
+struct AttentionItem {
+  int64_t sequence = 0;
+  int64_t kv_head = 0;
+  Range tokens;
+};
+
+inline constexpr int64_t kMaxHeadDim = 512;
+
+struct Kernels {
+  const char* name = nullptr;
+  // Bytes that a segment takes when packed for `kernel`, and the kernel that suits a weight.
+  int64_t (*packed_bytes)(int32_t kernel, DType dtype, int64_t rows, int64_t cols) = nullptr;
+  int32_t (*choose_linear)(DType dtype, int64_t cols, bool exact_activations) = nullptr;
+  void (*pack)(int32_t kernel, const PackArgs& args, Range panels) = nullptr;
+  void (*linear)(int32_t kernel, const LinearArgs& args, Range tokens, Range panels) = nullptr;
+
+  void (*rms_norm)(const RmsNormArgs& args, Range tokens) = nullptr;
+  // out[m, i] = silu(gate_up[m, i]) * gate_up[m, n + i]
+  void (*silu_mul)(const float* gate_up, float* out, int64_t n, Range tokens) = nullptr;
+  void (*qk_norm_rope_kv_write)(const QkvArgs& args, Range tokens) = nullptr;
+  void (*attention)(const AttentionArgs& args, const AttentionItem& item) = nullptr;
+};
+
+const Kernels& reference_kernels();
+
+// The best table of this processor; the reference where none fits.
+const Kernels& best_kernels();
+
+// out [count] = values [begin, begin + count) of a row of any weight dtype; for block types, begin and count
+// are multiples of the block size.
+void dequantize(DType dtype, const uint8_t* row, int64_t begin, int64_t count, float* out);
+
+// The stored row of logical row `row` of all sources.
+const uint8_t* source_row(const PackArgs& args, int64_t row);
+
+}  // namespace atom::cpu

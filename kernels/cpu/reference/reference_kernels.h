@@ -1,0 +1,21 @@
+// Declarations of the reference kernels; contracts are in kernels/cpu/kernels.h.
+#pragma once
+
+#include "kernels/cpu/kernels.h"
+
+namespace atom::cpu::reference {
+
+int64_t packed_bytes(int32_t kernel, DType dtype, int64_t rows, int64_t cols);
+int32_t choose_linear(DType dtype, int64_t cols, bool exact_activations);
+void pack(int32_t kernel, const PackArgs& args, Range panels);
+void linear(int32_t kernel, const LinearArgs& args, Range tokens, Range panels);
+void rms_norm(const RmsNormArgs& args, Range tokens);
+void silu_mul(const float* gate_up, float* out, int64_t n, Range tokens);
+void qk_norm_rope_kv_write(const QkvArgs& args, Range tokens);
+void attention(const AttentionArgs& args, const AttentionItem& item);
+
+// One row of `size` values of the KV cache, as f32 times `scale`, and back.
+void load_cache_row(DType dtype, const void* row, int64_t size, float scale, float* out);
+void store_cache_row(DType dtype, const float* values, int64_t size, float scale, void* row);
+
+}  // namespace atom::cpu::reference
