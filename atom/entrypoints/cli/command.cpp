@@ -22,7 +22,7 @@ constexpr Command kCommands[] = {
     {"chat", "talk to a model in the terminal or through a pipe", nullptr},
     {"tokenize", "text lines to token ids, or back with --decode", nullptr},
     {"render", "render chat templates: JSON lines in, JSON lines out", nullptr},
-    {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", nullptr},
+    {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", inspect_command},
     {"profile", nullptr, nullptr},
     {"bench", nullptr, nullptr},
 };
