@@ -20,7 +20,7 @@ constexpr Command kCommands[] = {
     {"serve", "OpenAI-compatible HTTP server", nullptr},
     {"generate", "complete one prompt and print the text as it comes", nullptr},
     {"chat", "talk to a model in the terminal or through a pipe", nullptr},
-    {"tokenize", "text lines to token ids, or back with --decode", nullptr},
+    {"tokenize", "text lines to token ids, or back with --decode", tokenize_command},
     {"render", "render chat templates: JSON lines in, JSON lines out", nullptr},
     {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", inspect_command},
     {"profile", nullptr, nullptr},
