@@ -33,7 +33,7 @@ struct TemplateError {
     kLimit,    // a RenderLimits bound
   };
   Kind kind = Kind::kRuntime;
-  std::string message;
+  std::string message = {};
   int line = 0;  // 1-based, 0 when unknown
 };
 
@@ -44,9 +44,9 @@ struct ChatRenderRequest {
   const boost::json::object* chat_template_kwargs = nullptr;  // extra variables; override the others
   bool add_generation_prompt = true;
   bool continue_final_message = false;
-  std::string_view bos_token;  // empty = undefined in the template
-  std::string_view eos_token;
-  std::optional<int64_t> now_unix;  // strftime_now: seconds, taken as local wall time UTC; default: now
+  std::string_view bos_token = {};  // empty = undefined in the template
+  std::string_view eos_token = {};
+  std::optional<int64_t> now_unix = {};  // strftime_now: seconds, taken as local wall time UTC; default: now
 };
 
 class ChatTemplate {
