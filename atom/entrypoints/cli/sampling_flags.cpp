@@ -1,9 +1,9 @@
 #include "atom/entrypoints/cli/sampling_flags.h"
 
 namespace atom::cli {
+namespace {
 
-void add_sampling_flags(FlagSet& flags, SamplingFlags& sampling) {
-  flags.group("Sampling (--seed makes it repeatable)");
+void add_distribution_flags(FlagSet& flags, SamplingFlags& sampling) {
   flags.add({.name = "--temperature",
              .metavar = "T",
              .help = "0: always the likeliest token; up to 100",
@@ -49,6 +49,9 @@ void add_sampling_flags(FlagSet& flags, SamplingFlags& sampling) {
              .min = 0.01,
              .max = 10},
             &sampling.repetition_penalty);
+}
+
+void add_length_flags(FlagSet& flags, SamplingFlags& sampling) {
   flags.add({.name = "--max-tokens",
              .metavar = "N",
              .help = "longest answer in tokens; never more than the context leaves",
@@ -66,6 +69,14 @@ void add_sampling_flags(FlagSet& flags, SamplingFlags& sampling) {
             &sampling.stop_token_ids);
   flags.add_switch({.name = "--ignore-eos", .help = "go on after the model's end token"},
                    &sampling.ignore_eos);
+}
+
+}  // namespace
+
+void add_sampling_flags(FlagSet& flags, SamplingFlags& sampling) {
+  flags.group("Sampling (--seed makes it repeatable)");
+  add_distribution_flags(flags, sampling);
+  add_length_flags(flags, sampling);
 }
 
 SamplingParams make_sampling_params(const SamplingFlags& flags, const GenerationDefaults& model,
