@@ -9,22 +9,21 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <numeric>
 #include <random>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "atom/core/thread_pool.h"
-#include "atom/model_ops/cpu/philox.h"
+#include "atom/model_ops/cpu/sampler_oracle.h"
 
 namespace atom {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+using oracle::kInfinity;
+using oracle::random_logits;
+using oracle::Row;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-using Row = std::vector<float>;
 
 std::vector<SampledToken> sample(const std::vector<Row>& logits, const std::vector<SamplingRow>& rows,
                                  int num_threads = 1) {
@@ -43,91 +42,6 @@ std::vector<SampledToken> sample(const std::vector<Row>& logits, const std::vect
 }
 
 SampledToken sample_one(const Row& logits, const SamplingRow& row) { return sample({logits}, {row})[0]; }
-
-Row random_logits(size_t vocab_size, uint32_t seed, float scale = 2.0F) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0F, scale);
-  Row row(vocab_size);
-  std::ranges::generate(row, [&] { return normal(random); });
-  return row;
-}
-
-// --- the oracle ------------------------------------------------------------------------------------------
-
-// Logits after biases, bans and penalties.
-std::vector<float> oracle_logits(Row logits, const SamplingRow& row) {
-  for (const auto& [id, bias] : row.logit_bias) {
-    logits[static_cast<size_t>(id)] += bias;
-  }
-  for (const int32_t id : row.banned_token_ids) {
-    logits[static_cast<size_t>(id)] = -kInfinity;
-  }
-  for (size_t id = 0; id < logits.size(); ++id) {
-    const auto token = static_cast<int32_t>(id);
-    const auto generated = std::ranges::count(row.output_token_ids, token);
-    const bool seen = generated > 0 || std::ranges::count(row.prompt_token_ids, token) > 0;
-    if (seen && row.repetition_penalty != 1.0F) {
-      logits[id] = logits[id] > 0 ? logits[id] / row.repetition_penalty : logits[id] * row.repetition_penalty;
-    }
-    logits[id] -= row.frequency_penalty * static_cast<float>(generated);
-    logits[id] -= generated > 0 ? row.presence_penalty : 0.0F;
-  }
-  return logits;
-}
-
-// The probability of every token that may be drawn.
-std::map<int32_t, double> oracle_distribution(const Row& raw, const SamplingRow& row) {
-  const std::vector<float> logits = oracle_logits(raw, row);
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto logit = [&](int32_t id) { return logits[static_cast<size_t>(id)]; };
-  std::ranges::stable_sort(order, [&](int32_t a, int32_t b) { return logit(a) > logit(b); });
-  if (row.temperature < 1e-5F) {
-    return {{order[0], 1.0}};
-  }
-  if (row.top_k > 0 && static_cast<size_t>(row.top_k) < order.size()) {
-    order.resize(static_cast<size_t>(row.top_k));
-  }
-  std::vector<double> weights;
-  const double max = logit(order[0]);
-  for (const int32_t id : order) {
-    weights.push_back(std::exp((logit(id) - max) / static_cast<double>(row.temperature)));
-  }
-  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-  size_t keep = 0;
-  for (double mass = 0.0; keep < order.size() && (keep == 0 || row.top_p >= 1.0F ||
-                                                  mass < static_cast<double>(row.top_p) * total);) {
-    mass += weights[keep++];
-  }
-  std::map<int32_t, double> kept;
-  double kept_total = 0.0;
-  for (size_t i = 0; i < keep; ++i) {
-    if (weights[i] >= static_cast<double>(row.min_p) && weights[i] > 0.0) {
-      kept[order[i]] = weights[i];
-      kept_total += weights[i];
-    }
-  }
-  for (auto& [id, weight] : kept) {
-    weight /= kept_total;
-  }
-  return kept;
-}
-
-// The token that the draw must give, or -1 when the random number is too near a boundary to say.
-int32_t oracle_token(const std::map<int32_t, double>& distribution, const SamplingRow& row) {
-  const double u = uniform_draw(row.seed, row.position);
-  double cumulative = 0.0;
-  for (const auto& [id, probability] : distribution) {
-    cumulative += probability;
-    if (std::abs(u - cumulative) < 1e-5) {
-      return -1;
-    }
-    if (u < cumulative) {
-      return id;
-    }
-  }
-  return -1;
-}
 
 // --- against the oracle ----------------------------------------------------------------------------------
 
@@ -181,11 +95,11 @@ TEST(Sampler, DrawsWhatTheOracleDraws) {
       row.banned_token_ids = banned;
       row.logit_bias = bias;
     }
-    const auto distribution = oracle_distribution(logits, row);
+    const auto distribution = oracle::distribution(logits, row);
     const int32_t token = sample_one(logits, row).token_id;
     SCOPED_TRACE(testing::Message() << "trial " << trial << " V=" << vocab_size << " T=" << row.temperature
                                     << " k=" << row.top_k << " p=" << row.top_p << " min_p=" << row.min_p);
-    const int32_t expected = oracle_token(distribution, row);
+    const int32_t expected = oracle::token(distribution, row);
     compared += expected >= 0 ? 1 : 0;
     if (expected >= 0) {
       ASSERT_EQ(token, expected);
@@ -198,7 +112,7 @@ TEST(Sampler, DrawsWhatTheOracleDraws) {
 
 // Counts of `draws` tokens against their probabilities; the limit is five standard deviations of chi-square.
 void expect_distribution(const Row& logits, SamplingRow row, int draws) {
-  const auto distribution = oracle_distribution(logits, row);
+  const auto distribution = oracle::distribution(logits, row);
   std::map<int32_t, int> counts;
   for (int i = 0; i < draws; ++i) {
     row.seed = 1234 + static_cast<uint64_t>(i % 7);
@@ -317,15 +231,6 @@ TEST(Sampler, LogprobsDoNotChangeTheDraw) {
 
 // --- logprobs --------------------------------------------------------------------------------------------
 
-double oracle_logprob(const Row& logits, int32_t id) {
-  const double max = *std::ranges::max_element(logits);
-  double total = 0.0;
-  for (const float logit : logits) {
-    total += std::exp(logit - max);
-  }
-  return logits[static_cast<size_t>(id)] - max - std::log(total);
-}
-
 TEST(Sampler, LogprobsComeFromTheRawLogits) {
   for (const size_t vocab_size : {1U, 5U, 200U, 5000U}) {
     Row logits = random_logits(vocab_size, 3, 3.0F);
@@ -342,11 +247,11 @@ TEST(Sampler, LogprobsComeFromTheRawLogits) {
                             .num_logprobs = num};
       const SampledToken result = sample_one(logits, row);
       ASSERT_EQ(result.token_id, 0);
-      EXPECT_NEAR(result.logprobs.logprob, oracle_logprob(logits, 0), 2e-6 * (1 + std::abs(oracle_logprob(logits, 0))));
+      EXPECT_NEAR(result.logprobs.logprob, oracle::logprob(logits, 0), 2e-6 * (1 + std::abs(oracle::logprob(logits, 0))));
       ASSERT_EQ(result.logprobs.top.size(), std::min<size_t>(static_cast<size_t>(num), vocab_size));
       for (size_t i = 0; i < result.logprobs.top.size(); ++i) {
         const auto& [id, logprob] = result.logprobs.top[i];
-        EXPECT_NEAR(logprob, oracle_logprob(logits, id), 2e-6 * (1 + std::abs(logprob)));
+        EXPECT_NEAR(logprob, oracle::logprob(logits, id), 2e-6 * (1 + std::abs(logprob)));
         if (i > 0) {
           const auto& [before_id, before] = result.logprobs.top[i - 1];
           EXPECT_TRUE(before > logprob || (before == logprob && logits[static_cast<size_t>(before_id)] >=
@@ -393,7 +298,7 @@ TEST(Sampler, TokenLogprobsOfManyRows) {
     }
     const Row row(flat.begin() + static_cast<int64_t>(i) * kVocab, flat.begin() + static_cast<int64_t>(i + 1) * kVocab);
     EXPECT_EQ(out[i].token_id, targets[i]);
-    EXPECT_NEAR(out[i].logprobs.logprob, oracle_logprob(row, targets[i]), 1e-5);
+    EXPECT_NEAR(out[i].logprobs.logprob, oracle::logprob(row, targets[i]), 1e-5);
     EXPECT_EQ(out[i].logprobs.top.size(), 4U);
   }
 }

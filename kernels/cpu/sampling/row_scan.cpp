@@ -13,7 +13,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 namespace baseline {
 constexpr int kWidth = 4;
-#include "kernels/cpu/sampling/row_scan_impl.h"
+#include "kernels/cpu/sampling/row_scan.inc"
 }  // namespace baseline
 
 #if defined(__x86_64__)
@@ -21,7 +21,7 @@ constexpr int kWidth = 4;
 #pragma GCC target("avx2")
 namespace avx2 {
 constexpr int kWidth = 8;
-#include "kernels/cpu/sampling/row_scan_impl.h"
+#include "kernels/cpu/sampling/row_scan.inc"
 }  // namespace avx2
 #pragma GCC pop_options
 
@@ -29,7 +29,7 @@ constexpr int kWidth = 8;
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")
 namespace avx512 {
 constexpr int kWidth = 16;
-#include "kernels/cpu/sampling/row_scan_impl.h"
+#include "kernels/cpu/sampling/row_scan.inc"
 }  // namespace avx512
 #pragma GCC pop_options
 #endif

@@ -1,6 +1,6 @@
 // The passes over one row of logits that sampling is made of: maximum, exponentials, counts and masses above
 // a threshold. Not the sampler itself (atom/model_ops/cpu/sampler_row.h), which only looks at their results.
-// Compiled per instruction set (row_scan_impl.h) with a fixed lane and block order, so that every set returns
+// Compiled per instruction set (row_scan.inc) with a fixed lane and block order, so that every set returns
 // the same bits. To add an instruction set: an include in row_scan.cpp and a row in its dispatch.
 #pragma once
 

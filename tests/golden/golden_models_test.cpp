@@ -1,0 +1,219 @@
+// Every committed golden model, and every dense model of the parity pack where it is present, against the
+// logits and greedy tokens that transformers computed. Prints a matrix.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+
+#include "atom/config.h"
+#include "atom/model_engine/model_runner.h"
+#include "tests/golden/golden_models.h"
+
+namespace atom::golden {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kExactNmse = 1e-9;  // compute f32 against transformers in f32
+constexpr double kExactTie = 1e-3;   // lead in logits below which even f32 may choose the other token
+constexpr int kThreads = 2;
+
+// Where the unpacked parity pack is; unpacks it once. Empty: not there.
+fs::path parity_pack() {
+  static const fs::path root = [] {
+    const char* shared = std::getenv("ATOM_SHARED_DIR");
+    const fs::path archive = fs::path(shared != nullptr ? shared : "../shared") / "parity" / "parity.tar.xz";
+    if (!fs::exists(archive)) {
+      return fs::path();
+    }
+    std::string folder = (fs::temp_directory_path() / "atom-parity-XXXXXX").string();
+    if (mkdtemp(folder.data()) == nullptr) {
+      return fs::path();
+    }
+    const std::string command = "tar -xJf '" + archive.string() + "' -C '" + folder + "'";
+    return std::system(command.c_str()) == 0 ? fs::path(folder) : fs::path();
+  }();
+  return root;
+}
+
+class GoldenModels : public testing::TestWithParam<const char*> {
+ protected:
+  static void TearDownTestSuite() {
+    if (!std::string_view(parity_pack().c_str()).empty()) {
+      fs::remove_all(parity_pack());
+    }
+  }
+
+  void SetUp() override {
+    const bool committed = std::string_view(GetParam()) == "committed";
+    const fs::path root = committed ? fs::path("tests/golden") : parity_pack();
+    if (root.empty()) {
+      GTEST_SKIP() << "no parity pack (set ATOM_SHARED_DIR)";
+    }
+    auto models = find_models(root);
+    ASSERT_TRUE(models) << models.error().message;
+    models_ = std::move(*models);
+    ASSERT_GE(models_.size(), 12U);
+  }
+
+  std::vector<GoldenModel> models_;
+};
+
+struct Setting {
+  const char* name;
+  ComputeType compute;
+  int level;
+};
+
+constexpr Setting kSettings[] = {{"f32 level 0", ComputeType::kFloat32, 0},
+                                 {"f32 level 3", ComputeType::kFloat32, 3},
+                                 {"auto level 0", ComputeType::kAuto, 0},
+                                 {"auto level 3", ComputeType::kAuto, 3}};
+
+double worst_nmse(LogitsRunner& runner, const GoldenModel& model) {
+  double worst = 0.0;
+  for (const Prompt& prompt : model.prompts) {
+    const std::vector<float> all = runner.logits(prompt.ids, 512);
+    const auto skipped = static_cast<int64_t>(all.size()) - prompt.num_rows * model.vocab_size;
+    worst = std::max(worst, nmse({all.begin() + skipped, all.end()}, prompt.logits));
+    // Pieces and single tokens give the same bits as the whole.
+    EXPECT_EQ(runner.logits(prompt.ids, 7), all) << model.name << ": chunks of 7";
+    EXPECT_EQ(runner.logits(prompt.ids, 1), all) << model.name << ": token by token";
+  }
+  return worst;
+}
+
+TEST_P(GoldenModels, LogitsMatchTransformers) {
+  std::printf("%-28s %-9s %11s %11s %11s %11s   (nmse)\n", "model", "tolerance", kSettings[0].name,
+              kSettings[1].name, kSettings[2].name, kSettings[3].name);
+  for (const GoldenModel& model : models_) {
+    std::printf("%-28s %-9.1e", model.name.c_str(), model.nmse_tolerance);
+    for (const Setting& setting : kSettings) {
+      auto runner = LogitsRunner::load(model, setting.compute, setting.level, kThreads);
+      ASSERT_TRUE(runner) << model.name << ": " << runner.error().message;
+      const double error = worst_nmse(**runner, model);
+      const bool exact = setting.compute == ComputeType::kFloat32;
+      EXPECT_LE(error, exact ? kExactNmse : model.nmse_tolerance) << model.name << ", " << setting.name;
+      std::printf(" %11.2e", error);
+    }
+    std::printf("\n");
+  }
+}
+
+// --- greedy generation through the executor --------------------------------------------------------------
+
+struct Running {
+  const Prompt* prompt;
+  std::vector<int32_t> ids;
+  std::vector<int32_t> block_table;
+  int64_t computed = 0;
+};
+
+// Runs all prompts of a model together, prefill in pieces of `chunk` mixed with decodes.
+std::vector<std::vector<int32_t>> generate(Executor& executor, const GoldenModel& model, int64_t chunk) {
+  const int64_t block_size = executor.capacity().block_size;
+  std::vector<Running> running;
+  int32_t next_block = 0;
+  for (const Prompt& prompt : model.prompts) {
+    Running sequence{.prompt = &prompt, .ids = prompt.ids, .block_table = {}};
+    const auto longest = static_cast<int64_t>(prompt.ids.size() + prompt.greedy.size());
+    for (int64_t i = 0; i * block_size < longest; ++i) {
+      sequence.block_table.push_back(next_block++);
+    }
+    running.push_back(std::move(sequence));
+  }
+  EXPECT_LE(next_block, executor.capacity().num_blocks);
+  const SamplingParams greedy{.temperature = 0.0F};
+  for (uint64_t step = 0;; ++step) {
+    ScheduledBatch batch{.step = step, .sequences = {}};
+    for (size_t i = 0; i < running.size(); ++i) {
+      const Running& sequence = running[i];
+      const auto known = static_cast<int64_t>(sequence.ids.size());
+      if (sequence.ids.size() == sequence.prompt->ids.size() + sequence.prompt->greedy.size()) {
+        continue;
+      }
+      const int64_t count = std::min(chunk, known - sequence.computed);
+      batch.sequences.push_back({.id = i,
+                                 .token_ids = sequence.ids,
+                                 .num_prompt_tokens = static_cast<int64_t>(sequence.prompt->ids.size()),
+                                 .num_computed_tokens = sequence.computed,
+                                 .num_scheduled_tokens = count,
+                                 .block_table = sequence.block_table,
+                                 .sample = sequence.computed + count == known,
+                                 .sampling = &greedy,
+                                 .banned_token_ids = {}});
+      batch.num_tokens += count;
+    }
+    if (batch.sequences.empty()) {
+      break;
+    }
+    EXPECT_TRUE(executor.submit(batch));
+    for (const ScheduledSequence& sequence : batch.sequences) {
+      running[sequence.id].computed += sequence.num_scheduled_tokens;
+    }
+    const auto output = executor.collect();
+    EXPECT_TRUE(output);
+    for (const SampledRow& row : output->rows) {
+      running[row.id].ids.push_back(row.token.token_id);
+    }
+  }
+  std::vector<std::vector<int32_t>> generated;
+  for (const Running& sequence : running) {
+    generated.emplace_back(sequence.ids.begin() + static_cast<int64_t>(sequence.prompt->ids.size()),
+                           sequence.ids.end());
+  }
+  return generated;
+}
+
+// Tokens that agree before the first accepted near tie; fails where the lead is larger than that.
+int64_t compare_greedy(const Prompt& prompt, const std::vector<int32_t>& tokens, double near_tie) {
+  for (size_t i = 0; i < prompt.greedy.size(); ++i) {
+    if (tokens[i] != prompt.greedy[i]) {
+      EXPECT_LT(prompt.top2_gap[i], near_tie) << "token " << i << " is " << tokens[i] << ", not " << prompt.greedy[i];
+      return static_cast<int64_t>(i);
+    }
+  }
+  return static_cast<int64_t>(prompt.greedy.size());
+}
+
+TEST_P(GoldenModels, GreedyTokensMatchTransformers) {
+  std::printf("%-28s %9s %9s   (greedy tokens equal before a near tie)\n", "model", "float32", "auto");
+  for (const GoldenModel& model : models_) {
+    std::printf("%-28s", model.name.c_str());
+    for (const char* dtype : {"float32", "auto"}) {
+      SCOPED_TRACE(model.name + " " + dtype);
+      const auto config = make_engine_config({.model = model.path.string(),
+                                              .max_model_len = 256,
+                                              .max_num_seqs = 4,
+                                              .device = "cpu",
+                                              .dtype = dtype,
+                                              .threads = kThreads,
+                                              .kv_cache_memory_gb = 0.01});
+      ASSERT_TRUE(config) << config.error().message;
+      auto checkpoint = Checkpoint::open(model.path);
+      ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+      MemoryPlan plan;
+      auto executor = make_model_runner(*config, std::move(*checkpoint), plan);
+      ASSERT_TRUE(executor) << executor.error().message;
+      const auto tokens = generate(**executor, model, 512);
+      EXPECT_EQ(generate(**executor, model, 5), tokens) << "prefill in pieces of 5";
+      int64_t equal = 0;
+      int64_t total = 0;
+      for (size_t i = 0; i < model.prompts.size(); ++i) {
+        const double near_tie = std::string_view(dtype) == "float32" ? kExactTie : model.near_tie;
+        equal += compare_greedy(model.prompts[i], tokens[i], near_tie);
+        total += static_cast<int64_t>(model.prompts[i].greedy.size());
+      }
+      std::printf("   %3ld/%-3ld", static_cast<long>(equal), static_cast<long>(total));
+    }
+    std::printf("\n");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, GoldenModels, testing::Values("committed", "parity"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace atom::golden

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Generates the golden models: tiny random checkpoints of every dense family, storage type and GGUF format,
+with reference logits and greedy continuations.
+
+    python3 make_golden_models.py [--out tests/golden]
+
+The reference is Hugging Face transformers in float32 on CPU (torch 2.15.0, transformers 5.17.0, accelerate), computed on
+the weights as stored (rounded to their type; GGUF blocks decoded by the `gguf` package 0.19.0).
+Everything follows from the seeds below; the outputs are committed, so nothing here runs in CI.
+
+Written per model NAME:
+    models/NAME/            an ordinary checkpoint directory, or one .gguf file
+    reference/NAME/reference.json       prompts, greedy tokens, their lead over the runner-up, tolerances
+    reference/NAME/weights.safetensors  p{i}.logits f32 [rows, vocab_size]: all rows of the short prompts,
+                                        the last four of the long one
+
+To add a model: a row in MODELS. A new family also needs its GGUF names and metadata in golden_gguf.py.
+"""
+import argparse
+import copy
+import json
+import pathlib
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import golden_gguf
+import golden_tokenizer
+
+VOCAB = golden_tokenizer.VOCAB_SIZE
+TORCH_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+GREEDY_TOKENS = 24
+LONG_PROMPT = 70
+MIN_LEAD = 0.05  # logits; a seed is rejected when any greedy token leads by less
+
+LLAMA = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu", rms_norm_eps=1e-5,
+             rope_theta=500000.0, attention_bias=False, mlp_bias=False, max_position_embeddings=512,
+             num_hidden_layers=2, vocab_size=VOCAB, tie_word_embeddings=False)
+QWEN3 = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_act="silu", rms_norm_eps=1e-6,
+             rope_theta=1000000.0, attention_bias=False, max_position_embeddings=512, num_hidden_layers=2,
+             vocab_size=VOCAB, tie_word_embeddings=False, use_sliding_window=False)
+SMALL = dict(hidden_size=48, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+BLOCKS = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+TINY = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+K_BLOCKS = dict(hidden_size=256, intermediate_size=256, num_attention_heads=4, num_key_value_heads=1,
+                head_dim=64, num_hidden_layers=1)
+LLAMA31_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32}
+
+# name: (seed, config, storage, options)
+MODELS = {
+    "llama-gqa-bf16": (101, LLAMA | SMALL, "bfloat16", {}),
+    "llama-tied-f16": (102, LLAMA | SMALL | dict(tie_word_embeddings=True), "float16", {}),
+    "llama31-rope-sharded-bf16": (
+        103, LLAMA | SMALL | dict(rope_scaling=LLAMA31_ROPE, max_position_embeddings=256), "bfloat16",
+        dict(shards=3)),
+    "llama-biases-head-dim-f32": (
+        104, LLAMA | TINY | dict(hidden_size=36, num_attention_heads=3, head_dim=24, attention_bias=True, mlp_bias=True), "float32", {}),
+    "qwen3-untied-bf16": (105, QWEN3 | SMALL | dict(head_dim=32), "bfloat16", {}),
+    "qwen3-tied-padded-f32": (
+        106, QWEN3 | TINY | dict(tie_word_embeddings=True, vocab_size=VOCAB + 16, eos_token_id=[1, 3]), "float32",
+        dict(stored_head=True)),
+    "gguf-llama-f16": (201, LLAMA | SMALL | dict(rope_scaling=LLAMA31_ROPE), "F16", {}),
+    "gguf-llama-q8_0": (202, LLAMA | BLOCKS, "Q8_0", {}),
+    "gguf-llama-q4_0": (203, LLAMA | BLOCKS | dict(tie_word_embeddings=True), "Q4_0", {}),
+    "gguf-qwen3-bf16": (204, QWEN3 | TINY | dict(head_dim=32), "BF16", {}),
+    "gguf-qwen3-q4_1": (205, QWEN3 | BLOCKS, "Q4_1", {}),
+    "gguf-llama-q4_k_m": (206, LLAMA | K_BLOCKS, "Q4_K_M", {}),
+}
+
+
+def random_weights(model, seed):
+    """Weights with which activations keep their size and logits spread over about +-10."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in sorted(model.state_dict().items()):
+        noise = torch.randn(tensor.shape, generator=generator)
+        if "norm" in name:
+            value = 1.0 + 0.2 * noise
+        elif name.endswith(".bias"):
+            value = 0.3 * noise
+        elif "embed_tokens" in name or "lm_head" in name:
+            value = noise * 3.0 / tensor.shape[1] ** 0.5
+        else:
+            value = noise * 1.3 / tensor.shape[1] ** 0.5
+        tensor.copy_(value)
+    model.tie_weights()
+
+
+def cast_parameters(model, dtype):
+    """Parameters only: model.to() would also round the rotary frequencies, which loading never does."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def prompts(seed):
+    random = np.random.default_rng(seed)
+    return [random.integers(4, VOCAB, size=n).tolist() for n in (1, 17, LONG_PROMPT)]
+
+
+@torch.no_grad()
+def greedy(model, ids):
+    tokens, leads = [], []
+    for _ in range(GREEDY_TOKENS):
+        top = torch.topk(model(torch.tensor([ids + tokens])).logits[0, -1].float(), 2)
+        tokens.append(int(top.indices[0]))
+        leads.append(round(float(top.values[0] - top.values[1]), 5))
+    return tokens, leads
+
+
+@torch.no_grad()
+def reference(model, seed, name):
+    entries, tensors, nmse, dlogprob = [], {}, 0.0, 0.0
+    half = cast_parameters(copy.deepcopy(model), torch.bfloat16)
+    for i, ids in enumerate(prompts(seed)):
+        tokens, leads = greedy(model, ids)
+        logits = model(torch.tensor([ids])).logits[0].float()
+        rounded = half(torch.tensor([ids])).logits[0].float()
+        nmse = max(nmse, float(((rounded - logits) ** 2).sum() / (logits ** 2).sum()))
+        difference = rounded.log_softmax(-1) - logits.log_softmax(-1)
+        dlogprob = max(dlogprob, float(difference.gather(-1, logits.topk(5).indices).abs().max()))
+        tensors[f"p{i}.logits"] = logits[-4:].contiguous() if len(ids) == LONG_PROMPT else logits
+        entries.append({"ids": ids, "greedy": tokens, "top2_gap": leads, "logits": f"p{i}.logits",
+                        "positions": "last4" if len(ids) == LONG_PROMPT else "all"})
+    return tensors, {
+        "model": name, "architecture": model.config.architectures[0], "vocab_size": model.config.vocab_size,
+        "seed": seed,
+        "variants": {"weights": {
+            "prompts": entries,
+            "stats": {"bf16_nmse": float(f"{nmse:.3g}"), "bf16_max_dlogprob": float(f"{dlogprob:.3g}"),
+                      "min_top2_gap": min(min(e["top2_gap"]) for e in entries)},
+            "tolerance": {"nmse": float(f"{3 * nmse:.3g}"), "logprob": float(f"{3 * dlogprob:.3g}"),
+                          "near_tie": float(f"{1.5 * dlogprob:.3g}")}}}}
+
+
+def save_directory(model, config, storage, options, path):
+    """config.json as a public checkpoint has it, weights in one file or in shards with an index."""
+    path.mkdir(parents=True)
+    dtype = TORCH_TYPES[storage]
+    tensors = {k: v.detach().to(dtype).clone().contiguous() for k, v in model.state_dict().items()}
+    if config["tie_word_embeddings"] and not options.get("stored_head"):
+        tensors.pop("lm_head.weight", None)
+    full = {"bos_token_id": 0, "eos_token_id": 1, "torch_dtype": storage} | config
+    (path / "config.json").write_text(json.dumps(full, indent=1) + "\n")
+    (path / "generation_config.json").write_text(json.dumps(
+        {"bos_token_id": 0, "eos_token_id": full["eos_token_id"], "do_sample": True, "temperature": 0.7,
+         "top_p": 0.9}) + "\n")
+    golden_tokenizer.save(path)
+    shards = options.get("shards", 1)
+    if shards == 1:
+        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+        return
+    names = sorted(tensors)
+    index = {}
+    for i in range(shards):
+        file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
+        part = names[i::shards]
+        save_file({n: tensors[n] for n in part}, path / file, metadata={"format": "pt"})
+        index |= {n: file for n in part}
+    total = sum(t.numel() * t.element_size() for t in tensors.values())
+    (path / "model.safetensors.index.json").write_text(json.dumps(
+        {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}) + "\n")
+
+
+@torch.no_grad()
+def check_saved(path, facts, tensors, config):
+    """transformers must read from the files what the reference was computed with. (From a GGUF file it takes
+    the tensors only: it knows neither Qwen3's head size nor the scaled rotary frequencies there.)"""
+    where = dict(gguf_file=facts["file"], config=config) if "file" in facts else {}
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager", **where)
+    for i, entry in enumerate(facts["variants"]["weights"]["prompts"]):
+        expected = tensors[f"p{i}.logits"]
+        logits = model.eval()(torch.tensor([entry["ids"]])).logits[0][-len(expected):]
+        difference = float((logits - expected).abs().max())
+        assert difference < 1e-4, f"{path}: saved and computed models differ by {difference}"
+
+
+def build(name, out):
+    seed, config, storage, options = MODELS[name]
+    for attempt in range(200):
+        hf_config = AutoConfig.for_model(**config)
+        hf_config._attn_implementation = "eager"
+        model = AutoModelForCausalLM.from_config(hf_config).float().eval()
+        random_weights(model, 1000 * seed + attempt)
+        if name.startswith("gguf"):
+            blocks = golden_gguf.quantise(model.state_dict(), storage, config)
+            model.load_state_dict({k: torch.from_numpy(v) for k, v in golden_gguf.decode(blocks).items()},
+                                  strict=False)
+            model.tie_weights()
+        else:
+            cast_parameters(cast_parameters(model, TORCH_TYPES[storage]), torch.float32)
+        tensors, facts = reference(model, 1000 * seed + attempt, name)
+        if facts["variants"]["weights"]["stats"]["min_top2_gap"] >= MIN_LEAD:
+            break
+    else:
+        raise SystemExit(f"{name}: no seed with clear greedy tokens")
+    if name.startswith("gguf"):
+        facts["file"] = f"{name}.gguf"
+        facts["quantization"] = storage
+        golden_gguf.save(out / "models" / name / f"{name}.gguf", blocks, config)
+    else:
+        save_directory(model, config, storage, options, out / "models" / name)
+    check_saved(out / "models" / name, facts, tensors, model.config)
+    folder = out / "reference" / name
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "weights.safetensors")
+    (folder / "reference.json").write_text(json.dumps(facts) + "\n")
+    print(name, "attempt", attempt, facts["variants"]["weights"]["stats"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent)
+    parser.add_argument("--only", nargs="*", default=list(MODELS), help="names of models")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in args.only:
+        build(name, args.out)
+
+
+if __name__ == "__main__":
+    main()
