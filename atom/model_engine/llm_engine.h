@@ -10,6 +10,7 @@
 #include "atom/chat_template/chat_template.h"
 #include "atom/config.h"
 #include "atom/core/error.h"
+#include "atom/model_engine/executor.h"
 #include "atom/model_loader/checkpoint.h"
 #include "atom/model_loader/model_config.h"
 #include "atom/request_output.h"
@@ -44,10 +45,24 @@ struct GenerationResult {
   double tpot = 0;
 };
 
+// What an engine is made of, when it does not come from a checkpoint: any Executor, such as the scripted one
+// of tests/support.
+struct EngineParts {
+  std::unique_ptr<Executor> executor;
+  std::shared_ptr<const Tokenizer> tokenizer;  // nullptr: outputs carry token ids, no text
+  std::shared_ptr<const ChatTemplate> chat_template;  // nullptr: the model has none
+  ModelConfig model;  // vocab_size, eos_token_ids and max_position_embeddings are used
+  GenerationDefaults generation_defaults;
+  SchedulerConfig scheduler;
+  bool enable_prefix_caching = true;
+  uint64_t seed = 0;
+};
+
 class LLMEngine {
  public:
   // Resolves and loads the model, plans memory, starts the threads; logs phase times and the memory plan.
   static Result<std::unique_ptr<LLMEngine>> create(const EngineConfig& config);
+  static Result<std::unique_ptr<LLMEngine>> create_with(EngineParts parts);
   ~LLMEngine();  // aborts what is left
   LLMEngine(const LLMEngine&) = delete;
   LLMEngine& operator=(const LLMEngine&) = delete;

@@ -1,0 +1,231 @@
+#include "atom/model_engine/output_processor.h"
+
+#include <exception>
+#include <utility>
+
+#include "atom/core/log.h"
+
+namespace atom {
+namespace {
+
+Error output_error() {
+  return {.code = ErrorCode::kInternal, .message = "the output of this request could not be built", .param = {}};
+}
+
+}  // namespace
+
+OutputRequest::OutputRequest(RequestId id, const GenerationRequest& request, double arrival,
+                             const std::shared_ptr<const Tokenizer>& tokenizer, OutputCallback callback)
+    : id_(id),
+      callback_(std::move(callback)),
+      include_stop_(request.sampling.include_stop_str_in_output),
+      wants_logprobs_(request.sampling.logprobs.has_value()),
+      min_tokens_(request.sampling.min_tokens),
+      choices_(static_cast<size_t>(request.sampling.n)),
+      num_open_(request.sampling.n),
+      num_prompt_tokens_(static_cast<int64_t>(request.prompt_token_ids.size())),
+      arrival_(arrival) {
+  const SamplingParams& params = request.sampling;
+  const auto strings = std::make_shared<const StopStrings>(params.stop_strings);
+  for (int32_t i = 0; i < params.n; ++i) {
+    Choice& choice = choices_[static_cast<size_t>(i)];
+    choice.delta.index = i;
+    if (tokenizer) {
+      choice.detokenizer.emplace(tokenizer, params.skip_special_tokens, params.spaces_between_special_tokens);
+    }
+    if (!strings->empty()) {
+      choice.matcher.emplace(strings);
+    }
+  }
+  if (params.prompt_logprobs) {
+    prompt_logprobs_.resize(request.prompt_token_ids.size());
+  }
+}
+
+bool OutputRequest::apply(SequenceUpdate&& update, double now) {
+  Choice& choice = choices_[static_cast<size_t>(update.choice)];
+  if (choice.finished) {
+    return false;  // what a step computed beyond the end
+  }
+  num_cached_tokens_ = update.num_cached_tokens;
+  if (update.first_scheduled >= 0) {
+    timing_.queued = update.first_scheduled - arrival_;
+  }
+  if (update.prompt_logprobs) {
+    add_prompt_logprobs(std::move(*update.prompt_logprobs));
+  }
+  if (update.token && add_token(choice, std::move(*update.token), !update.ended_by_token || include_stop_, now)) {
+    return !update.finish_reason;
+  }
+  if (update.finish_reason) {
+    if (update.error) {
+      error_ = std::move(update.error);
+    }
+    const bool whole_text = *update.finish_reason != FinishReason::kError;
+    if (whole_text && choice.detokenizer && add_text(choice, choice.detokenizer->flush())) {
+      close(choice, FinishReason::kStop, now);
+      return false;
+    }
+    if (update.stop_token_id) {
+      choice.delta.stop_reason = *update.stop_token_id;
+    }
+    close(choice, *update.finish_reason, now);
+  }
+  return false;
+}
+
+bool OutputRequest::add_token(Choice& choice, SampledToken&& token, bool is_text, double now) {
+  if (!has_first_token_) {
+    has_first_token_ = true;
+    timing_.ttft = now - arrival_;
+  }
+  ++num_generated_tokens_;
+  ++choice.num_tokens;
+  choice.delta.token_ids.push_back(token.token_id);
+  if (wants_logprobs_) {
+    choice.delta.logprobs.push_back(std::move(token.logprobs));
+  }
+  if (is_text && choice.detokenizer && add_text(choice, choice.detokenizer->push(token.token_id))) {
+    close(choice, FinishReason::kStop, now);
+    return true;
+  }
+  return false;
+}
+
+bool OutputRequest::add_text(Choice& choice, std::string&& text) {
+  // Below min_tokens nothing can stop the choice.
+  if (!choice.matcher || choice.num_tokens <= min_tokens_) {
+    choice.delta.text += text;
+    return false;
+  }
+  if (!choice.matcher->append(text, include_stop_, choice.delta.text)) {
+    return false;
+  }
+  choice.delta.stop_reason = choice.matcher->matched();
+  return true;
+}
+
+void OutputRequest::close(Choice& choice, FinishReason reason, double now) {
+  if (choice.matcher && reason != FinishReason::kError) {
+    choice.matcher->flush(choice.delta.text);
+  }
+  choice.finished = true;
+  choice.delta.finish_reason = reason;
+  choice.detokenizer.reset();
+  choice.matcher.reset();
+  --num_open_;
+  timing_.latency = now - arrival_;
+}
+
+void OutputRequest::fail(const Error& error, double now) {
+  error_ = error;
+  for (Choice& choice : choices_) {
+    if (!choice.finished) {
+      close(choice, FinishReason::kError, now);
+    }
+  }
+}
+
+void OutputRequest::add_prompt_logprobs(PromptLogprobRows&& rows) {
+  for (size_t i = 0; i < rows.logprobs.size(); ++i) {
+    const size_t position = static_cast<size_t>(rows.first_position) + i;
+    if (position < prompt_logprobs_.size()) {
+      prompt_logprobs_[position] = std::move(rows.logprobs[i]);
+    }
+  }
+}
+
+void OutputRequest::emit() {
+  RequestOutput output;
+  for (Choice& choice : choices_) {
+    ChoiceDelta& delta = choice.delta;
+    // Token ids wait for the text they belong to.
+    const bool has_text = choice.detokenizer ? !delta.text.empty() : !delta.token_ids.empty();
+    if (has_text || delta.finish_reason) {
+      const int32_t index = delta.index;
+      output.choices.push_back(std::exchange(delta, ChoiceDelta{.index = index}));
+    }
+  }
+  if (output.choices.empty()) {
+    return;
+  }
+  output.request_id = id_;
+  output.finished = finished();
+  output.num_prompt_tokens = num_prompt_tokens_;
+  output.num_cached_tokens = num_cached_tokens_;
+  output.num_generated_tokens = num_generated_tokens_;
+  output.prompt_logprobs = std::exchange(prompt_logprobs_, {});
+  output.timing = timing_;
+  output.error = error_;
+  callback_(std::move(output));
+}
+
+void OutputProcessor::process(std::vector<OutputBatch>& batches) {
+  for (OutputBatch& batch : batches) {
+    for (std::unique_ptr<OutputRequest>& request : batch.added) {
+      const RequestId id = request->id();
+      requests_.emplace(id, std::move(request));
+    }
+    for (SequenceUpdate& update : batch.updates) {
+      apply(std::move(update), batch.now);
+    }
+    if (batch.fatal) {
+      for (const auto& [id, request] : requests_) {
+        request->fail(*batch.fatal, batch.now);
+        touch(*request);
+      }
+    }
+  }
+  for (OutputRequest* request : touched_) {
+    request->touched_ = false;
+    emit(*request);
+  }
+  touched_.clear();
+}
+
+void OutputProcessor::apply(SequenceUpdate&& update, double now) {
+  const auto found = requests_.find(update.request_id);
+  if (found == requests_.end()) {
+    return;  // it ended on a stop string, or its callback failed
+  }
+  OutputRequest& request = *found->second;
+  touch(request);
+  const int32_t choice = update.choice;
+  try {
+    if (request.apply(std::move(update), now)) {
+      hooks_.stop_choice(request.id(), choice);
+    }
+  } catch (const std::exception& error) {
+    // Out of memory, in practice: this request ends, the others go on.
+    log_error("request {}: {}", request.id(), error.what());
+    request.fail(output_error(), now);
+    hooks_.abort(request.id());
+  }
+}
+
+void OutputProcessor::touch(OutputRequest& request) {
+  if (!request.touched_) {
+    request.touched_ = true;
+    touched_.push_back(&request);
+  }
+}
+
+void OutputProcessor::emit(OutputRequest& request) {
+  const RequestId id = request.id();
+  bool delivered = true;
+  try {
+    request.emit();
+  } catch (const std::exception& error) {
+    log_error("request {}: its callback failed: {}", id, error.what());
+    delivered = false;
+  }
+  if (!delivered && !request.finished()) {
+    hooks_.abort(id);
+  }
+  if (!delivered || request.finished()) {
+    requests_.erase(id);
+    hooks_.done(id);
+  }
+}
+
+}  // namespace atom
