@@ -58,20 +58,58 @@ void BpeModel::add_rank_merges() {
   }
 }
 
-Status BpeModel::add_merge(std::string_view left, std::string_view right) {
-  grow_merges();
-  std::string joined(left);
-  joined += right;
-  const int32_t ids[3] = {vocab_.find(left), vocab_.find(right), vocab_.find(joined)};
-  const std::string_view parts[3] = {left, right, joined};
-  for (int i = 0; i < 3; ++i) {
-    if (ids[i] < 0) {
-      return make_error(ErrorCode::kInvalidArgument,
-                        "merge {} (\"{}\" + \"{}\") needs the token \"{}\", which is not in the vocabulary",
-                        num_merges_, left.substr(0, 100), right.substr(0, 100), parts[i].substr(0, 100));
+Status BpeModel::add_merges(std::span<const Merge> merges) {
+  constexpr size_t kBlock = 32;
+  if (merges_.empty()) reserve_merges(merges.size());
+  for (size_t i = 0; i < merges.size(); i += kBlock) {
+    ATOM_RETURN_IF_ERROR(add_merge_block(merges.subspan(i, std::min(kBlock, merges.size() - i))));
+  }
+  return {};
+}
+
+Status BpeModel::add_merge_block(std::span<const Merge> merges) {
+  // Left and right stand next to each other in `text`, which makes their concatenation a key as well.
+  std::string text;
+  std::vector<size_t> ends;
+  std::vector<std::string_view> keys;
+  std::vector<int32_t> ids(merges.size() * 3);
+  bool outside_alphabet = false;
+  for (const Merge& m : merges) {
+    for (const std::string_view part : {m.left, m.right}) {
+      if (!vocab_.byte_level()) {
+        text += part;
+      } else if (!append_alphabet_bytes(part, text)) {
+        outside_alphabet = true;
+      }
+      ends.push_back(text.size());
     }
   }
-  insert_merge(pair_key(ids[0], ids[1]), uint64_t{num_merges_++} << 32 | static_cast<uint32_t>(ids[2]));
+  const std::string_view all = text;
+  for (size_t i = 0; i < merges.size(); ++i) {
+    const size_t begin = i == 0 ? 0 : ends[2 * i - 1], middle = ends[2 * i], end = ends[2 * i + 1];
+    keys.push_back(all.substr(begin, middle - begin));
+    keys.push_back(all.substr(middle, end - middle));
+    keys.push_back(all.substr(begin, end - begin));
+  }
+  vocab_.find_bytes_many(keys, ids.data());
+  for (size_t i = 0; i < merges.size(); ++i) {
+    const auto& [left, right] = merges[i];
+    const std::string joined = std::string(left) + std::string(right);
+    const std::string_view parts[3] = {left, right, joined};
+    for (int k = 0; k < 3; ++k) {
+      if (outside_alphabet) ids[3 * i + k] = vocab_.find(parts[k]);
+      if (ids[3 * i + k] >= 0) continue;
+      return make_error(ErrorCode::kInvalidArgument,
+                        "merge {} (\"{}\" + \"{}\") needs the token \"{}\", which is not in the vocabulary",
+                        num_merges_ + i, left.substr(0, 100), right.substr(0, 100), parts[k].substr(0, 100));
+    }
+    __builtin_prefetch(&merges_[mix_hash(pair_key(ids[3 * i], ids[3 * i + 1])) & merge_mask_]);
+  }
+  for (size_t i = 0; i < merges.size(); ++i) {
+    grow_merges();
+    insert_merge(pair_key(ids[3 * i], ids[3 * i + 1]),
+                 uint64_t{num_merges_++} << 32 | static_cast<uint32_t>(ids[3 * i + 2]));
+  }
   return {};
 }
 
@@ -96,6 +134,22 @@ void BpeModel::set_options(const BpeOptions& options) {
     }
     all_bytes_ &= byte_ids_[b] >= 0;
   }
+  if (!seams_are_safe()) return;
+  seams_ = std::make_unique<SeamTable>();
+  for (int32_t id = 0; id < vocab_.size(); ++id) seams_->add_token(vocab_.bytes(id));
+}
+
+// Cutting is exact when the first symbols of a piece do not depend on its neighbours (nothing vanishes or
+// fuses into an unknown token) and a merge always joins neighbouring text.
+bool BpeModel::seams_are_safe() const {
+  if (!all_bytes_) return false;
+  if (options_.byte_level) return true;
+  if (!options_.byte_fallback) return false;
+  std::vector<bool> is_fallback(vocab_.size(), false);
+  for (const int32_t id : byte_ids_) is_fallback[id] = true;
+  return std::none_of(merges_.begin(), merges_.end(), [&](const MergeSlot& m) {
+    return m.pair != kNoPair && (is_fallback[m.pair >> 32] || is_fallback[m.pair & UINT32_MAX]);
+  });
 }
 
 int BpeModel::fallback_byte(int32_t id) const {
@@ -208,11 +262,40 @@ void BpeModel::merge_long(BpeScratch& s) const {
 
 void BpeModel::encode_word(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& out) const {
   if (word.empty()) return;
+  // Looking for seams pays where words seldom repeat: long ones, and those of scripts without spaces.
+  const bool cut = seams_ && (word.size() > WordCache::kMaxWord ||
+                              (word.size() >= 6 && static_cast<uint8_t>(word.back()) >= 0x80));
+  if (!cut) {
+    encode_piece(word, true, scratch, out);
+    return;
+  }
+  if (options_.ignore_merges && word.size() <= vocab_.longest_token()) {
+    if (const int32_t whole = vocab_.find_bytes(word); whole >= 0) {
+      out.push_back(whole);
+      return;
+    }
+  }
+  size_t begin = 0, left = 0;
+  for (size_t at = utf8_length(word[0]); at < word.size();) {
+    const size_t n = utf8_length(word[at]);
+    if (seams_->is_seam(word.substr(left, at - left), word.substr(at, n))) {
+      encode_piece(word.substr(begin, at - begin), false, scratch, out);
+      begin = at;
+    }
+    left = at;
+    at += n;
+  }
+  encode_piece(word.substr(begin), false, scratch, out);
+}
+
+void BpeModel::encode_piece(std::string_view word, bool whole_word, BpeScratch& scratch,
+                            std::vector<int32_t>& out) const {
+  const bool whole_entries = options_.ignore_merges && whole_word;
   const bool cacheable = word.size() <= WordCache::kMaxWord;
   WordCache::Key key;
   WordCache::Entry* entry = nullptr;
   if (cacheable) {
-    key = WordCache::make_key(word);
+    key = WordCache::make_key(word, whole_entries);
     entry = &scratch.cache.slot(key);
     if (WordCache::matches(*entry, key)) {
       out.insert(out.end(), entry->ids, entry->ids + WordCache::num_ids(*entry));
@@ -220,7 +303,7 @@ void BpeModel::encode_word(std::string_view word, BpeScratch& scratch, std::vect
     }
   }
   const int32_t whole =
-      options_.ignore_merges && word.size() <= vocab_.longest_token() ? vocab_.find_bytes(word) : -1;
+      whole_entries && word.size() <= vocab_.longest_token() ? vocab_.find_bytes(word) : -1;
   if (whole >= 0) {
     scratch.symbols.assign(1, whole);
   } else {

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "atom/core/error.h"
+#include "atom/tokenizer/seam_table.h"
 #include "atom/tokenizer/vocab.h"
 #include "atom/tokenizer/word_cache.h"
 
@@ -31,16 +34,19 @@ struct BpeScratch {
 
 class BpeModel {
  public:
-  // Merges in order of rank. `left`, `right` and their concatenation must be entries of the vocabulary.
+  // Merges in order of rank. Left, right and their concatenation must be entries of the vocabulary.
   // Errors name the entry that is missing.
-  Status add_merge(std::string_view left, std::string_view right);
+  struct Merge {
+    std::string_view left, right;
+  };
+  Status add_merges(std::span<const Merge> merges);
   // Merges of a vocabulary of ranks (tiktoken): any two entries whose concatenation is an entry merge, the
-  // lowest id of the concatenation first. Instead of add_merge().
+  // lowest id of the concatenation first. Instead of add_merges().
   void add_rank_merges();
-  void reserve_merges(size_t n);
-  // The vocabulary is finished (Vocab::finish) before the first add_merge.
+  // The vocabulary is finished (Vocab::finish) before the first merge is added.
   Vocab& vocab() { return vocab_; }
   const Vocab& vocab() const { return vocab_; }
+  // After the merges.
   void set_options(const BpeOptions& options);
   const BpeOptions& options() const { return options_; }
 
@@ -58,9 +64,14 @@ class BpeModel {
   static constexpr uint64_t kNoPair = UINT64_MAX;
   static constexpr uint64_t kNoMerge = UINT64_MAX;
 
+  void reserve_merges(size_t n);
+  Status add_merge_block(std::span<const Merge> merges);
   uint64_t merge_of(int32_t left, int32_t right) const;
   void grow_merges();
   void insert_merge(uint64_t pair, uint64_t value);
+  bool seams_are_safe() const;
+  void encode_piece(std::string_view piece, bool whole_word, BpeScratch& scratch,
+                    std::vector<int32_t>& out) const;
   void first_symbols(std::string_view word, std::vector<int32_t>& symbols) const;
   void merge_short(BpeScratch& scratch) const;
   void merge_long(BpeScratch& scratch) const;
@@ -73,6 +84,7 @@ class BpeModel {
   size_t filled_ = 0;
   int32_t byte_ids_[256];  // byte_level: entry of the byte; else <0xNN>; -1 when there is none
   bool all_bytes_ = false;
+  std::unique_ptr<SeamTable> seams_;  // null: words are never cut
 };
 
 }  // namespace atom

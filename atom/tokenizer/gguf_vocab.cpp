@@ -128,7 +128,8 @@ Status name_special_tokens(const GgufVocab& v, TokenizerParts& parts) {
 }
 
 Status add_merges(const GgufVocab& v, BpeModel& model) {
-  model.reserve_merges(v.merges.size());
+  std::vector<BpeModel::Merge> merges;
+  merges.reserve(v.merges.size());
   for (size_t i = 0; i < v.merges.size(); ++i) {
     const std::string_view merge = v.merges[i];
     const size_t space = merge.find(' ', 1);
@@ -136,9 +137,9 @@ Status add_merges(const GgufVocab& v, BpeModel& model) {
       return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.merges[{}] is not two tokens with a space",
                         i);
     }
-    ATOM_RETURN_IF_ERROR(model.add_merge(merge.substr(0, space), merge.substr(space + 1)));
+    merges.push_back({merge.substr(0, space), merge.substr(space + 1)});
   }
-  return {};
+  return model.add_merges(merges);
 }
 
 Status build_byte_level(const GgufVocab& v, TokenizerParts& parts) {
@@ -160,13 +161,13 @@ Status build_byte_level(const GgufVocab& v, TokenizerParts& parts) {
 // Written as merges: every way to cut a token in two, by score, ties as the tokenizer.json converters have
 // them.
 Status add_scored_merges(const GgufVocab& v, BpeModel& model) {
-  struct Merge {
+  struct Cut {
     float score;
     int32_t token, left, right;
     uint32_t left_size;
   };
   const Vocab& vocab = model.vocab();
-  std::vector<Merge> merges;
+  std::vector<Cut> cuts;
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     if (type_of(v, i) != kNormal && type_of(v, i) != kUserDefined) continue;
     const std::string_view token = v.tokens[i];
@@ -175,20 +176,21 @@ Status add_scored_merges(const GgufVocab& v, BpeModel& model) {
       const int32_t left = vocab.find(token.substr(0, cut));
       const int32_t right = left < 0 ? -1 : vocab.find(token.substr(cut));
       if (right < 0) continue;
-      merges.push_back({v.scores[i], static_cast<int32_t>(i), left, right, static_cast<uint32_t>(cut)});
+      cuts.push_back({v.scores[i], static_cast<int32_t>(i), left, right, static_cast<uint32_t>(cut)});
     }
   }
-  std::stable_sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) {
+  std::stable_sort(cuts.begin(), cuts.end(), [](const Cut& a, const Cut& b) {
     if (a.score != b.score) return a.score > b.score;
     if (a.token != b.token) return a.token < b.token;
     return a.left != b.left ? a.left < b.left : a.right < b.right;
   });
-  model.reserve_merges(merges.size());
-  for (const Merge& m : merges) {
-    const std::string_view token = v.tokens[m.token];
-    ATOM_RETURN_IF_ERROR(model.add_merge(token.substr(0, m.left_size), token.substr(m.left_size)));
+  std::vector<BpeModel::Merge> merges;
+  merges.reserve(cuts.size());
+  for (const Cut& c : cuts) {
+    const std::string_view token = v.tokens[c.token];
+    merges.push_back({token.substr(0, c.left_size), token.substr(c.left_size)});
   }
-  return {};
+  return model.add_merges(merges);
 }
 
 Status build_sentencepiece(const GgufVocab& v, TokenizerParts& parts) {

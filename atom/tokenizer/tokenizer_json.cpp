@@ -48,11 +48,13 @@ Status load_model(const TokenizerDocument& doc, const json::object& root, bool b
   }
   ATOM_RETURN_IF_ERROR(refuse_unsupported_model(model));
   ATOM_RETURN_IF_ERROR(load_vocab(doc, byte_level, parts.model.vocab()));
-  parts.model.reserve_merges(doc.merge_parts.size() / 2);
+  std::vector<BpeModel::Merge> merges;
+  merges.reserve(doc.merge_parts.size() / 2);
   for (size_t i = 0; i + 1 < doc.merge_parts.size(); i += 2) {
-    if (auto added = parts.model.add_merge(doc.merge_parts[i], doc.merge_parts[i + 1]); !added) {
-      return make_error(added.error().code, "model.merges: {}", added.error().message);
-    }
+    merges.push_back({doc.merge_parts[i], doc.merge_parts[i + 1]});
+  }
+  if (auto added = parts.model.add_merges(merges); !added) {
+    return make_error(added.error().code, "model.merges: {}", added.error().message);
   }
   BpeOptions options{.byte_level = byte_level};
   ATOM_ASSIGN_OR_RETURN(options.byte_fallback, model.boolean("byte_fallback", false));

@@ -62,23 +62,53 @@ void Vocab::build_bytes() {
 
 bool Vocab::insert(Index& index, int32_t id, int32_t* other) const {
   const std::string_view key = bytes(id);
-  for (size_t i = hash_bytes(key) & index.mask;; i = (i + 1) & index.mask) {
-    if (index.slots[i] < 0) {
-      index.slots[i] = id;
+  const uint64_t hash = hash_bytes(key);
+  const auto tag = static_cast<uint32_t>(hash >> 32);
+  for (size_t i = hash & index.mask;; i = (i + 1) & index.mask) {
+    Slot& slot = index.slots[i];
+    if (slot.id < 0) {
+      slot = {id, tag};
       return true;
     }
-    if (bytes(index.slots[i]) == key) {
-      *other = index.slots[i];
+    if (slot.tag == tag && bytes(slot.id) == key) {
+      *other = slot.id;
       return false;
     }
   }
 }
 
 int32_t Vocab::lookup(const Index& index, std::string_view key) const {
-  if (index.slots.empty()) return -1;
-  for (size_t i = hash_bytes(key) & index.mask;; i = (i + 1) & index.mask) {
-    const int32_t id = index.slots[i];
-    if (id < 0 || bytes(id) == key) return id;
+  return index.slots.empty() ? -1 : lookup(index, key, hash_bytes(key));
+}
+
+int32_t Vocab::lookup(const Index& index, std::string_view key, uint64_t hash) const {
+  const auto tag = static_cast<uint32_t>(hash >> 32);
+  for (size_t i = hash & index.mask;; i = (i + 1) & index.mask) {
+    const Slot& slot = index.slots[i];
+    if (slot.id < 0 || (slot.tag == tag && bytes(slot.id) == key)) return slot.id;
+  }
+}
+
+void Vocab::find_bytes_many(std::span<const std::string_view> keys, int32_t* ids) const {
+  constexpr size_t kBatch = 32;
+  uint64_t hashes[kBatch];
+  const std::vector<Entry>& entries = byte_level_ ? byte_entries_ : entries_;
+  const std::string& arena = byte_level_ ? byte_arena_ : arena_;
+  for (size_t begin = 0; begin < keys.size(); begin += kBatch) {
+    const size_t n = std::min(kBatch, keys.size() - begin);
+    for (size_t i = 0; i < n; ++i) {
+      hashes[i] = hash_bytes(keys[begin + i]);
+      __builtin_prefetch(&index_.slots[hashes[i] & index_.mask]);
+    }
+    for (size_t i = 0; i < n; ++i) {
+      const Slot& slot = index_.slots[hashes[i] & index_.mask];
+      if (slot.id >= 0) __builtin_prefetch(&entries[slot.id]);
+    }
+    for (size_t i = 0; i < n; ++i) {
+      const Slot& slot = index_.slots[hashes[i] & index_.mask];
+      if (slot.id >= 0) __builtin_prefetch(arena.data() + entries[slot.id].offset);
+    }
+    for (size_t i = 0; i < n; ++i) ids[begin + i] = lookup(index_, keys[begin + i], hashes[i]);
   }
 }
 
@@ -87,9 +117,9 @@ Status Vocab::finish(bool byte_level) {
   if (byte_level) build_bytes();
   size_t num_other = 0;
   for (const Entry& e : byte_entries_) num_other += e.length == kAbsent;
-  index_.slots.assign(table_size(num_tokens_), -1);
+  index_.slots.assign(table_size(num_tokens_), {});
   index_.mask = index_.slots.size() - 1;
-  other_index_.slots.assign(num_other ? table_size(num_other) : 0, -1);
+  other_index_.slots.assign(num_other ? table_size(num_other) : 0, {});
   other_index_.mask = other_index_.slots.size() - 1;
   for (int32_t id = 0; id < size(); ++id) {
     if (!has(id)) continue;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,7 @@ class Vocab {
   // byte_level: entries are written in the GPT-2 byte alphabet. Errors: two ids for one string.
   Status finish(bool byte_level);
 
+  bool byte_level() const { return byte_level_; }
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }  // largest id + 1
   size_t num_tokens() const { return num_tokens_; }
   bool has(int64_t id) const { return id >= 0 && id < size() && entries_[id].length != kAbsent; }
@@ -36,6 +38,8 @@ class Vocab {
   int32_t find(std::string_view token) const;
   // Looks up raw bytes in a byte_level vocabulary, else the same as find().
   int32_t find_bytes(std::string_view bytes) const;
+  // find_bytes() of many keys at once; faster than one by one, since the cache misses overlap.
+  void find_bytes_many(std::span<const std::string_view> keys, int32_t* ids) const;
   size_t longest_token() const { return longest_; }  // in bytes(), largest length of all
 
  private:
@@ -44,15 +48,20 @@ class Vocab {
     uint32_t offset = 0;
     uint32_t length = kAbsent;
   };
-  // Open addressing; a slot is an id or -1. The key of an id is bytes(id).
+  // Open addressing; an empty slot has id -1. The key of an id is bytes(id).
+  struct Slot {
+    int32_t id = -1;
+    uint32_t tag = 0;  // upper half of the hash
+  };
   struct Index {
-    std::vector<int32_t> slots;
+    std::vector<Slot> slots;
     size_t mask = 0;
   };
 
   void build_bytes();
   bool insert(Index& index, int32_t id, int32_t* other) const;
   int32_t lookup(const Index& index, std::string_view key) const;
+  int32_t lookup(const Index& index, std::string_view key, uint64_t hash) const;
 
   bool byte_level_ = false;
   size_t num_tokens_ = 0;

@@ -18,7 +18,7 @@ class WordCache {
   static constexpr size_t kNumEntries = 1 << 14;  // 1 MiB
 
   struct alignas(64) Entry {
-    uint64_t key[4] = {};  // the word, zero padded; byte 30: its length + 1
+    uint64_t key[4] = {};  // the word, zero padded; byte 30: its length + 1, and the flag
     int32_t ids[kMaxIds] = {};
   };
   static_assert(sizeof(Entry) == 64);
@@ -27,11 +27,11 @@ class WordCache {
     uint64_t words[4];
   };
 
-  // word.size() <= kMaxWord. `readable`: bytes that may be read from word.data() on.
-  static Key make_key(std::string_view word) {
+  // word.size() <= kMaxWord. The same word may have other ids with and without `flag`.
+  static Key make_key(std::string_view word, bool flag) {
     Key key{};
     std::memcpy(key.words, word.data(), word.size());
-    reinterpret_cast<uint8_t*>(key.words)[30] = static_cast<uint8_t>(word.size() + 1);
+    reinterpret_cast<uint8_t*>(key.words)[30] = static_cast<uint8_t>((word.size() + 1) | (flag ? 0x80 : 0));
     return key;
   }
 
