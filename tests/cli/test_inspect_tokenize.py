@@ -29,7 +29,7 @@ def test_the_plan_follows_the_flags(atom, demo_model):
     assert fp8["num_blocks"] > 1.5 * small["num_blocks"]
 
 
-@pytest.mark.parametrize("command", ["inspect", "tokenize"])
+@pytest.mark.parametrize("command", ["inspect", "tokenize", "generate", "chat"])
 def test_a_model_that_is_not_there(atom, command, tmp_path):
     flags = ["--server-port", "0"] if command == "serve" else []
     result = atom(command, "--model", str(tmp_path / "no such model"), *flags, stdin="hello\n")
@@ -42,7 +42,7 @@ def test_a_model_that_is_not_there(atom, command, tmp_path):
 def test_a_broken_file_is_refused_in_one_line(atom, tmp_path, content):
     file = tmp_path / "broken.gguf"
     file.write_bytes(content)
-    for command in ["inspect", "tokenize"]:
+    for command in ["inspect", "tokenize", "generate", "chat"]:
         result = atom(command, "--model", str(file), stdin="x\n")
         assert result.returncode == 1
         assert len(result.stderr.splitlines()) == 1 and "broken.gguf" in result.stderr

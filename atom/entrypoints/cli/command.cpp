@@ -18,8 +18,8 @@ struct Command {
 
 constexpr Command kCommands[] = {
     {"serve", "OpenAI-compatible HTTP server", nullptr},
-    {"generate", "complete one prompt and print the text as it comes", nullptr},
-    {"chat", "talk to a model in the terminal or through a pipe", nullptr},
+    {"generate", "complete one prompt and print the text as it comes", generate_command},
+    {"chat", "talk to a model in the terminal or through a pipe", chat_command},
     {"tokenize", "text lines to token ids, or back with --decode", tokenize_command},
     {"render", "render chat templates: JSON lines in, JSON lines out", nullptr},
     {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", inspect_command},
