@@ -7,8 +7,10 @@ when that package moves to a newer Unicode, and look at the diff.
 
     python3 scripts/generate_unicode_table.py > atom/tokenizer/unicode_table.cpp
 """
+import unicodedata
+
 import tokenizers
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 # Order = enum CharClass in atom/tokenizer/unicode.h.
 CLASSES = ["kOther", "kLu", "kLl", "kLt", "kLm", "kLo", "kMark", "kNumber", "kPunct", "kSymbol", "kSpace",
@@ -45,6 +47,23 @@ def classify():
     return classes
 
 
+def unordered_marks():
+    """Marks that the package's normalisers do not know (they move no mark across them), as ranges."""
+    nfc = normalizers.NFC()
+    ranges = []
+    for c in sorted(members(r"\p{M}")):
+        mark = chr(c)
+        if unicodedata.combining(mark) == 0 and unicodedata.category(mark) != "Cn":
+            continue
+        if any(nfc.normalize_str(text) != text for text in ("q\u0301" + mark, "q" + mark + "\u0334")):
+            continue
+        if ranges and ranges[-1][1] == c - 1:
+            ranges[-1][1] = c
+        else:
+            ranges.append([c, c])
+    return ranges
+
+
 def main():
     classes = classify()
     runs, start = [], 0
@@ -56,6 +75,7 @@ def main():
           f"{tokenizers.__version__}; do not edit.\n"
           "// Character classes of U+0000..U+10FFFF as runs: length * 32 + class (enum CharClass in "
           "unicode.h).\n"
+          "#include <iterator>\n\n"
           '#include "atom/tokenizer/unicode.h"\n\n'
           "namespace atom::detail {\n\n"
           "// clang-format off\n"
@@ -70,6 +90,11 @@ def main():
     print(line)
     print("};\n// clang-format on\n"
           f"const size_t kNumClassRuns = {len(runs)};\n\n"
+          "// Combining marks that the package's normalisers do not know yet (first, last).\n"
+          "const uint32_t kUnorderedMarks[][2] = {")
+    for first, last in unordered_marks():
+        print(f"    {{0x{first:04X}, 0x{last:04X}}},")
+    print("};\nconst size_t kNumUnorderedMarks = std::size(kUnorderedMarks);\n\n"
           "}  // namespace atom::detail")
 
 

@@ -21,16 +21,52 @@ int utf8proc_options(UnicodeForm form) {
   return 0;
 }
 
-bool apply(const UnicodeStep& step, std::string_view text, std::string& out) {
-  if (step.form == UnicodeForm::kNfc && is_certainly_nfc(text)) return false;
+// Characters that the reference never moves and never joins to another, unlike utf8proc: marks younger
+// than the reference's Unicode, U+11A7 (utf8proc 2.8 drops it after a Hangul syllable) and U+11930 (a pair
+// that was added in Unicode 13).
+bool is_copied_as_is(char32_t c) {
+  if (c == 0x11A7 || c == 0x11930) return true;
+  if (c < detail::kUnorderedMarks[0][0]) return false;
+  for (size_t i = 0; i < detail::kNumUnorderedMarks; ++i) {
+    if (c < detail::kUnorderedMarks[i][0]) return false;
+    if (c <= detail::kUnorderedMarks[i][1]) return true;
+  }
+  return false;
+}
+
+// First such character at or after `from`, or the end.
+size_t find_copied_as_is(std::string_view text, size_t from) {
+  constexpr uint8_t kFirstLead = 0xDF;  // U+07C0 and up
+  for (size_t i = from; i < text.size(); ++i) {
+    const auto b = static_cast<uint8_t>(text[i]);
+    if (b >= kFirstLead && is_copied_as_is(decode_utf8(text.data() + i).value)) return i;
+  }
+  return text.size();
+}
+
+void append_normalized(UnicodeForm form, std::string_view text, std::string& out) {
   utf8proc_uint8_t* mapped = nullptr;
   const utf8proc_ssize_t n =
       utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
                    static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-                   static_cast<utf8proc_option_t>(utf8proc_options(step.form)));
+                   static_cast<utf8proc_option_t>(utf8proc_options(form)));
   ATOM_CHECK(n >= 0) << "utf8proc: " << utf8proc_errmsg(n);  // the text is well-formed
-  out.assign(reinterpret_cast<const char*>(mapped), static_cast<size_t>(n));
+  out.append(reinterpret_cast<const char*>(mapped), static_cast<size_t>(n));
   std::free(mapped);
+}
+
+bool apply(const UnicodeStep& step, std::string_view text, std::string& out) {
+  if (step.form == UnicodeForm::kNfc && is_certainly_nfc(text)) return false;
+  out.clear();
+  for (size_t at = 0; at < text.size();) {
+    const size_t mark = find_copied_as_is(text, at);
+    append_normalized(step.form, text.substr(at, mark - at), out);
+    at = mark;
+    if (mark == text.size()) break;
+    const size_t n = utf8_length(text[mark]);
+    out.append(text, mark, n);
+    at += n;
+  }
   return true;
 }
 

@@ -36,6 +36,9 @@ constexpr bool contains(CharSet set, CharClass c) { return (set >> c) & 1; }
 namespace detail {
 extern const uint32_t kClassRuns[];
 extern const size_t kNumClassRuns;
+// Combining marks that the normalisers of the reference do not know: to them these are plain characters.
+extern const uint32_t kUnorderedMarks[][2];  // first, last
+extern const size_t kNumUnorderedMarks;
 
 struct ClassTable {
   uint8_t ascii[128];
