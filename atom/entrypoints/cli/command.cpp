@@ -21,7 +21,7 @@ constexpr Command kCommands[] = {
     {"generate", "complete one prompt and print the text as it comes", generate_command},
     {"chat", "talk to a model in the terminal or through a pipe", chat_command},
     {"tokenize", "text lines to token ids, or back with --decode", tokenize_command},
-    {"render", "render chat templates: JSON lines in, JSON lines out", nullptr},
+    {"render", "render chat templates: JSON lines in, JSON lines out", render_command},
     {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", inspect_command},
     {"profile", nullptr, nullptr},
     {"bench", nullptr, nullptr},

@@ -80,7 +80,9 @@ std::string FlagSet::help() const {
       append_wrapped(out, right_column(flag.spec), kTextColumn, kIndent + left.size());
     }
   }
-  out += "\nDefaults are in [brackets]. Every long flag may be written with - or _.\n";
+  if (!flags_.empty()) {
+    out += "\nDefaults are in [brackets]. Every long flag may be written with - or _.\n";
+  }
   return out;
 }
 
