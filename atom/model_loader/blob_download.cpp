@@ -21,22 +21,27 @@ namespace atom {
 namespace {
 
 int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 bool is_hex(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 Status file_error(const std::filesystem::path& path, int error_number) {
   const bool full = error_number == ENOSPC || error_number == EDQUOT;
-  return make_error(full ? ErrorCode::kResourceExhausted : ErrorCode::kInvalidArgument, "{}: {}{}", printable(path),
-                    std::strerror(error_number), full ? " (free some space and start again: the download resumes)" : "");
+  return make_error(full ? ErrorCode::kResourceExhausted : ErrorCode::kInvalidArgument, "{}: {}{}",
+                    printable(path), std::strerror(error_number),
+                    full ? " (free some space and start again: the download resumes)" : "");
 }
 
 class FileLock {
  public:
-  static Result<std::unique_ptr<FileLock>> acquire(const std::filesystem::path& path, const std::string& name) {
+  static Result<std::unique_ptr<FileLock>> acquire(const std::filesystem::path& path,
+                                                   const std::string& name) {
     std::unique_ptr<FileLock> lock(new FileLock());
     lock->fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (lock->fd_ < 0) return std::unexpected(file_error(path, errno).error());
@@ -92,10 +97,14 @@ class PartialFile {
 
   Status append(std::span<const std::byte> data) {
     if (static_cast<int64_t>(data.size()) > blob_.size - size_) {
-      return make_error(ErrorCode::kDataLoss, "the server sends more than it announced (found over {} bytes, expected {})", blob_.size, blob_.size);
+      return make_error(
+          ErrorCode::kDataLoss,
+          "the server sends more than it announced (found over {} bytes, expected {})", blob_.size,
+          blob_.size);
     }
     for (size_t used = 0; used < data.size();) {
-      const ssize_t count = pwrite(fd_, data.data() + used, data.size() - used, size_ + static_cast<int64_t>(used));
+      const ssize_t count =
+          pwrite(fd_, data.data() + used, data.size() - used, size_ + static_cast<int64_t>(used));
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) return file_error(path_, errno);
       used += static_cast<size_t>(count);
@@ -142,19 +151,25 @@ class PartialFile {
 // Does the 206 answer start where we asked?
 bool continues_at(const HttpResponse& response, int64_t begin, int64_t total) {
   const std::string range = response.header("content-range");
-  return range.starts_with(str_format("bytes {}-", begin)) && (range.ends_with(str_format("/{}", total)) || range.ends_with("/*"));
+  return range.starts_with(str_format("bytes {}-", begin)) &&
+         (range.ends_with(str_format("/{}", total)) || range.ends_with("/*"));
 }
 
 // One GET; what arrives is in `file` even when it ends in an error.
 Status fetch_rest(HttpClient& http, const BlobRequest& blob, PartialFile& file) {
   const int64_t begin = file.size();
   bool first = true;
-  HttpRequest request{.url = blob.url, .bearer_token = blob.bearer_token, .follow_redirects = true, .range_begin = begin};
+  HttpRequest request{.url = blob.url,
+                      .bearer_token = blob.bearer_token,
+                      .follow_redirects = true,
+                      .range_begin = begin};
   request.max_body = 64 << 10;
   request.sink = [&](const HttpResponse& response, std::span<const std::byte> data) -> Status {
-    if (first && begin > 0 && !(response.status == 206 && continues_at(response, begin, blob.size))) {
+    if (first && begin > 0 &&
+        !(response.status == 206 && continues_at(response, begin, blob.size))) {
       ATOM_RETURN_IF_ERROR(file.truncate());
-      if (response.status == 206) return make_error(ErrorCode::kUnavailable, "the server answers with another range");
+      if (response.status == 206)
+        return make_error(ErrorCode::kUnavailable, "the server answers with another range");
     }
     first = false;
     return file.append(data);
@@ -165,7 +180,9 @@ Status fetch_rest(HttpClient& http, const BlobRequest& blob, PartialFile& file) 
     ATOM_RETURN_IF_ERROR(file.truncate());
     return make_error(ErrorCode::kUnavailable, "the server refuses the range");
   }
-  return make_error(is_retryable_status(response.status) ? ErrorCode::kUnavailable : ErrorCode::kNotFound, "HTTP status {}", response.status);
+  return make_error(
+      is_retryable_status(response.status) ? ErrorCode::kUnavailable : ErrorCode::kNotFound,
+      "HTTP status {}", response.status);
 }
 
 // Until the file has all its bytes.
@@ -176,7 +193,9 @@ Status fetch_all(HttpClient& http, const BlobRequest& blob, PartialFile& file) {
     Status status = fetch_rest(http, blob, file);
     if (file.size() >= blob.size) break;
     if (status) {
-      status = make_error(ErrorCode::kUnavailable, "the transfer ended early (found {} bytes, expected {})", file.size(), blob.size);
+      status = make_error(ErrorCode::kUnavailable,
+                          "the transfer ended early (found {} bytes, expected {})", file.size(),
+                          blob.size);
     }
     if (status.error().code != ErrorCode::kUnavailable) return status;
     failures = file.size() > before ? 1 : failures + 1;
@@ -198,11 +217,13 @@ Status download_locked(HttpClient& http, const BlobRequest& blob, DownloadProgre
     }
     if (file.matches()) return file.publish();
     if (!resumed) break;
-    log_warning("{}: what an earlier download left does not fit, starting over", printable(blob.name));
+    log_warning("{}: what an earlier download left does not fit, starting over",
+                printable(blob.name));
     ATOM_RETURN_IF_ERROR(file.truncate());
   }
   file.remove();
-  return make_error(ErrorCode::kDataLoss, "checksum mismatch after download (expected {}); nothing was kept", blob.etag);
+  return make_error(ErrorCode::kDataLoss,
+                    "checksum mismatch after download (expected {}); nothing was kept", blob.etag);
 }
 
 }  // namespace
@@ -227,7 +248,8 @@ Status download_blob(HttpClient& http, const BlobRequest& blob, DownloadProgress
   return status;
 }
 
-DownloadProgress::DownloadProgress() : terminal_(isatty(STDERR_FILENO) == 1), started_ns_(now_ns()) {}
+DownloadProgress::DownloadProgress()
+    : terminal_(isatty(STDERR_FILENO) == 1), started_ns_(now_ns()) {}
 
 void DownloadProgress::begin(int64_t total_bytes) {
   total_ = total_bytes;
@@ -252,16 +274,22 @@ void DownloadProgress::draw() {
   const double seconds = std::max(1e-3, static_cast<double>(drawn_ns_ - started_ns_) * 1e-9);
   const double rate = static_cast<double>(fresh_) / seconds;
   const int percent = static_cast<int>(std::clamp<int64_t>(done_ * 100 / total_, 0, 100));
-  const std::string bar = std::string(static_cast<size_t>(percent / 5), '#') + std::string(static_cast<size_t>(20 - percent / 5), '.');
-  const std::string left = rate > 1 ? str_format("{} s", static_cast<int64_t>(static_cast<double>(total_ - done_) / rate)) : "?";
-  const std::string line = str_format("\r\x1b[K[{}] {:3}%  {} / {}  {}/s  {} left  {}", bar, percent, human_bytes(done_), human_bytes(total_),
-                                      human_bytes(static_cast<int64_t>(rate)), left, printable(file_, 40));
+  const std::string bar = std::string(static_cast<size_t>(percent / 5), '#') +
+                          std::string(static_cast<size_t>(20 - percent / 5), '.');
+  const std::string left =
+      rate > 1
+          ? str_format("{} s", static_cast<int64_t>(static_cast<double>(total_ - done_) / rate))
+          : "?";
+  const std::string line = str_format(
+      "\r\x1b[K[{}] {:3}%  {} / {}  {}/s  {} left  {}", bar, percent, human_bytes(done_),
+      human_bytes(total_), human_bytes(static_cast<int64_t>(rate)), left, printable(file_, 40));
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }
 
 void DownloadProgress::clear() {
   constexpr std::string_view kErase = "\r\x1b[K";
-  if (terminal_ && drawn_ns_ != 0) [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kErase.data(), kErase.size());
+  if (terminal_ && drawn_ns_ != 0) [[maybe_unused]]
+    const ssize_t written = write(STDERR_FILENO, kErase.data(), kErase.size());
 }
 
 }  // namespace atom

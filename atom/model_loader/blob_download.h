@@ -1,5 +1,6 @@
-// Downloads one file of the hub into the cache: resumes what is there, retries what the network breaks, checks
-// size and digest, and only then gives the file its name. Holds the blob's lock meanwhile.
+// Downloads one file of the hub into the cache: resumes what is there, retries what the network
+// breaks, checks size and digest, and only then gives the file its name. Holds the blob's lock
+// meanwhile.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,8 @@ struct BlobRequest {
   std::string url;
   std::string bearer_token;
   std::string name;  // for messages: "config.json"
-  std::string etag;  // SHA-256 of the content or SHA-1 of the git object; anything else is not checked
+  std::string
+      etag;  // SHA-256 of the content or SHA-1 of the git object; anything else is not checked
   int64_t size = 0;
   std::filesystem::path path;  // final name; PATH.incomplete meanwhile
   std::filesystem::path lock;

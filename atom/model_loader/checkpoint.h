@@ -1,7 +1,7 @@
-// Checkpoint: an opened model directory or GGUF file. Tensor data stays in the mapped files (no copy) under
-// Hugging Face names; GGUF names, Q/K row order and metadata are translated here, so models/ sees one form.
-// Opening checks every header, offset, dtype and shape product before use. Not thread-safe to open;
-// tensors() and data may be read from many threads.
+// Checkpoint: an opened model directory or GGUF file. Tensor data stays in the mapped files (no
+// copy) under Hugging Face names; GGUF names, Q/K row order and metadata are translated here, so
+// models/ sees one form. Opening checks every header, offset, dtype and shape product before use.
+// Not thread-safe to open; tensors() and data may be read from many threads.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +27,11 @@ struct CheckpointTensor {
   std::string name = {};  // Hugging Face name: model.layers.0.self_attn.q_proj.weight
   DType dtype = DType::kF32;
   std::vector<int64_t> shape = {};  // row-major, slowest first: [out_features, in_features]
-  const void* data = nullptr;  // mapped; not necessarily aligned
+  const void* data = nullptr;       // mapped; not necessarily aligned
   int64_t nbytes = 0;
   RowOrder row_order = RowOrder::kPlain;
   int64_t rotary_heads = 0;  // heads along dim 0 when row_order is kInterleavedRotary
-  std::string file = {};          // for messages
+  std::string file = {};     // for messages
 };
 
 struct GenerationDefaults {  // generation_config.json
@@ -54,14 +54,15 @@ class Checkpoint {
   virtual void prefetch(const CheckpointTensor& tensor) const = 0;
 
   virtual Result<std::shared_ptr<const Tokenizer>> load_tokenizer() const = 0;
-  // chat_template.jinja, chat_template.json, tokenizer_config.json (string or named list: "default"), GGUF
-  // metadata, in this order; empty optional when there is none.
+  // chat_template.jinja, chat_template.json, tokenizer_config.json (string or named list:
+  // "default"), GGUF metadata, in this order; empty optional when there is none.
   virtual Result<std::optional<std::string>> chat_template() const = 0;
   virtual const GenerationDefaults& generation_defaults() const = 0;
-  virtual int64_t total_bytes() const = 0;  // of tensor data
+  virtual int64_t total_bytes() const = 0;      // of tensor data
   virtual std::string format_name() const = 0;  // "safetensors (2 shards)", "GGUF v3"
-  // Error when a file changed size or was rewritten since open(); worth asking once loading is done. (A file
-  // cut short while it is read ends the process with one line, see install_fault_message in mapped_file.h.)
+  // Error when a file changed size or was rewritten since open(); worth asking once loading is
+  // done. (A file cut short while it is read ends the process with one line, see
+  // install_fault_message in mapped_file.h.)
   virtual Status verify_unchanged() const { return {}; }
 };
 

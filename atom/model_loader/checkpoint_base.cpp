@@ -33,7 +33,8 @@ Status CheckpointBase::verify_unchanged() const {
   return {};
 }
 
-Status CheckpointBase::set_tensors(std::vector<CheckpointTensor> tensors, const std::filesystem::path& source) {
+Status CheckpointBase::set_tensors(std::vector<CheckpointTensor> tensors,
+                                   const std::filesystem::path& source) {
   tensors_ = std::move(tensors);
   by_name_.reserve(tensors_.size());
   for (const CheckpointTensor& tensor : tensors_) {
@@ -41,9 +42,12 @@ Status CheckpointBase::set_tensors(std::vector<CheckpointTensor> tensors, const 
     total_bytes_ += tensor.nbytes;
   }
   const CheckpointTensor* embedding = find("model.embed_tokens.weight");
-  if (embedding != nullptr && !embedding->shape.empty() && embedding->shape[0] != config_.vocab_size) {
-    return make_error(ErrorCode::kDataLoss, "{}: vocab_size: does not match tensor \"{}\" of {} (found {}, expected {})",
-                      printable(source), embedding->name, printable(embedding->file), config_.vocab_size, embedding->shape[0]);
+  if (embedding != nullptr && !embedding->shape.empty() &&
+      embedding->shape[0] != config_.vocab_size) {
+    return make_error(ErrorCode::kDataLoss,
+                      "{}: vocab_size: does not match tensor \"{}\" of {} (found {}, expected {})",
+                      printable(source), embedding->name, printable(embedding->file),
+                      config_.vocab_size, embedding->shape[0]);
   }
   return {};
 }

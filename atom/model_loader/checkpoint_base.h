@@ -1,4 +1,5 @@
-// What both kinds of Checkpoint share: the tensor table, look-up by name, and page advice on mapped files.
+// What both kinds of Checkpoint share: the tensor table, look-up by name, and page advice on mapped
+// files.
 #pragma once
 
 #include <memory>
@@ -23,7 +24,8 @@ class CheckpointBase : public Checkpoint {
   Status verify_unchanged() const override;
 
  protected:
-  // Takes the table; checks what needs config and tensors together. `source` is the file the config is from.
+  // Takes the table; checks what needs config and tensors together. `source` is the file the config
+  // is from.
   Status set_tensors(std::vector<CheckpointTensor> tensors, const std::filesystem::path& source);
 
   ModelConfig config_;

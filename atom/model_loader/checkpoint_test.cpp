@@ -24,10 +24,13 @@ using testing::write_tiny_model;
 // Two shards with an index.
 void write_sharded_model(const fs::path& dir) {
   write_file(dir / "config.json", kTinyConfig);
-  write_file(dir / "model-00001-of-00002.safetensors", safetensors_of({{"model.embed_tokens.weight", {12, 8}}}));
-  write_file(dir / "model-00002-of-00002.safetensors", safetensors_of({{"model.norm.weight", {8}}}));
-  write_file(dir / "model.safetensors.index.json",
-             R"({"metadata":{"total_size":208},"weight_map":{"model.embed_tokens.weight":"model-00001-of-00002.safetensors",
+  write_file(dir / "model-00001-of-00002.safetensors",
+             safetensors_of({{"model.embed_tokens.weight", {12, 8}}}));
+  write_file(dir / "model-00002-of-00002.safetensors",
+             safetensors_of({{"model.norm.weight", {8}}}));
+  write_file(
+      dir / "model.safetensors.index.json",
+      R"({"metadata":{"total_size":208},"weight_map":{"model.embed_tokens.weight":"model-00001-of-00002.safetensors",
 "model.norm.weight":"model-00002-of-00002.safetensors"}})");
 }
 
@@ -99,8 +102,10 @@ TEST(Checkpoint, NamesPathsThatHoldNoModel) {
   EXPECT_REFUSED(Checkpoint::open(dir / "nowhere"), "nowhere", "no such file");
   EXPECT_REFUSED(Checkpoint::open(dir.path()), dir.path(), "no model here", "config.json");
   write_file(dir / "pytorch_model.bin", "x");
-  EXPECT_REFUSED(Checkpoint::open(dir.path()), "pytorch_model.bin", "pickle formats are not loaded");
-  EXPECT_REFUSED(Checkpoint::open(dir / "pytorch_model.bin"), "pytorch_model.bin", "pickle formats are not loaded");
+  EXPECT_REFUSED(Checkpoint::open(dir.path()), "pytorch_model.bin",
+                 "pickle formats are not loaded");
+  EXPECT_REFUSED(Checkpoint::open(dir / "pytorch_model.bin"), "pytorch_model.bin",
+                 "pickle formats are not loaded");
   write_file(dir / "model.safetensors", safetensors_of(tiny_tensors()));
   EXPECT_REFUSED(Checkpoint::open(dir.path()), "config.json", "No such file");
   EXPECT_REFUSED(Checkpoint::open(dir / "model.safetensors"), "name its directory");
@@ -132,7 +137,8 @@ TEST(Checkpoint, RefusesConfigsByFileAndKey) {
   write_file(file, replaced(kTinyConfig, "500000.0", "-1"));
   EXPECT_REFUSED(Checkpoint::open(dir.path()), file + ": rope_theta: ", "found -1");
   write_file(file, replaced(kTinyConfig, "\"vocab_size\":12", "\"vocab_size\":13"));
-  EXPECT_REFUSED(Checkpoint::open(dir.path()), file + ": vocab_size: ", "model.embed_tokens.weight", "found 13", "expected 12");
+  EXPECT_REFUSED(Checkpoint::open(dir.path()), file + ": vocab_size: ", "model.embed_tokens.weight",
+                 "found 13", "expected 12");
   write_file(file, kTinyConfig);
   fs::resize_file(file, int64_t{1} << 30);
   EXPECT_REFUSED(Checkpoint::open(dir.path()), file, "too large", "1073741824");
@@ -147,7 +153,8 @@ TEST(Checkpoint, RefusesDamagedWeightsByFile) {
   const std::string shard = dir / "model-00001-of-00002.safetensors";
   const std::string good = read_file(shard);
   write_file(shard, good.substr(0, good.size() - 1));
-  EXPECT_REFUSED(Checkpoint::open(dir.path()), shard, "model.embed_tokens.weight", "beyond the end of the file");
+  EXPECT_REFUSED(Checkpoint::open(dir.path()), shard, "model.embed_tokens.weight",
+                 "beyond the end of the file");
   write_file(shard, "");
   EXPECT_REFUSED(Checkpoint::open(dir.path()), shard, "too short");
   write_file(shard, replaced(good, "BF16", "F128"));
@@ -155,7 +162,8 @@ TEST(Checkpoint, RefusesDamagedWeightsByFile) {
   write_file(shard, "version https://git-lfs.github.com/spec/v1\n");
   EXPECT_REFUSED(Checkpoint::open(dir.path()), shard, "Git LFS pointer");
   fs::remove(shard);
-  EXPECT_REFUSED(Checkpoint::open(dir.path()), shard, "no such file", "model.safetensors.index.json names it");
+  EXPECT_REFUSED(Checkpoint::open(dir.path()), shard, "no such file",
+                 "model.safetensors.index.json names it");
   fs::create_directory(shard);
   EXPECT_REFUSED(Checkpoint::open(dir.path()), shard, "not a regular file", "a directory");
 }
@@ -166,9 +174,11 @@ TEST(Checkpoint, HoldsIndexAndShardsAgainstEachOther) {
   const fs::path index = dir / "model.safetensors.index.json";
   const std::string good = read_file(index);
   const fs::path first = dir / "model-00001-of-00002.safetensors";
-  for (const char* name : {"../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "x.bin", ""}) {
+  for (const char* name :
+       {"../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "x.bin", ""}) {
     write_file(index, replaced(good, "model-00002-of-00002.safetensors", name));
-    EXPECT_REFUSED(Checkpoint::open(dir.path()), index, "model.norm.weight", "not a file name inside the directory");
+    EXPECT_REFUSED(Checkpoint::open(dir.path()), index, "model.norm.weight",
+                   "not a file name inside the directory");
   }
   write_file(index, replaced(good, "\"model-00002-of-00002.safetensors\"", "5"));
   EXPECT_REFUSED(Checkpoint::open(dir.path()), index, "model.norm.weight", "found 5");
@@ -176,15 +186,20 @@ TEST(Checkpoint, HoldsIndexAndShardsAgainstEachOther) {
   EXPECT_REFUSED(Checkpoint::open(dir.path()), index, "weight_map", "missing");
   write_file(index, "{\"weight_map\":{}}");
   EXPECT_REFUSED(Checkpoint::open(dir.path()), index, "weight_map", "empty");
-  write_file(index, replaced(good, "{\"model.embed", "{\"model.extra\":\"model-00001-of-00002.safetensors\",\"model.embed"));
+  write_file(index,
+             replaced(good, "{\"model.embed",
+                      "{\"model.extra\":\"model-00001-of-00002.safetensors\",\"model.embed"));
   EXPECT_REFUSED(Checkpoint::open(dir.path()), first, "model.extra", "missing", "index.json");
-  write_file(index, replaced(good, "\"model.norm.weight\":\"model-00002", "\"model.norm.weight\":\"model-00001"));
+  write_file(index, replaced(good, "\"model.norm.weight\":\"model-00002",
+                             "\"model.norm.weight\":\"model-00001"));
   EXPECT_REFUSED(Checkpoint::open(dir.path()), first, "model.norm.weight", "missing");
   write_file(index, good);
   write_file(first, safetensors_of({{"model.embed_tokens.weight", {12, 8}}, {"stray", {1}}}));
   EXPECT_REFUSED(Checkpoint::open(dir.path()), first, "tensor \"stray\"", "does not list it");
-  write_file(first, safetensors_of({{"model.embed_tokens.weight", {12, 8}}, {"model.norm.weight", {8}}}));
-  EXPECT_REFUSED(Checkpoint::open(dir.path()), first, "tensor \"model.norm.weight\"", "places it in model-00002-of-00002.safetensors");
+  write_file(first,
+             safetensors_of({{"model.embed_tokens.weight", {12, 8}}, {"model.norm.weight", {8}}}));
+  EXPECT_REFUSED(Checkpoint::open(dir.path()), first, "tensor \"model.norm.weight\"",
+                 "places it in model-00002-of-00002.safetensors");
   fs::remove(index);
   EXPECT_REFUSED(Checkpoint::open(dir.path()), index, "missing", "found 2");
 }
@@ -204,7 +219,8 @@ TEST(Checkpoint, NoticesFilesThatChange) {
   ASSERT_TRUE(checkpoint);
   const auto before = fs::file_size(dir / "model.safetensors");
   fs::resize_file(dir / "model.safetensors", 10);
-  EXPECT_REFUSED((*checkpoint)->verify_unchanged(), "model.safetensors", "found 10", std::to_string(before));
+  EXPECT_REFUSED((*checkpoint)->verify_unchanged(), "model.safetensors", "found 10",
+                 std::to_string(before));
 }
 
 TEST(Checkpoint, PicksTheChatTemplateInOrder) {
@@ -214,7 +230,9 @@ TEST(Checkpoint, PicksTheChatTemplateInOrder) {
     const auto checkpoint = Checkpoint::open(dir.path());
     return (*checkpoint)->chat_template();
   };
-  write_file(dir / "tokenizer_config.json", R"({"chat_template":[{"name":"tool_use","template":"T"},{"name":"default","template":"D"}]})");
+  write_file(
+      dir / "tokenizer_config.json",
+      R"({"chat_template":[{"name":"tool_use","template":"T"},{"name":"default","template":"D"}]})");
   EXPECT_EQ(*read(), "D");
   write_file(dir / "tokenizer_config.json", R"({"chat_template":"C"})");
   EXPECT_EQ(*read(), "C");
@@ -231,7 +249,8 @@ TEST(Checkpoint, PicksTheChatTemplateInOrder) {
 TEST(Checkpoint, OpeningDoesNotDependOnTheSize) {
   TempDir dir;
   write_file(dir / "config.json", kTinyConfig);
-  const std::string header = R"({"model.big":{"dtype":"BF16","shape":[33554432,1024],"data_offsets":[0,68719476736]}})";
+  const std::string header =
+      R"({"model.big":{"dtype":"BF16","shape":[33554432,1024],"data_offsets":[0,68719476736]}})";
   write_file(dir / "model.safetensors", testing::safetensors_file(header, ""));
   std::error_code error;
   fs::resize_file(dir / "model.safetensors", 8 + header.size() + 68719476736, error);
@@ -249,11 +268,14 @@ TEST(Inspect, SaysWhatIsThere) {
   const auto checkpoint = Checkpoint::open(dir / "m.gguf");
   ASSERT_TRUE(checkpoint);
   const std::string text = inspect_checkpoint(**checkpoint, false);
-  for (const char* part : {"LlamaForCausalLM (llama)", "GGUF v3", "2 heads, 1 KV heads, head dimension 4", "12, tied head", "2, 3", "F32", "5 tensors", "328 parameters"}) {
+  for (const char* part :
+       {"LlamaForCausalLM (llama)", "GGUF v3", "2 heads, 1 KV heads, head dimension 4",
+        "12, tied head", "2, 3", "F32", "5 tensors", "328 parameters"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   }
   const std::string json = inspect_checkpoint(**checkpoint, true);
-  for (const char* part : {"\"architecture\":\"LlamaForCausalLM\"", "\"num_parameters\":328", "\"weight_bytes\":1312", "\"F32\":{\"tensors\":5"}) {
+  for (const char* part : {"\"architecture\":\"LlamaForCausalLM\"", "\"num_parameters\":328",
+                           "\"weight_bytes\":1312", "\"F32\":{\"tensors\":5"}) {
     EXPECT_NE(json.find(part), std::string::npos) << part << " in\n" << json;
   }
 }

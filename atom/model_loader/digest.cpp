@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::array<uint32_t, 8> kSha256Start = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                                   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-constexpr std::array<uint32_t, 8> kSha1Start = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0, 0, 0, 0};
+constexpr std::array<uint32_t, 8> kSha1Start = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476,
+                                                0xc3d2e1f0, 0,          0,          0};
 constexpr std::array<uint32_t, 64> kSha256Round = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -70,10 +71,10 @@ void Digest::sha1_block(const std::byte* block) {
   }
   uint32_t a = state_[0], b = state_[1], c = state_[2], d = state_[3], e = state_[4];
   for (size_t i = 0; i < 80; ++i) {
-    const uint32_t mix = i < 20 ? ((b & c) | (~b & d)) + 0x5a827999
-                       : i < 40 ? (b ^ c ^ d) + 0x6ed9eba1
-                       : i < 60 ? ((b & c) | (b & d) | (c & d)) + 0x8f1bbcdc
-                                : (b ^ c ^ d) + 0xca62c1d6;
+    const uint32_t mix = i < 20   ? ((b & c) | (~b & d)) + 0x5a827999
+                         : i < 40 ? (b ^ c ^ d) + 0x6ed9eba1
+                         : i < 60 ? ((b & c) | (b & d) | (c & d)) + 0x8f1bbcdc
+                                  : (b ^ c ^ d) + 0xca62c1d6;
     const uint32_t next = std::rotl(a, 5) + mix + e + w[i];
     e = d, d = c, c = std::rotl(b, 30), b = a, a = next;
   }

@@ -1,5 +1,5 @@
-// Incremental SHA-256 (FIPS 180-4), and SHA-1 for git object names: what the hub's ETags are. For checking
-// downloads, not for secrets.
+// Incremental SHA-256 (FIPS 180-4), and SHA-1 for git object names: what the hub's ETags are. For
+// checking downloads, not for secrets.
 #pragma once
 
 #include <array>

@@ -1,6 +1,7 @@
-// GGUF container, versions 2 and 3: metadata and tensor table, parsed from memory. Every count and length is
-// compared with what is left of the file before it is used; values stay views into the file.
-// Knows nothing of architectures or names (gguf_arch.h does). To add a tensor type: one row in kTypes.
+// GGUF container, versions 2 and 3: metadata and tensor table, parsed from memory. Every count and
+// length is compared with what is left of the file before it is used; values stay views into the
+// file. Knows nothing of architectures or names (gguf_arch.h does). To add a tensor type: one row
+// in kTypes.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,19 @@
 namespace atom {
 
 enum class GgufType : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64,
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64,
 };
 
 struct GgufValue {

@@ -18,19 +18,17 @@ struct NameRow {
   std::string_view hf;
 };
 constexpr NameRow kModelNames[] = {
-    {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"},
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
 };
-constexpr NameRow kLayerNames[] = {  // blk.N.* -> model.layers.N.*
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"},
-    {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
+constexpr NameRow kLayerNames[] = {
+    // blk.N.* -> model.layers.N.*
+    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
     {"ffn_down", "mlp.down_proj"},
 };
 
@@ -46,10 +44,12 @@ bool is_decimal(std::string_view text) {
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
-std::unexpected<Error> wrong_type(std::string_view key, const GgufValue& value, const char* expected) {
+std::unexpected<Error> wrong_type(std::string_view key, const GgufValue& value,
+                                  const char* expected) {
   const bool array = value.type == GgufType::kArray;
   return make_error(ErrorCode::kInvalidArgument, "{}: wrong type (found {}{}, expected {})", key,
-                    array ? "an array of " : "", gguf_type_name(array ? value.element : value.type), expected);
+                    array ? "an array of " : "", gguf_type_name(array ? value.element : value.type),
+                    expected);
 }
 
 // Typed metadata access; absent is empty, another type is an error.
@@ -71,7 +71,8 @@ struct Metadata {
     const std::optional<double> number = value->as_number();
     if (!number) return wrong_type(key, *value, "a number");
     if (!std::isfinite(*number) || *number <= 0) {
-      return make_error(ErrorCode::kInvalidArgument, "{}: out of range (found {}, expected a positive number)", key, *number);
+      return make_error(ErrorCode::kInvalidArgument,
+                        "{}: out of range (found {}, expected a positive number)", key, *number);
     }
     return number;
   }
@@ -94,60 +95,83 @@ struct Metadata {
 };
 
 const GgufTensor* find_tensor(const GgufFile& gguf, std::string_view name) {
-  const auto found = std::find_if(gguf.tensors.begin(), gguf.tensors.end(), [&](const GgufTensor& t) { return t.name == name; });
+  const auto found = std::find_if(gguf.tensors.begin(), gguf.tensors.end(),
+                                  [&](const GgufTensor& t) { return t.name == name; });
   return found == gguf.tensors.end() ? nullptr : &*found;
 }
 
 Result<const ModelFamily*> read_family(const Metadata& metadata) {
   ATOM_ASSIGN_OR_RETURN(const auto arch, metadata.string("general.architecture"));
   if (!arch) {
-    return make_error(ErrorCode::kInvalidArgument, "general.architecture: missing (expected one of {})", supported_gguf_architectures());
+    return make_error(ErrorCode::kInvalidArgument,
+                      "general.architecture: missing (expected one of {})",
+                      supported_gguf_architectures());
   }
   const ModelFamily* family = find_gguf_family(*arch);
   if (family == nullptr) {
-    return make_error(ErrorCode::kUnsupported, "general.architecture: not supported (found \"{}\", expected one of {})", printable(*arch),
-                      supported_gguf_architectures());
+    return make_error(ErrorCode::kUnsupported,
+                      "general.architecture: not supported (found \"{}\", expected one of {})",
+                      printable(*arch), supported_gguf_architectures());
   }
   ATOM_ASSIGN_OR_RETURN(const auto parts, metadata.integer("split.count", 0, INT32_MAX));
   if (parts.value_or(1) > 1) {
-    return make_error(ErrorCode::kUnsupported, "split.count: split GGUF files are not supported, merge them first (found {} parts, expected 1)", *parts);
+    return make_error(ErrorCode::kUnsupported,
+                      "split.count: split GGUF files are not supported, merge them first (found {} "
+                      "parts, expected 1)",
+                      *parts);
   }
   return family;
 }
 
 // Features that change the numbers and that the family's model does not have.
-Status refuse_foreign_features(const Metadata& metadata, const std::string& arch, const ModelConfig& config) {
+Status refuse_foreign_features(const Metadata& metadata, const std::string& arch,
+                               const ModelConfig& config) {
   ATOM_ASSIGN_OR_RETURN(const auto experts, metadata.integer(arch + ".expert_count", 0, INT32_MAX));
   if (experts.value_or(0) > 0) {
-    return make_error(ErrorCode::kUnsupported, "{}.expert_count: mixture of experts is not supported (found {}, expected 0)", arch, *experts);
+    return make_error(ErrorCode::kUnsupported,
+                      "{}.expert_count: mixture of experts is not supported (found {}, expected 0)",
+                      arch, *experts);
   }
-  for (const auto& [key, expected] : {std::pair{".attention.value_length", config.head_dim}, std::pair{".rope.dimension_count", config.head_dim}}) {
+  for (const auto& [key, expected] : {std::pair{".attention.value_length", config.head_dim},
+                                      std::pair{".rope.dimension_count", config.head_dim}}) {
     ATOM_ASSIGN_OR_RETURN(const auto value, metadata.integer(arch + key, 1, INT32_MAX));
     if (value && *value != expected) {
-      return make_error(ErrorCode::kUnsupported, "{}{}: differs from the head dimension (found {}, expected {})", arch, key, *value, expected);
+      return make_error(ErrorCode::kUnsupported,
+                        "{}{}: differs from the head dimension (found {}, expected {})", arch, key,
+                        *value, expected);
     }
   }
-  ATOM_ASSIGN_OR_RETURN(const auto window, metadata.integer(arch + ".attention.sliding_window", 0, INT64_MAX));
+  ATOM_ASSIGN_OR_RETURN(const auto window,
+                        metadata.integer(arch + ".attention.sliding_window", 0, INT64_MAX));
   if (window.value_or(0) > 0 && *window < config.max_position_embeddings) {
-    return make_error(ErrorCode::kUnsupported, "{}.attention.sliding_window: not supported (found {}, expected none)", arch, *window);
+    return make_error(ErrorCode::kUnsupported,
+                      "{}.attention.sliding_window: not supported (found {}, expected none)", arch,
+                      *window);
   }
   return {};
 }
 
-// Divisors of the rotary frequencies that Llama 3.1 files carry instead of the scaling's parameters.
-Status read_rope_freqs(const GgufFile& gguf, std::span<const std::byte> bytes, ModelConfig& config) {
+// Divisors of the rotary frequencies that Llama 3.1 files carry instead of the scaling's
+// parameters.
+Status read_rope_freqs(const GgufFile& gguf, std::span<const std::byte> bytes,
+                       ModelConfig& config) {
   const GgufTensor* tensor = find_tensor(gguf, kRopeFreqs);
   if (tensor == nullptr) return {};
   const std::array<int64_t, 1> expected = {config.head_dim / 2};
-  if (tensor->dtype != DType::kF32 || !std::equal(tensor->shape.begin(), tensor->shape.end(), expected.begin(), expected.end())) {
-    return make_error(ErrorCode::kDataLoss, "tensor \"{}\": wrong shape (found {} {}, expected f32 {})", kRopeFreqs,
+  if (tensor->dtype != DType::kF32 ||
+      !std::equal(tensor->shape.begin(), tensor->shape.end(), expected.begin(), expected.end())) {
+    return make_error(ErrorCode::kDataLoss,
+                      "tensor \"{}\": wrong shape (found {} {}, expected f32 {})", kRopeFreqs,
                       dtype_name(tensor->dtype), shape_text(tensor->shape), shape_text(expected));
   }
   config.rope.freq_divisors.resize(static_cast<size_t>(expected[0]));
-  std::memcpy(config.rope.freq_divisors.data(), bytes.data() + tensor->begin, static_cast<size_t>(tensor->nbytes));
+  std::memcpy(config.rope.freq_divisors.data(), bytes.data() + tensor->begin,
+              static_cast<size_t>(tensor->nbytes));
   for (const float divisor : config.rope.freq_divisors) {
     if (!std::isfinite(divisor) || divisor <= 0) {
-      return make_error(ErrorCode::kDataLoss, "tensor \"{}\": value out of range (found {}, expected positive numbers)", kRopeFreqs, divisor);
+      return make_error(ErrorCode::kDataLoss,
+                        "tensor \"{}\": value out of range (found {}, expected positive numbers)",
+                        kRopeFreqs, divisor);
     }
   }
   return {};
@@ -158,10 +182,13 @@ Status read_rope(const Metadata& metadata, const std::string& arch, RopeConfig& 
   if (theta) rope.theta = *theta;
   ATOM_ASSIGN_OR_RETURN(const auto kind, metadata.string(arch + ".rope.scaling.type"));
   // `scale_linear` is what files had before `scaling.type` and `scaling.factor`.
-  ATOM_ASSIGN_OR_RETURN(const auto old_factor, metadata.positive_number(arch + ".rope.scale_linear"));
+  ATOM_ASSIGN_OR_RETURN(const auto old_factor,
+                        metadata.positive_number(arch + ".rope.scale_linear"));
   ATOM_ASSIGN_OR_RETURN(const auto factor, metadata.positive_number(arch + ".rope.scaling.factor"));
   if (kind && *kind != "none" && *kind != "linear") {
-    return make_error(ErrorCode::kUnsupported, "{}.rope.scaling.type: not supported (found \"{}\", expected none or linear)", arch, printable(*kind));
+    return make_error(ErrorCode::kUnsupported,
+                      "{}.rope.scaling.type: not supported (found \"{}\", expected none or linear)",
+                      arch, printable(*kind));
   }
   if (kind ? *kind == "linear" : old_factor.value_or(1.0) != 1.0) {
     rope.scaling = RopeConfig::Scaling::kLinear;
@@ -174,9 +201,11 @@ Status read_token_ids(const Metadata& metadata, ModelConfig& config) {
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
     ATOM_ASSIGN_OR_RETURN(const auto id, metadata.integer(key, 0, config.vocab_size - 1));
     auto& ids = config.eos_token_ids;
-    if (id && std::find(ids.begin(), ids.end(), *id) == ids.end()) ids.push_back(static_cast<int32_t>(*id));
+    if (id && std::find(ids.begin(), ids.end(), *id) == ids.end())
+      ids.push_back(static_cast<int32_t>(*id));
   }
-  ATOM_ASSIGN_OR_RETURN(const auto bos, metadata.integer("tokenizer.ggml.bos_token_id", 0, config.vocab_size - 1));
+  ATOM_ASSIGN_OR_RETURN(const auto bos,
+                        metadata.integer("tokenizer.ggml.bos_token_id", 0, config.vocab_size - 1));
   if (bos) config.bos_token_id = static_cast<int32_t>(*bos);
   return {};
 }
@@ -197,11 +226,13 @@ Status read_numbers(const Metadata& metadata, const ModelFamily& family, ModelCo
     ATOM_ASSIGN_OR_RETURN(std::optional<int64_t> value, metadata.integer(key, 1, row.max));
     if (!value && row.field == &ModelConfig::vocab_size) {  // older files count the tokens instead
       const GgufValue* tokens = metadata.gguf.find("tokenizer.ggml.tokens");
-      if (tokens != nullptr && tokens->type == GgufType::kArray) value = static_cast<int64_t>(tokens->count);
+      if (tokens != nullptr && tokens->type == GgufType::kArray)
+        value = static_cast<int64_t>(tokens->count);
       if (value) ATOM_RETURN_IF_ERROR(check_range("tokenizer.ggml.tokens", *value, 1, row.max));
     }
     if (!value && row.required) {
-      return make_error(ErrorCode::kInvalidArgument, "{}: missing (expected 1 to {})", key, row.max);
+      return make_error(ErrorCode::kInvalidArgument, "{}: missing (expected 1 to {})", key,
+                        row.max);
     }
     config.*row.field = value.value_or(0);
   }
@@ -216,10 +247,13 @@ Result<ModelConfig> read_gguf_config(const GgufFile& gguf, std::span<const std::
   const std::string arch = family->gguf_arch;
   ModelConfig config{.architecture = family->architecture, .model_type = family->model_type};
   ATOM_RETURN_IF_ERROR(read_numbers(metadata, *family, config));
-  ATOM_ASSIGN_OR_RETURN(const auto eps, metadata.positive_number(arch + ".attention.layer_norm_rms_epsilon"));
+  ATOM_ASSIGN_OR_RETURN(const auto eps,
+                        metadata.positive_number(arch + ".attention.layer_norm_rms_epsilon"));
   if (!eps || *eps >= 1.0) {
-    return make_error(ErrorCode::kInvalidArgument, "{}.attention.layer_norm_rms_epsilon: out of range (found {}, expected a number below 1)",
-                      arch, eps ? str_format("{}", *eps) : "nothing");
+    return make_error(
+        ErrorCode::kInvalidArgument,
+        "{}.attention.layer_norm_rms_epsilon: out of range (found {}, expected a number below 1)",
+        arch, eps ? str_format("{}", *eps) : "nothing");
   }
   config.rms_norm_eps = *eps;
   ATOM_RETURN_IF_ERROR(read_rope(metadata, arch, config.rope));
@@ -244,25 +278,33 @@ std::string hugging_face_name(std::string_view gguf_name) {
   if (!stem.starts_with("blk.")) return std::string(gguf_name);
   stem.remove_prefix(4);
   const size_t end = stem.find('.');
-  if (end == std::string_view::npos || !is_decimal(stem.substr(0, end))) return std::string(gguf_name);
+  if (end == std::string_view::npos || !is_decimal(stem.substr(0, end)))
+    return std::string(gguf_name);
   const auto name = look_up(kLayerNames, stem.substr(end + 1));
   if (!name) return std::string(gguf_name);
   return str_format("model.layers.{}.{}{}", stem.substr(0, end), *name, kind);
 }
 
-Result<std::vector<CheckpointTensor>> translate_gguf_tensors(const GgufFile& gguf, const ModelConfig& config,
-                                                             const std::byte* base, std::string_view file_name) {
+Result<std::vector<CheckpointTensor>> translate_gguf_tensors(const GgufFile& gguf,
+                                                             const ModelConfig& config,
+                                                             const std::byte* base,
+                                                             std::string_view file_name) {
   const ModelFamily* family = find_family(config.architecture, config.model_type);
   std::vector<CheckpointTensor> out;
   out.reserve(gguf.tensors.size());
   std::set<std::string> names;
   for (const GgufTensor& tensor : gguf.tensors) {
     if (tensor.name == kRopeFreqs) continue;
-    CheckpointTensor row{.name = hugging_face_name(tensor.name), .dtype = tensor.dtype, .shape = tensor.shape,
-                         .data = base + tensor.begin, .nbytes = tensor.nbytes, .file = std::string(file_name)};
+    CheckpointTensor row{.name = hugging_face_name(tensor.name),
+                         .dtype = tensor.dtype,
+                         .shape = tensor.shape,
+                         .data = base + tensor.begin,
+                         .nbytes = tensor.nbytes,
+                         .file = std::string(file_name)};
     if (!names.insert(row.name).second) {
-      return make_error(ErrorCode::kDataLoss, "tensor \"{}\": stands for \"{}\", which the file has already", printable(tensor.name),
-                        printable(row.name));
+      return make_error(ErrorCode::kDataLoss,
+                        "tensor \"{}\": stands for \"{}\", which the file has already",
+                        printable(tensor.name), printable(row.name));
     }
     const bool query = row.name.find(".self_attn.q_proj.") != std::string::npos;
     const bool key = row.name.find(".self_attn.k_proj.") != std::string::npos;
@@ -281,41 +323,52 @@ Result<GgufVocab> read_gguf_vocab(const GgufFile& gguf) {
   const std::string prefix = "tokenizer.ggml.";
   GgufVocab vocab;
   ATOM_ASSIGN_OR_RETURN(const auto model, metadata.string(prefix + "model"));
-  if (!model) return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.model: missing (the file holds no tokenizer)");
+  if (!model)
+    return make_error(ErrorCode::kInvalidArgument,
+                      "tokenizer.ggml.model: missing (the file holds no tokenizer)");
   vocab.model = *model;
   ATOM_ASSIGN_OR_RETURN(const auto pre, metadata.string(prefix + "pre"));
   vocab.pre = pre.value_or("");
-  for (const auto& [key, field] : {std::pair{"tokens", &vocab.tokens}, std::pair{"merges", &vocab.merges}}) {
+  for (const auto& [key, field] :
+       {std::pair{"tokens", &vocab.tokens}, std::pair{"merges", &vocab.merges}}) {
     const GgufValue* value = gguf.find(prefix + key);
     if (value == nullptr) continue;
     const auto strings = value->as_strings();
     if (!strings) return wrong_type(prefix + key, *value, "an array of strings");
     field->assign(strings->begin(), strings->end());
   }
-  if (vocab.tokens.empty()) return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.tokens: missing or empty");
+  if (vocab.tokens.empty())
+    return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.tokens: missing or empty");
   const auto numbers = [&](const char* key, auto& field) -> Status {
     const GgufValue* value = gguf.find(prefix + key);
     if (value == nullptr) return {};
     const auto list = value->as_numbers();
     if (!list) return wrong_type(prefix + key, *value, "an array of numbers");
     if (list->size() != vocab.tokens.size()) {
-      return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.{}: not one per token (found {}, expected {})", key, list->size(),
-                        vocab.tokens.size());
+      return make_error(ErrorCode::kInvalidArgument,
+                        "tokenizer.ggml.{}: not one per token (found {}, expected {})", key,
+                        list->size(), vocab.tokens.size());
     }
     for (const double number : *list) {
-      field.push_back(static_cast<typename std::remove_reference_t<decltype(field)>::value_type>(std::clamp(number, -1e9, 1e9)));
+      field.push_back(static_cast<typename std::remove_reference_t<decltype(field)>::value_type>(
+          std::clamp(number, -1e9, 1e9)));
     }
     return {};
   };
   ATOM_RETURN_IF_ERROR(numbers("scores", vocab.scores));
   ATOM_RETURN_IF_ERROR(numbers("token_type", vocab.token_types));
-  for (const auto& [key, field] : {std::pair{"bos_token_id", &vocab.bos_id}, std::pair{"eos_token_id", &vocab.eos_id},
-                                   std::pair{"unknown_token_id", &vocab.unk_id}, std::pair{"padding_token_id", &vocab.pad_id}}) {
-    ATOM_ASSIGN_OR_RETURN(const auto id, metadata.integer(prefix + key, 0, static_cast<int64_t>(vocab.tokens.size()) - 1));
+  for (const auto& [key, field] :
+       {std::pair{"bos_token_id", &vocab.bos_id}, std::pair{"eos_token_id", &vocab.eos_id},
+        std::pair{"unknown_token_id", &vocab.unk_id},
+        std::pair{"padding_token_id", &vocab.pad_id}}) {
+    ATOM_ASSIGN_OR_RETURN(
+        const auto id,
+        metadata.integer(prefix + key, 0, static_cast<int64_t>(vocab.tokens.size()) - 1));
     if (id) *field = static_cast<int32_t>(*id);
   }
-  for (const auto& [key, field] : {std::pair{"add_bos_token", &vocab.add_bos}, std::pair{"add_eos_token", &vocab.add_eos},
-                                   std::pair{"add_space_prefix", &vocab.add_space_prefix}}) {
+  for (const auto& [key, field] :
+       {std::pair{"add_bos_token", &vocab.add_bos}, std::pair{"add_eos_token", &vocab.add_eos},
+        std::pair{"add_space_prefix", &vocab.add_space_prefix}}) {
     ATOM_ASSIGN_OR_RETURN(*field, metadata.boolean(prefix + key));
   }
   return vocab;

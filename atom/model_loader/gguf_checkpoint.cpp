@@ -22,7 +22,8 @@ class GgufCheckpoint final : public CheckpointBase {
     auto vocab = read_gguf_vocab(gguf_);
     if (!vocab) return with_file(path(), std::move(vocab.error()));
     if (static_cast<int64_t>(vocab->tokens.size()) > config_.vocab_size) {
-      log_warning("{}: the tokenizer has more tokens ({}) than the model ({})", printable(path()), vocab->tokens.size(), config_.vocab_size);
+      log_warning("{}: the tokenizer has more tokens ({}) than the model ({})", printable(path()),
+                  vocab->tokens.size(), config_.vocab_size);
     }
     auto tokenizer = Tokenizer::from_gguf(*vocab);
     if (!tokenizer) return with_file(path(), std::move(tokenizer.error()));
@@ -33,7 +34,9 @@ class GgufCheckpoint final : public CheckpointBase {
     const GgufValue* value = gguf_.find("tokenizer.chat_template");
     if (value == nullptr) return std::nullopt;
     const auto text = value->as_string();
-    if (!text) return make_error(ErrorCode::kInvalidArgument, "{}: tokenizer.chat_template: not a string", printable(path()));
+    if (!text)
+      return make_error(ErrorCode::kInvalidArgument, "{}: tokenizer.chat_template: not a string",
+                        printable(path()));
     return std::string(*text);
   }
 
@@ -45,7 +48,8 @@ class GgufCheckpoint final : public CheckpointBase {
   Status parse(const MappedFile& file) {
     ATOM_ASSIGN_OR_RETURN(gguf_, parse_gguf(file.bytes()));
     ATOM_ASSIGN_OR_RETURN(config_, read_gguf_config(gguf_, file.bytes()));
-    ATOM_ASSIGN_OR_RETURN(auto tensors, translate_gguf_tensors(gguf_, config_, file.bytes().data(), file.path().native()));
+    ATOM_ASSIGN_OR_RETURN(auto tensors, translate_gguf_tensors(gguf_, config_, file.bytes().data(),
+                                                               file.path().native()));
     return set_tensors(std::move(tensors), file.path());
   }
 

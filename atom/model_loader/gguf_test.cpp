@@ -29,7 +29,7 @@ TEST(Gguf, ReadsEveryValueType) {
   builder.put("u16", 2, raw<uint16_t>(65535));
   builder.put("i16", 3, raw<int16_t>(-3));
   builder.put("i32", 5, raw<int32_t>(-4));
-  builder.put("u64", 10, raw<uint64_t>(1) );
+  builder.put("u64", 10, raw<uint64_t>(1));
   builder.put("huge", 10, raw(~uint64_t{0}));
   builder.put("i64", 11, raw<int64_t>(-(int64_t{1} << 62)));
   builder.put("f64", 12, raw(0.1));
@@ -128,7 +128,8 @@ TEST(Gguf, ComparesEveryCountWithTheFile) {
   }
   GgufBuilder builder;
   builder.put("name", 8, raw(uint64_t{1} << 60));
-  EXPECT_REFUSED(parse(builder.build()), "name: string", "beyond the end of the file", std::to_string(uint64_t{1} << 60));
+  EXPECT_REFUSED(parse(builder.build()), "name: string", "beyond the end of the file",
+                 std::to_string(uint64_t{1} << 60));
   builder = {};
   builder.put("list", 9, raw<uint32_t>(8) + raw(uint64_t{1} << 61));
   EXPECT_REFUSED(parse(builder.build()), "list: array length", "beyond the end of the file");
@@ -136,7 +137,8 @@ TEST(Gguf, ComparesEveryCountWithTheFile) {
   builder.put("list", 9, raw<uint32_t>(10) + raw(uint64_t{1} << 61));
   EXPECT_REFUSED(parse(builder.build()), "list: array length", "beyond the end of the file");
   builder = {};
-  builder.put("list", 9, raw<uint32_t>(8) + raw<uint64_t>(2) + gguf_string("ok") + raw<uint64_t>(1000));
+  builder.put("list", 9,
+              raw<uint32_t>(8) + raw<uint64_t>(2) + gguf_string("ok") + raw<uint64_t>(1000));
   EXPECT_REFUSED(parse(builder.build()), "list: string", "beyond the end of the file", "1000");
   builder = {};
   builder.put("list", 9, raw<uint32_t>(9) + raw<uint64_t>(0));
@@ -155,7 +157,8 @@ TEST(Gguf, EveryTruncationIsRefused) {
   for (size_t size = 0; size < file.size(); size += 7) {
     EXPECT_REFUSED(parse(file.substr(0, size)));
   }
-  EXPECT_REFUSED(parse(file.substr(0, file.size() - 1)), "tensor \"output_norm.weight\"", "beyond the end of the file");
+  EXPECT_REFUSED(parse(file.substr(0, file.size() - 1)), "tensor \"output_norm.weight\"",
+                 "beyond the end of the file");
 }
 
 TEST(Gguf, RefusesWrongTensors) {
@@ -165,23 +168,51 @@ TEST(Gguf, RefusesWrongTensors) {
     builder.data.resize(4096);
     return parse(builder.build());
   };
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {32}, 10, 0); }), "tensor \"w\"", "Q2_K", "supported: F32, F16, BF16, Q8_0");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {32}, 999, 0); }), "tensor \"w\"", "999", "unknown");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {33}, 8, 0); }), "tensor \"w\"", "rows of 33", "multiple of 32");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {64, 8}, 12, 0); }), "tensor \"w\"", "rows of 64", "q4_k", "multiple of 256");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {}, 0, 0); }), "tensor \"w\"", "number of dimensions", "found 0");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {1, 1, 1, 1, 1}, 0, 0); }), "tensor \"w\"", "number of dimensions", "found 5");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4, 0}, 0, 0); }), "tensor \"w\"", "dimension 1", "found 0");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4, ~uint64_t{0}}, 0, 0); }), "tensor \"w\"", "found -1");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4194305, 4194305, 211106198978564}, 0, 0); }), "tensor \"w\"", "overflows");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {uint64_t{1} << 62}, 0, 0); }), "tensor \"w\"", "overflows");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, 16); }), "tensor \"w\"", "offset 16", "alignment 32");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, uint64_t{1} << 40); }), "tensor \"w\"", "beyond the end of the file");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, (~uint64_t{0} >> 1) & ~uint64_t{31}); }), "tensor \"w\"", "beyond the end");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, uint64_t{1} << 63); }), "tensor \"w\"", "offset is out of range");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("v", {16}, 0, 0), b.tensor_at("w", {4}, 0, 32); }), "tensor \"w\"", "overlap tensor \"v\"");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, 0), b.tensor_at("w", {4}, 0, 32); }), "tensor \"w\"", "appears twice");
-  EXPECT_REFUSED(with([](auto& b) { b.tensor_at(std::string(2000, 'w'), {4}, 0, 0); }), "tensor 0: name", "too long");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {32}, 10, 0); }), "tensor \"w\"", "Q2_K",
+                 "supported: F32, F16, BF16, Q8_0");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {32}, 999, 0); }), "tensor \"w\"", "999",
+                 "unknown");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {33}, 8, 0); }), "tensor \"w\"", "rows of 33",
+                 "multiple of 32");
+  EXPECT_REFUSED(with([](auto& b) {
+                   b.tensor_at("w", {64, 8}, 12, 0);
+                 }),
+                 "tensor \"w\"", "rows of 64", "q4_k", "multiple of 256");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {}, 0, 0); }), "tensor \"w\"",
+                 "number of dimensions", "found 0");
+  EXPECT_REFUSED(with([](auto& b) {
+                   b.tensor_at("w", {1, 1, 1, 1, 1}, 0, 0);
+                 }),
+                 "tensor \"w\"", "number of dimensions", "found 5");
+  EXPECT_REFUSED(with([](auto& b) {
+                   b.tensor_at("w", {4, 0}, 0, 0);
+                 }),
+                 "tensor \"w\"", "dimension 1", "found 0");
+  EXPECT_REFUSED(with([](auto& b) {
+                   b.tensor_at("w", {4, ~uint64_t{0}}, 0, 0);
+                 }),
+                 "tensor \"w\"", "found -1");
+  EXPECT_REFUSED(with([](auto& b) {
+                   b.tensor_at("w", {4194305, 4194305, 211106198978564}, 0, 0);
+                 }),
+                 "tensor \"w\"", "overflows");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {uint64_t{1} << 62}, 0, 0); }), "tensor \"w\"",
+                 "overflows");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, 16); }), "tensor \"w\"", "offset 16",
+                 "alignment 32");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, uint64_t{1} << 40); }), "tensor \"w\"",
+                 "beyond the end of the file");
+  EXPECT_REFUSED(
+      with([](auto& b) { b.tensor_at("w", {4}, 0, (~uint64_t{0} >> 1) & ~uint64_t{31}); }),
+      "tensor \"w\"", "beyond the end");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, uint64_t{1} << 63); }), "tensor \"w\"",
+                 "offset is out of range");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("v", {16}, 0, 0), b.tensor_at("w", {4}, 0, 32); }),
+                 "tensor \"w\"", "overlap tensor \"v\"");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at("w", {4}, 0, 0), b.tensor_at("w", {4}, 0, 32); }),
+                 "tensor \"w\"", "appears twice");
+  EXPECT_REFUSED(with([](auto& b) { b.tensor_at(std::string(2000, 'w'), {4}, 0, 0); }),
+                 "tensor 0: name", "too long");
 }
 
 TEST(Gguf, SurvivesRandomDamage) {
@@ -192,7 +223,8 @@ TEST(Gguf, SurvivesRandomDamage) {
     for (int edits = 1 + static_cast<int>(random() % 3); edits > 0; --edits) {
       const size_t at = random() % 1300;
       if (random() % 4 == 0) {
-        const uint64_t value = random() % 2 == 0 ? ~uint64_t{0} : uint64_t{random()} << (random() % 32);
+        const uint64_t value =
+            random() % 2 == 0 ? ~uint64_t{0} : uint64_t{random()} << (random() % 32);
         std::memcpy(file.data() + at, &value, sizeof value);
       } else {
         file[at] = static_cast<char>(random());
@@ -280,22 +312,30 @@ TEST(GgufConfig, RefusesWrongNumbers) {
   EXPECT_REFUSED(with("llama.block_count", 0), "llama.block_count", "found 0");
   EXPECT_REFUSED(with("llama.block_count", 1'000'000'000), "llama.block_count", "1000000000");
   EXPECT_REFUSED(with("llama.attention.head_count", 0), "llama.attention.head_count", "found 0");
-  EXPECT_REFUSED(with("llama.attention.head_count_kv", 3), "llama.attention.head_count_kv", "found 3", "divisor of 2");
-  EXPECT_REFUSED(with("llama.attention.key_length", 5), "llama.attention.key_length", "found 5", "even");
-  EXPECT_REFUSED(with("llama.rope.dimension_count", 2), "llama.rope.dimension_count", "found 2", "expected 4");
-  EXPECT_REFUSED(with("llama.attention.value_length", 2), "llama.attention.value_length", "found 2", "expected 4");
+  EXPECT_REFUSED(with("llama.attention.head_count_kv", 3), "llama.attention.head_count_kv",
+                 "found 3", "divisor of 2");
+  EXPECT_REFUSED(with("llama.attention.key_length", 5), "llama.attention.key_length", "found 5",
+                 "even");
+  EXPECT_REFUSED(with("llama.rope.dimension_count", 2), "llama.rope.dimension_count", "found 2",
+                 "expected 4");
+  EXPECT_REFUSED(with("llama.attention.value_length", 2), "llama.attention.value_length", "found 2",
+                 "expected 4");
   EXPECT_REFUSED(with("llama.expert_count", 8), "llama.expert_count", "found 8");
   EXPECT_REFUSED(with("llama.attention.sliding_window", 16), "sliding_window", "found 16");
-  EXPECT_REFUSED(with("tokenizer.ggml.eos_token_id", 12), "tokenizer.ggml.eos_token_id", "found 12");
+  EXPECT_REFUSED(with("tokenizer.ggml.eos_token_id", 12), "tokenizer.ggml.eos_token_id",
+                 "found 12");
   EXPECT_REFUSED(with("split.count", 2), "split.count", "2 parts");
-  EXPECT_REFUSED(with("llama.rope.scaling.type", 1), "llama.rope.scaling.type", "found u32", "a string");
-  for (const float theta : {0.0F, -1.0F, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  EXPECT_REFUSED(with("llama.rope.scaling.type", 1), "llama.rope.scaling.type", "found u32",
+                 "a string");
+  for (const float theta : {0.0F, -1.0F, std::numeric_limits<float>::quiet_NaN(),
+                            std::numeric_limits<float>::infinity()}) {
     GgufBuilder builder = tiny_gguf();
     builder.remove("llama.rope.freq_base");
     builder.put_f32("llama.rope.freq_base", theta);
     EXPECT_REFUSED(config_of(builder), "llama.rope.freq_base", "positive number");
   }
-  for (const char* key : {"llama.block_count", "llama.embedding_length", "llama.attention.layer_norm_rms_epsilon", "general.architecture"}) {
+  for (const char* key : {"llama.block_count", "llama.embedding_length",
+                          "llama.attention.layer_norm_rms_epsilon", "general.architecture"}) {
     GgufBuilder builder = tiny_gguf();
     builder.remove(key);
     EXPECT_REFUSED(config_of(builder), key);
@@ -308,9 +348,13 @@ TEST(GgufArch, TranslatesNames) {
   EXPECT_EQ(hugging_face_name("output.weight"), "lm_head.weight");
   EXPECT_EQ(hugging_face_name("output_norm.weight"), "model.norm.weight");
   EXPECT_EQ(hugging_face_name("blk.31.attn_q.bias"), "model.layers.31.self_attn.q_proj.bias");
-  EXPECT_EQ(hugging_face_name("blk.0.ffn_norm.weight"), "model.layers.0.post_attention_layernorm.weight");
-  EXPECT_EQ(hugging_face_name("blk.0.attn_k_norm.weight"), "model.layers.0.self_attn.k_norm.weight");
-  for (const char* unknown : {"blk.0.ffn_gate_exps.weight", "blk.x.attn_q.weight", "blk.00.attn_q.weight", "blk..attn_q.weight", "blk.0", "nothing", ""}) {
+  EXPECT_EQ(hugging_face_name("blk.0.ffn_norm.weight"),
+            "model.layers.0.post_attention_layernorm.weight");
+  EXPECT_EQ(hugging_face_name("blk.0.attn_k_norm.weight"),
+            "model.layers.0.self_attn.k_norm.weight");
+  for (const char* unknown :
+       {"blk.0.ffn_gate_exps.weight", "blk.x.attn_q.weight", "blk.00.attn_q.weight",
+        "blk..attn_q.weight", "blk.0", "nothing", ""}) {
     EXPECT_EQ(hugging_face_name(unknown), unknown);
   }
 }
@@ -328,7 +372,8 @@ TEST(GgufArch, MarksPermutedRows) {
     for (const auto& tensor : *tensors) {
       if (tensor.row_order == RowOrder::kPlain) continue;
       ++marked;
-      EXPECT_EQ(tensor.rotary_heads, tensor.name == "model.layers.0.self_attn.q_proj.weight" ? 2 : 1);
+      EXPECT_EQ(tensor.rotary_heads,
+                tensor.name == "model.layers.0.self_attn.q_proj.weight" ? 2 : 1);
     }
     EXPECT_EQ(marked, arch == "llama" ? 2 : 0);
   }
@@ -337,7 +382,8 @@ TEST(GgufArch, MarksPermutedRows) {
   const std::string file = builder.build();
   const auto gguf = parse(file);
   const auto config = read_gguf_config(*gguf, bytes_of(file));
-  EXPECT_REFUSED(translate_gguf_tensors(*gguf, *config, bytes_of(file).data(), "f"), "model.norm.weight");
+  EXPECT_REFUSED(translate_gguf_tensors(*gguf, *config, bytes_of(file).data(), "f"),
+                 "model.norm.weight");
 }
 
 TEST(GgufVocab, CarriesTheTokenizer) {
@@ -364,12 +410,21 @@ TEST(GgufVocab, CarriesTheTokenizer) {
     const auto parsed = parse(text);
     return read_gguf_vocab(*parsed);
   };
-  EXPECT_REFUSED(refused([](auto& b) { b.remove("tokenizer.ggml.model"); }), "tokenizer.ggml.model");
-  EXPECT_REFUSED(refused([](auto& b) { b.remove("tokenizer.ggml.tokens"); }), "tokenizer.ggml.tokens");
-  EXPECT_REFUSED(refused([](auto& b) { b.remove("tokenizer.ggml.token_type"), b.put_i32s("tokenizer.ggml.token_type", {1}); }),
+  EXPECT_REFUSED(refused([](auto& b) { b.remove("tokenizer.ggml.model"); }),
+                 "tokenizer.ggml.model");
+  EXPECT_REFUSED(refused([](auto& b) { b.remove("tokenizer.ggml.tokens"); }),
+                 "tokenizer.ggml.tokens");
+  EXPECT_REFUSED(refused([](auto& b) {
+                   b.remove("tokenizer.ggml.token_type"),
+                       b.put_i32s("tokenizer.ggml.token_type", {1});
+                 }),
                  "tokenizer.ggml.token_type", "found 1", "expected 12");
-  EXPECT_REFUSED(refused([](auto& b) { b.remove("tokenizer.ggml.merges"), b.put_u32("tokenizer.ggml.merges", 1); }), "tokenizer.ggml.merges", "u32");
-  EXPECT_REFUSED(refused([](auto& b) { b.put_u32("tokenizer.ggml.padding_token_id", 12); }), "tokenizer.ggml.padding_token_id", "found 12");
+  EXPECT_REFUSED(refused([](auto& b) {
+                   b.remove("tokenizer.ggml.merges"), b.put_u32("tokenizer.ggml.merges", 1);
+                 }),
+                 "tokenizer.ggml.merges", "u32");
+  EXPECT_REFUSED(refused([](auto& b) { b.put_u32("tokenizer.ggml.padding_token_id", 12); }),
+                 "tokenizer.ggml.padding_token_id", "found 12");
 }
 
 }  // namespace

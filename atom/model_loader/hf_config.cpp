@@ -16,24 +16,29 @@ constexpr int64_t kMaxConfigBytes = 16 << 20;
 constexpr int64_t kMaxTokenId = INT32_MAX;
 
 // Schemes that quantisation readers exist for; a scheme adds its row here and its reader elsewhere.
-constexpr const char* kSupportedQuantization = "unquantised safetensors (BF16, F16, F32) and GGUF files";
+constexpr const char* kSupportedQuantization =
+    "unquantised safetensors (BF16, F16, F32) and GGUF files";
 
 Result<const ModelFamily*> read_family(const JsonFields& fields) {
   const json::value* list = json_field(fields.object, "architectures");
   const auto refuse = [&](const char* problem, const std::string& found) {
-    return make_error(ErrorCode::kUnsupported, "architectures: {} (found {}, expected one of {})", problem, found, supported_architectures());
+    return make_error(ErrorCode::kUnsupported, "architectures: {} (found {}, expected one of {})",
+                      problem, found, supported_architectures());
   };
   if (list == nullptr) return refuse("missing", "nothing");
   if (!list->is_array() || list->get_array().size() != 1 || !list->get_array()[0].is_string()) {
     return refuse("not a list of one name", printable(json::serialize(*list), 200));
   }
   const std::string architecture(std::string_view(list->get_array()[0].get_string()));
-  if (find_family(architecture, "") == nullptr) return refuse("not supported", printable(architecture));
+  if (find_family(architecture, "") == nullptr)
+    return refuse("not supported", printable(architecture));
   ATOM_ASSIGN_OR_RETURN(const std::optional<std::string> model_type, fields.string("model_type"));
   const ModelFamily* family = find_family(architecture, model_type.value_or(""));
   if (family == nullptr) {
-    return make_error(ErrorCode::kUnsupported, "model_type: does not belong to {} (found \"{}\", expected \"{}\")", architecture,
-                      printable(*model_type), find_family(architecture, "")->model_type);
+    return make_error(ErrorCode::kUnsupported,
+                      "model_type: does not belong to {} (found \"{}\", expected \"{}\")",
+                      architecture, printable(*model_type),
+                      find_family(architecture, "")->model_type);
   }
   return family;
 }
@@ -47,27 +52,38 @@ Status refuse_quantization(const json::object& object) {
       const json::value* name = json_field(value->get_object(), "quant_method");
       method = name == nullptr ? "none named" : describe_json(*name);
     }
-    return make_error(ErrorCode::kUnsupported, "{}.quant_method: not supported (found {}, expected {})", key, method, kSupportedQuantization);
+    return make_error(ErrorCode::kUnsupported,
+                      "{}.quant_method: not supported (found {}, expected {})", key, method,
+                      kSupportedQuantization);
   }
   return {};
 }
 
-// Features that change the numbers and that no family here has: refused instead of silently ignored.
-Status refuse_foreign_features(const JsonFields& fields, const ModelFamily& family, const ModelConfig& config) {
+// Features that change the numbers and that no family here has: refused instead of silently
+// ignored.
+Status refuse_foreign_features(const JsonFields& fields, const ModelFamily& family,
+                               const ModelConfig& config) {
   ATOM_ASSIGN_OR_RETURN(const std::optional<std::string> activation, fields.string("hidden_act"));
   if (activation && *activation != "silu" && *activation != "swish") {
-    return make_error(ErrorCode::kUnsupported, "hidden_act: not supported (found \"{}\", expected \"silu\")", printable(*activation));
+    return make_error(ErrorCode::kUnsupported,
+                      "hidden_act: not supported (found \"{}\", expected \"silu\")",
+                      printable(*activation));
   }
-  ATOM_ASSIGN_OR_RETURN(const std::optional<double> partial, fields.number("partial_rotary_factor"));
+  ATOM_ASSIGN_OR_RETURN(const std::optional<double> partial,
+                        fields.number("partial_rotary_factor"));
   if (partial && *partial != 1.0) {
-    return make_error(ErrorCode::kUnsupported, "partial_rotary_factor: not supported (found {}, expected 1)", *partial);
+    return make_error(ErrorCode::kUnsupported,
+                      "partial_rotary_factor: not supported (found {}, expected 1)", *partial);
   }
   if (!family.has_sliding_window) return {};
   ATOM_ASSIGN_OR_RETURN(const std::optional<bool> use_window, fields.boolean("use_sliding_window"));
-  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> full_layers, fields.integer("max_window_layers", 0, kMaxTokenId));
+  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> full_layers,
+                        fields.integer("max_window_layers", 0, kMaxTokenId));
   if (use_window.value_or(false) && json_field(fields.object, "sliding_window") != nullptr &&
       full_layers.value_or(0) < config.num_hidden_layers) {
-    return make_error(ErrorCode::kUnsupported, "use_sliding_window: sliding window attention is not supported (found true, expected false)");
+    return make_error(ErrorCode::kUnsupported,
+                      "use_sliding_window: sliding window attention is not supported (found true, "
+                      "expected false)");
   }
   return {};
 }
@@ -76,11 +92,14 @@ Status refuse_layer_types(const json::object& object) {
   const json::value* list = json_field(object, "layer_types");
   if (list == nullptr) return {};
   if (!list->is_array()) {
-    return make_error(ErrorCode::kInvalidArgument, "layer_types: wrong type (found {}, expected a list)", describe_json(*list));
+    return make_error(ErrorCode::kInvalidArgument,
+                      "layer_types: wrong type (found {}, expected a list)", describe_json(*list));
   }
   for (const json::value& entry : list->get_array()) {
     if (!entry.is_string() || entry.get_string() != "full_attention") {
-      return make_error(ErrorCode::kUnsupported, "layer_types: not supported (found {}, expected \"full_attention\")", describe_json(entry));
+      return make_error(ErrorCode::kUnsupported,
+                        "layer_types: not supported (found {}, expected \"full_attention\")",
+                        describe_json(entry));
     }
   }
   return {};
@@ -92,18 +111,26 @@ void assign(T& field, const std::optional<T>& value) {
 }
 
 Status read_llama3_scaling(const JsonFields& fields, RopeConfig& rope) {
-  for (const auto& [key, field] : {std::pair{"low_freq_factor", &rope.low_freq_factor}, std::pair{"high_freq_factor", &rope.high_freq_factor}}) {
+  for (const auto& [key, field] : {std::pair{"low_freq_factor", &rope.low_freq_factor},
+                                   std::pair{"high_freq_factor", &rope.high_freq_factor}}) {
     ATOM_ASSIGN_OR_RETURN(const std::optional<double> value, fields.positive_number(key));
-    if (!value) return make_error(ErrorCode::kInvalidArgument, "{}{}: missing (expected a positive number)", fields.prefix, key);
+    if (!value)
+      return make_error(ErrorCode::kInvalidArgument, "{}{}: missing (expected a positive number)",
+                        fields.prefix, key);
     *field = *value;
   }
   if (rope.high_freq_factor <= rope.low_freq_factor) {
-    return make_error(ErrorCode::kInvalidArgument, "{}high_freq_factor: not above low_freq_factor (found {}, expected more than {})",
-                      fields.prefix, rope.high_freq_factor, rope.low_freq_factor);
+    return make_error(
+        ErrorCode::kInvalidArgument,
+        "{}high_freq_factor: not above low_freq_factor (found {}, expected more than {})",
+        fields.prefix, rope.high_freq_factor, rope.low_freq_factor);
   }
-  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> original, fields.integer("original_max_position_embeddings", 1, kMaxTokenId));
+  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> original,
+                        fields.integer("original_max_position_embeddings", 1, kMaxTokenId));
   if (!original) {
-    return make_error(ErrorCode::kInvalidArgument, "{}original_max_position_embeddings: missing (expected a positive integer)", fields.prefix);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}original_max_position_embeddings: missing (expected a positive integer)",
+                      fields.prefix);
   }
   rope.original_max_position_embeddings = *original;
   return {};
@@ -116,21 +143,26 @@ Status read_rope_scaling(const JsonFields& fields, RopeConfig& rope) {
   }
   if (!kind) {
     if (fields.prefix == "rope_parameters.") return {};
-    return make_error(ErrorCode::kInvalidArgument, "{}rope_type: missing (expected default, linear or llama3)", fields.prefix);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}rope_type: missing (expected default, linear or llama3)", fields.prefix);
   }
   if (*kind == "default") return {};
   if (*kind != "linear" && *kind != "llama3") {
-    return make_error(ErrorCode::kUnsupported, "{}rope_type: not supported (found \"{}\", expected default, linear or llama3)",
-                      fields.prefix, printable(*kind));
+    return make_error(
+        ErrorCode::kUnsupported,
+        "{}rope_type: not supported (found \"{}\", expected default, linear or llama3)",
+        fields.prefix, printable(*kind));
   }
   ATOM_ASSIGN_OR_RETURN(const std::optional<double> factor, fields.number("factor"));
   if (!factor || *factor < 1.0) {
-    return make_error(ErrorCode::kInvalidArgument, "{}factor: out of range (found {}, expected a number of at least 1)",
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}factor: out of range (found {}, expected a number of at least 1)",
                       fields.prefix, factor ? str_format("{}", *factor) : "nothing");
   }
   rope.factor = *factor;
   rope.scaling = *kind == "linear" ? RopeConfig::Scaling::kLinear : RopeConfig::Scaling::kLlama3;
-  return rope.scaling == RopeConfig::Scaling::kLlama3 ? read_llama3_scaling(fields, rope) : Status{};
+  return rope.scaling == RopeConfig::Scaling::kLlama3 ? read_llama3_scaling(fields, rope)
+                                                      : Status{};
 }
 
 // `rope_theta` + `rope_scaling`, or `rope_parameters` of newer transformers, which holds both.
@@ -141,14 +173,20 @@ Status read_rope(const JsonFields& fields, RopeConfig& rope) {
     const json::value* value = json_field(fields.object, key);
     if (value == nullptr) continue;
     if (!value->is_object()) {
-      return make_error(ErrorCode::kInvalidArgument, "{}: wrong type (found {}, expected an object)", key, describe_json(*value));
+      return make_error(ErrorCode::kInvalidArgument,
+                        "{}: wrong type (found {}, expected an object)", key,
+                        describe_json(*value));
     }
     const JsonFields inner{value->get_object(), str_format("{}.", key)};
-    ATOM_ASSIGN_OR_RETURN(const std::optional<double> inner_theta, inner.positive_number("rope_theta"));
+    ATOM_ASSIGN_OR_RETURN(const std::optional<double> inner_theta,
+                          inner.positive_number("rope_theta"));
     assign(rope.theta, inner_theta);
-    ATOM_ASSIGN_OR_RETURN(const std::optional<double> partial, inner.number("partial_rotary_factor"));
+    ATOM_ASSIGN_OR_RETURN(const std::optional<double> partial,
+                          inner.number("partial_rotary_factor"));
     if (partial && *partial != 1.0) {
-      return make_error(ErrorCode::kUnsupported, "{}.partial_rotary_factor: not supported (found {}, expected 1)", key, *partial);
+      return make_error(ErrorCode::kUnsupported,
+                        "{}.partial_rotary_factor: not supported (found {}, expected 1)", key,
+                        *partial);
     }
     ATOM_RETURN_IF_ERROR(read_rope_scaling(inner, rope));
   }
@@ -161,7 +199,9 @@ Result<std::string> read_weight_dtype(const JsonFields& fields) {
     if (!name) continue;
     if (name->starts_with("torch.")) name->erase(0, 6);
     if (*name != "bfloat16" && *name != "float16" && *name != "float32") {
-      return make_error(ErrorCode::kUnsupported, "{}: not supported (found \"{}\", expected bfloat16, float16 or float32)", key, printable(*name));
+      return make_error(ErrorCode::kUnsupported,
+                        "{}: not supported (found \"{}\", expected bfloat16, float16 or float32)",
+                        key, printable(*name));
     }
     return *name;
   }
@@ -175,13 +215,18 @@ Status add_token_ids(const JsonFields& fields, std::string_view key, std::vector
   const json::array one(1, *value);
   const json::array& list = value->is_array() ? value->get_array() : one;
   if (list.size() > 4096) {
-    return make_error(ErrorCode::kInvalidArgument, "{}: too many ids (found {}, expected at most 4096)", key, list.size());
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}: too many ids (found {}, expected at most 4096)", key, list.size());
   }
   for (const json::value& entry : list) {
     const json::object holder{{std::string(key), entry}};
-    ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> id, (JsonFields{holder, ""}.integer(key, 0, kMaxTokenId)));
-    if (!id) return make_error(ErrorCode::kInvalidArgument, "{}: null inside the list (expected token ids)", key);
-    if (std::find(ids.begin(), ids.end(), *id) == ids.end()) ids.push_back(static_cast<int32_t>(*id));
+    ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> id,
+                          (JsonFields{holder, ""}.integer(key, 0, kMaxTokenId)));
+    if (!id)
+      return make_error(ErrorCode::kInvalidArgument,
+                        "{}: null inside the list (expected token ids)", key);
+    if (std::find(ids.begin(), ids.end(), *id) == ids.end())
+      ids.push_back(static_cast<int32_t>(*id));
   }
   return {};
 }
@@ -197,7 +242,9 @@ Status read_flags(const JsonFields& fields, const ModelFamily& family, ModelConf
   ATOM_ASSIGN_OR_RETURN(const std::optional<double> eps, fields.positive_number("rms_norm_eps"));
   assign(config.rms_norm_eps, eps);
   if (config.rms_norm_eps >= 1.0) {
-    return make_error(ErrorCode::kInvalidArgument, "rms_norm_eps: out of range (found {}, expected less than 1)", config.rms_norm_eps);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "rms_norm_eps: out of range (found {}, expected less than 1)",
+                      config.rms_norm_eps);
   }
   return {};
 }
@@ -211,9 +258,11 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
   ATOM_RETURN_IF_ERROR(refuse_quantization(object));
   ModelConfig config{.architecture = family->architecture, .model_type = family->model_type};
   for (const ConfigRow& row : config_rows()) {
-    ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> value, fields.integer(row.hf_key, 1, row.max));
+    ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> value,
+                          fields.integer(row.hf_key, 1, row.max));
     if (!value && row.required) {
-      return make_error(ErrorCode::kInvalidArgument, "{}: missing (expected 1 to {})", row.hf_key, row.max);
+      return make_error(ErrorCode::kInvalidArgument, "{}: missing (expected 1 to {})", row.hf_key,
+                        row.max);
     }
     config.*row.field = value.value_or(0);
   }
@@ -230,25 +279,31 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
   return config;
 }
 
-Status parse_generation_config(std::string_view text, ModelConfig& config, GenerationDefaults& defaults) {
+Status parse_generation_config(std::string_view text, ModelConfig& config,
+                               GenerationDefaults& defaults) {
   ATOM_ASSIGN_OR_RETURN(const json::object object, parse_json_object(text));
   const JsonFields fields{object, ""};
   ATOM_RETURN_IF_ERROR(add_token_ids(fields, "eos_token_id", config.eos_token_ids));
   ATOM_ASSIGN_OR_RETURN(const std::optional<double> temperature, fields.number("temperature"));
   ATOM_ASSIGN_OR_RETURN(const std::optional<double> top_p, fields.number("top_p"));
-  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> top_k, fields.integer("top_k", -1, kMaxTokenId));
+  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> top_k,
+                        fields.integer("top_k", -1, kMaxTokenId));
   if (temperature && (*temperature < 0 || *temperature > 100)) {
-    return make_error(ErrorCode::kInvalidArgument, "temperature: out of range (found {}, expected 0 to 100)", *temperature);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "temperature: out of range (found {}, expected 0 to 100)", *temperature);
   }
   if (top_p && (*top_p <= 0 || *top_p > 1)) {
-    return make_error(ErrorCode::kInvalidArgument, "top_p: out of range (found {}, expected more than 0 and at most 1)", *top_p);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "top_p: out of range (found {}, expected more than 0 and at most 1)", *top_p);
   }
   if (temperature) defaults.temperature = static_cast<float>(*temperature);
   if (top_p) defaults.top_p = static_cast<float>(*top_p);
   if (top_k) defaults.top_k = static_cast<int32_t>(*top_k);
   for (const int32_t id : config.eos_token_ids) {
     if (id >= config.vocab_size) {
-      return make_error(ErrorCode::kInvalidArgument, "eos_token_id: outside the vocabulary (found {}, expected 0 to {})", id, config.vocab_size - 1);
+      return make_error(ErrorCode::kInvalidArgument,
+                        "eos_token_id: outside the vocabulary (found {}, expected 0 to {})", id,
+                        config.vocab_size - 1);
     }
   }
   return {};

@@ -16,7 +16,9 @@ Result<ModelConfig> with(std::string_view key, std::string_view value) {
   if (at != std::string::npos) {
     size_t end = at + quoted.size();
     for (int depth = 0; depth > 0 || (text[end] != ',' && text[end] != '}'); ++end) {
-      depth += text[end] == '[' || text[end] == '{' ? 1 : text[end] == ']' || text[end] == '}' ? -1 : 0;
+      depth += text[end] == '[' || text[end] == '{'   ? 1
+               : text[end] == ']' || text[end] == '}' ? -1
+                                                      : 0;
     }
     text.erase(at, end - at + (text[end] == ',' ? 1 : 0));
     if (text.ends_with(",}")) text.erase(text.size() - 2, 1);
@@ -56,7 +58,8 @@ TEST(HfConfig, KnowsTheFamilysDefaults) {
   EXPECT_TRUE(with("attention_bias", "true")->attention_output_bias);
   EXPECT_TRUE(with("mlp_bias", "true")->mlp_bias);
   EXPECT_FALSE(with("tie_word_embeddings", "")->tie_word_embeddings);
-  const auto qwen = parse_hf_config(R"({"architectures":["Qwen3ForCausalLM"],"model_type":"qwen3","hidden_size":64,"intermediate_size":16,
+  const auto qwen = parse_hf_config(
+      R"({"architectures":["Qwen3ForCausalLM"],"model_type":"qwen3","hidden_size":64,"intermediate_size":16,
     "num_hidden_layers":1,"num_attention_heads":64,"vocab_size":12})");
   ASSERT_TRUE(qwen) << qwen.error().message;
   EXPECT_EQ(qwen->head_dim, 128);
@@ -65,7 +68,9 @@ TEST(HfConfig, KnowsTheFamilysDefaults) {
 }
 
 TEST(HfConfig, ReadsRopeInEveryForm) {
-  auto config = with("rope_scaling", R"({"rope_type":"llama3","factor":8.0,"low_freq_factor":1,"high_freq_factor":4.0,"original_max_position_embeddings":32})");
+  auto config = with(
+      "rope_scaling",
+      R"({"rope_type":"llama3","factor":8.0,"low_freq_factor":1,"high_freq_factor":4.0,"original_max_position_embeddings":32})");
   ASSERT_TRUE(config) << config.error().message;
   EXPECT_EQ(config->rope.scaling, RopeConfig::Scaling::kLlama3);
   EXPECT_EQ(config->rope.factor, 8.0);
@@ -76,7 +81,8 @@ TEST(HfConfig, ReadsRopeInEveryForm) {
   ASSERT_TRUE(config) << config.error().message;
   EXPECT_EQ(config->rope.scaling, RopeConfig::Scaling::kLinear);
   EXPECT_EQ(config->rope.factor, 2.0);
-  EXPECT_EQ(with("rope_scaling", R"({"rope_type":"default"})")->rope.scaling, RopeConfig::Scaling::kNone);
+  EXPECT_EQ(with("rope_scaling", R"({"rope_type":"default"})")->rope.scaling,
+            RopeConfig::Scaling::kNone);
   config = with("rope_parameters", R"({"rope_theta":1000000.0,"rope_type":"default"})");
   ASSERT_TRUE(config) << config.error().message;
   EXPECT_EQ(config->rope.theta, 1000000.0);
@@ -85,7 +91,8 @@ TEST(HfConfig, ReadsRopeInEveryForm) {
 
 TEST(HfConfig, RefusesWrongRope) {
   for (const char* value : {"0", "-1", "-0.5"}) {
-    EXPECT_REFUSED(with("rope_theta", value), "rope_theta", "found " + std::string(value), "positive number");
+    EXPECT_REFUSED(with("rope_theta", value), "rope_theta", "found " + std::string(value),
+                   "positive number");
   }
   EXPECT_REFUSED(with("rope_theta", "\"big\""), "rope_theta", "found \"big\"", "a number");
   EXPECT_REFUSED(with("rope_theta", "NaN"), "rope_theta", "found NaN", "finite");
@@ -94,62 +101,89 @@ TEST(HfConfig, RefusesWrongRope) {
   EXPECT_REFUSED(with("rope_theta", "[1]"), "rope_theta", "found a list");
   EXPECT_REFUSED(with("rope_theta", "true"), "rope_theta", "found true");
   for (const char* kind : {"yarn", "dynamic", "longrope", "su", "mrope"}) {
-    EXPECT_REFUSED(with("rope_scaling", "{\"type\":\"" + std::string(kind) + "\",\"factor\":2}"), "rope_scaling.rope_type", kind, "llama3");
-    EXPECT_REFUSED(with("rope_parameters", "{\"rope_type\":\"" + std::string(kind) + "\",\"factor\":2}"), "rope_parameters.rope_type", kind);
+    EXPECT_REFUSED(with("rope_scaling", "{\"type\":\"" + std::string(kind) + "\",\"factor\":2}"),
+                   "rope_scaling.rope_type", kind, "llama3");
+    EXPECT_REFUSED(
+        with("rope_parameters", "{\"rope_type\":\"" + std::string(kind) + "\",\"factor\":2}"),
+        "rope_parameters.rope_type", kind);
   }
   EXPECT_REFUSED(with("rope_scaling", "{}"), "rope_scaling.rope_type", "missing");
   EXPECT_REFUSED(with("rope_scaling", "3"), "rope_scaling", "found 3", "an object");
   EXPECT_REFUSED(with("rope_scaling", R"({"type":"linear"})"), "rope_scaling.factor", "nothing");
-  EXPECT_REFUSED(with("rope_scaling", R"({"type":"linear","factor":0.5})"), "rope_scaling.factor", "0.5");
-  EXPECT_REFUSED(with("rope_scaling", R"({"type":"linear","factor":"2"})"), "rope_scaling.factor", "\"2\"");
-  EXPECT_REFUSED(with("rope_scaling", R"({"type":"llama3","factor":2,"low_freq_factor":4,"high_freq_factor":4,"original_max_position_embeddings":8})"),
-                 "rope_scaling.high_freq_factor", "found 4");
-  EXPECT_REFUSED(with("rope_scaling", R"({"type":"llama3","factor":2,"low_freq_factor":1,"high_freq_factor":4})"),
+  EXPECT_REFUSED(with("rope_scaling", R"({"type":"linear","factor":0.5})"), "rope_scaling.factor",
+                 "0.5");
+  EXPECT_REFUSED(with("rope_scaling", R"({"type":"linear","factor":"2"})"), "rope_scaling.factor",
+                 "\"2\"");
+  EXPECT_REFUSED(
+      with(
+          "rope_scaling",
+          R"({"type":"llama3","factor":2,"low_freq_factor":4,"high_freq_factor":4,"original_max_position_embeddings":8})"),
+      "rope_scaling.high_freq_factor", "found 4");
+  EXPECT_REFUSED(with("rope_scaling",
+                      R"({"type":"llama3","factor":2,"low_freq_factor":1,"high_freq_factor":4})"),
                  "rope_scaling.original_max_position_embeddings", "missing");
-  EXPECT_REFUSED(with("rope_scaling", R"({"type":"llama3","factor":2,"high_freq_factor":4,"original_max_position_embeddings":8})"),
-                 "rope_scaling.low_freq_factor", "missing");
+  EXPECT_REFUSED(
+      with(
+          "rope_scaling",
+          R"({"type":"llama3","factor":2,"high_freq_factor":4,"original_max_position_embeddings":8})"),
+      "rope_scaling.low_freq_factor", "missing");
   EXPECT_REFUSED(with("partial_rotary_factor", "0.5"), "partial_rotary_factor", "0.5");
 }
 
 TEST(HfConfig, RefusesWrongNumbers) {
-  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
+  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers",
+                          "num_attention_heads", "vocab_size"}) {
     EXPECT_REFUSED(with(key, ""), key, "missing");
-    for (const char* value : {"0", "-1", "1000000000", "2147483648", "9223372036854775807", "18446744073709551615"}) {
-      EXPECT_REFUSED(with(key, value), key, "out of range", "found " + std::string(value), "expected 1 to");
+    for (const char* value :
+         {"0", "-1", "1000000000", "2147483648", "9223372036854775807", "18446744073709551615"}) {
+      EXPECT_REFUSED(with(key, value), key, "out of range", "found " + std::string(value),
+                     "expected 1 to");
     }
     EXPECT_REFUSED(with(key, "8.0"), key, "found 8", "an integer");
     EXPECT_REFUSED(with(key, "\"8\""), key, "found \"8\"", "an integer");
   }
-  EXPECT_REFUSED(with("num_attention_heads", "3"), "num_attention_heads", "found 3", "divisor of 8");
-  EXPECT_REFUSED(with("num_key_value_heads", "3"), "num_key_value_heads", "found 3", "divisor of 2");
+  EXPECT_REFUSED(with("num_attention_heads", "3"), "num_attention_heads", "found 3",
+                 "divisor of 8");
+  EXPECT_REFUSED(with("num_key_value_heads", "3"), "num_key_value_heads", "found 3",
+                 "divisor of 2");
   EXPECT_REFUSED(with("num_key_value_heads", "0"), "num_key_value_heads", "found 0");
   EXPECT_REFUSED(with("head_dim", "5"), "head_dim", "found 5", "even");
   EXPECT_REFUSED(with("rms_norm_eps", "0"), "rms_norm_eps", "found 0");
   EXPECT_REFUSED(with("rms_norm_eps", "1"), "rms_norm_eps", "found 1");
-  EXPECT_REFUSED(with("tie_word_embeddings", "1"), "tie_word_embeddings", "found 1", "true or false");
+  EXPECT_REFUSED(with("tie_word_embeddings", "1"), "tie_word_embeddings", "found 1",
+                 "true or false");
 }
 
 TEST(HfConfig, RefusesForeignModels) {
-  EXPECT_REFUSED(with("architectures", ""), "architectures", "missing", "LlamaForCausalLM, Qwen3ForCausalLM");
+  EXPECT_REFUSED(with("architectures", ""), "architectures", "missing",
+                 "LlamaForCausalLM, Qwen3ForCausalLM");
   EXPECT_REFUSED(with("architectures", "[]"), "architectures", "LlamaForCausalLM");
   EXPECT_REFUSED(with("architectures", "\"LlamaForCausalLM\""), "architectures");
-  EXPECT_REFUSED(with("architectures", R"(["LlamaForCausalLM","Qwen3ForCausalLM"])"), "architectures", "not a list of one name");
-  EXPECT_REFUSED(with("architectures", R"(["MambaForCausalLM"])"), "architectures", "MambaForCausalLM", "LlamaForCausalLM, Qwen3ForCausalLM");
+  EXPECT_REFUSED(with("architectures", R"(["LlamaForCausalLM","Qwen3ForCausalLM"])"),
+                 "architectures", "not a list of one name");
+  EXPECT_REFUSED(with("architectures", R"(["MambaForCausalLM"])"), "architectures",
+                 "MambaForCausalLM", "LlamaForCausalLM, Qwen3ForCausalLM");
   EXPECT_REFUSED(with("architectures", R"(["Evil\u000aLlama"])"), "Evil\\x0aLlama");
-  EXPECT_REFUSED(with("model_type", "\"qwen3\""), "model_type", "found \"qwen3\"", "expected \"llama\"");
+  EXPECT_REFUSED(with("model_type", "\"qwen3\""), "model_type", "found \"qwen3\"",
+                 "expected \"llama\"");
   EXPECT_REFUSED(with("hidden_act", "\"gelu\""), "hidden_act", "gelu", "silu");
   EXPECT_REFUSED(with("torch_dtype", "\"float64\""), "torch_dtype", "float64");
   EXPECT_REFUSED(with("dtype", "\"int8\""), "dtype", "int8");
-  EXPECT_REFUSED(with("layer_types", R"(["full_attention","sliding_attention"])"), "layer_types", "sliding_attention");
+  EXPECT_REFUSED(with("layer_types", R"(["full_attention","sliding_attention"])"), "layer_types",
+                 "sliding_attention");
   EXPECT_TRUE(with("layer_types", R"(["full_attention"])"));
-  EXPECT_TRUE(with("auto_map", R"({"AutoModel":"modeling_evil.Evil"})"));  // ignored: no code of a model is run
+  EXPECT_TRUE(with("auto_map",
+                   R"({"AutoModel":"modeling_evil.Evil"})"));  // ignored: no code of a model is run
   EXPECT_TRUE(with("quantization_config", "null"));
   for (const char* method : {"gptq", "awq", "fp8", "compressed-tensors", "unheard_of"}) {
-    EXPECT_REFUSED(with("quantization_config", "{\"quant_method\":\"" + std::string(method) + "\"}"), "quantization_config.quant_method", method,
-                   "unquantised safetensors", "GGUF");
+    EXPECT_REFUSED(
+        with("quantization_config", "{\"quant_method\":\"" + std::string(method) + "\"}"),
+        "quantization_config.quant_method", method, "unquantised safetensors", "GGUF");
   }
-  EXPECT_REFUSED(with("quantization_config", "{}"), "quantization_config.quant_method", "none named");
-  const std::string qwen = R"({"architectures":["Qwen3ForCausalLM"],"hidden_size":64,"intermediate_size":16,"num_hidden_layers":4,
+  EXPECT_REFUSED(with("quantization_config", "{}"), "quantization_config.quant_method",
+                 "none named");
+  const std::string qwen =
+      R"({"architectures":["Qwen3ForCausalLM"],"hidden_size":64,"intermediate_size":16,"num_hidden_layers":4,
     "num_attention_heads":32,"vocab_size":12,"use_sliding_window":true,"sliding_window":128,"max_window_layers":2})";
   EXPECT_REFUSED(parse_hf_config(qwen), "use_sliding_window");
   EXPECT_TRUE(parse_hf_config(replaced(qwen, "_layers\":2}", "_layers\":4}")));
@@ -175,14 +209,17 @@ TEST(HfConfig, RefusesDamagedJson) {
   EXPECT_REFUSED(parse_hf_config("{\"a\":1,\"a\":2}"), "duplicate key \"a\"");
   EXPECT_REFUSED(parse_hf_config("\xef\xbb\xbf{}"), "byte order mark");
   EXPECT_REFUSED(parse_hf_config("{\"a\":" + std::string(3000, '[')), "nesting deeper");
-  EXPECT_REFUSED(parse_hf_config("version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer");
+  EXPECT_REFUSED(parse_hf_config("version https://git-lfs.github.com/spec/v1\n"),
+                 "Git LFS pointer");
   EXPECT_REFUSED(parse_hf_config("<!doctype HTML><html>"), "HTML page");
 }
 
 TEST(GenerationConfig, AddsEosAndDefaults) {
   auto config = *parse_hf_config(kTinyConfig);
   GenerationDefaults defaults;
-  const auto status = parse_generation_config(R"({"eos_token_id":[5,2],"temperature":0.6,"top_p":0.95,"top_k":20,"do_sample":true})", config, defaults);
+  const auto status = parse_generation_config(
+      R"({"eos_token_id":[5,2],"temperature":0.6,"top_p":0.95,"top_k":20,"do_sample":true})",
+      config, defaults);
   ASSERT_TRUE(status) << status.error().message;
   EXPECT_EQ(config.eos_token_ids, (std::vector<int32_t>{2, 5}));
   EXPECT_FLOAT_EQ(*defaults.temperature, 0.6F);

@@ -1,6 +1,6 @@
-// A small HTTP(S) client for the hub: GET and HEAD, redirects, ranges, a streamed body. libcurl does the work
-// and is opened with dlopen at the first use, so that the program needs it only for downloads.
-// One object per thread.
+// A small HTTP(S) client for the hub: GET and HEAD, redirects, ranges, a streamed body. libcurl
+// does the work and is opened with dlopen at the first use, so that the program needs it only for
+// downloads. One object per thread.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ struct HttpRequest {
   bool follow_redirects = false;
   int64_t range_begin = 0;  // > 0: ask for the bytes from here on
   int64_t max_body = 32 << 20;
-  // Receives the body of a 2xx response piece by piece; the response has status and headers by then. An error
-  // ends the transfer and becomes its result.
+  // Receives the body of a 2xx response piece by piece; the response has status and headers by
+  // then. An error ends the transfer and becomes its result.
   std::function<Status(const HttpResponse&, std::span<const std::byte>)> sink = {};
 };
 

@@ -1,5 +1,6 @@
-// Hub names -> local files: the Hugging Face cache first, then a download (resume, size and checksum
-// verification, progress bar on a terminal). libcurl is opened at run time, only for a download.
+// Hub names -> local files: the Hugging Face cache first, then a download (resume, size and
+// checksum verification, progress bar on a terminal). libcurl is opened at run time, only for a
+// download.
 #pragma once
 
 #include <filesystem>

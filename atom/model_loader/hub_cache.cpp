@@ -14,20 +14,26 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_alphanumeric(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
+bool is_alphanumeric(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
 
-// huggingface_hub's rule: 1 to 96 of [A-Za-z0-9_.-], a word character at both ends, no "--" and no "..".
+// huggingface_hub's rule: 1 to 96 of [A-Za-z0-9_.-], a word character at both ends, no "--" and no
+// "..".
 bool is_name_part(std::string_view part) {
-  return !part.empty() && part.size() <= 96 && is_alphanumeric(part.front()) && is_alphanumeric(part.back()) &&
-         part.find("--") == std::string_view::npos && part.find("..") == std::string_view::npos &&
-         std::all_of(part.begin(), part.end(), [](char c) { return is_alphanumeric(c) || c == '-' || c == '.'; });
+  return !part.empty() && part.size() <= 96 && is_alphanumeric(part.front()) &&
+         is_alphanumeric(part.back()) && part.find("--") == std::string_view::npos &&
+         part.find("..") == std::string_view::npos &&
+         std::all_of(part.begin(), part.end(),
+                     [](char c) { return is_alphanumeric(c) || c == '-' || c == '.'; });
 }
 
 bool is_revision(std::string_view text) {
-  return !text.empty() && text.size() <= 200 && text.front() != '/' && text.back() != '/' && text.front() != '.' &&
-         text.find("..") == std::string_view::npos && text.find("//") == std::string_view::npos &&
-         text.find("/.") == std::string_view::npos &&
-         std::all_of(text.begin(), text.end(), [](char c) { return is_alphanumeric(c) || c == '-' || c == '.' || c == '/'; });
+  return !text.empty() && text.size() <= 200 && text.front() != '/' && text.back() != '/' &&
+         text.front() != '.' && text.find("..") == std::string_view::npos &&
+         text.find("//") == std::string_view::npos && text.find("/.") == std::string_view::npos &&
+         std::all_of(text.begin(), text.end(),
+                     [](char c) { return is_alphanumeric(c) || c == '-' || c == '.' || c == '/'; });
 }
 
 bool has(const fs::path& file) {
@@ -48,7 +54,8 @@ std::string missing_weights(const fs::path& snapshot) {
     return {};
   }
   std::error_code error;
-  for (fs::directory_iterator it(snapshot, error); !error && it != fs::directory_iterator(); it.increment(error)) {
+  for (fs::directory_iterator it(snapshot, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
     if (it->path().extension() == ".safetensors" && has(it->path())) return {};
   }
   return kSafetensorsName;
@@ -56,10 +63,12 @@ std::string missing_weights(const fs::path& snapshot) {
 
 bool has_tokenizer(const fs::path& snapshot) {
   std::error_code error;
-  for (fs::directory_iterator it(snapshot, error); !error && it != fs::directory_iterator(); it.increment(error)) {
+  for (fs::directory_iterator it(snapshot, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
     const std::string name = it->path().filename();
-    if ((name == "tokenizer.json" || name == "tokenizer.model" || name == "vocab.json" || name.ends_with(".tiktoken") ||
-         name == "tiktoken.model") && has(it->path())) {
+    if ((name == "tokenizer.json" || name == "tokenizer.model" || name == "vocab.json" ||
+         name.ends_with(".tiktoken") || name == "tiktoken.model") &&
+        has(it->path())) {
       return true;
     }
   }
@@ -69,15 +78,17 @@ bool has_tokenizer(const fs::path& snapshot) {
 int count_gguf(const fs::path& snapshot) {
   int count = 0;
   std::error_code error;
-  for (fs::directory_iterator it(snapshot, error); !error && it != fs::directory_iterator(); it.increment(error)) {
+  for (fs::directory_iterator it(snapshot, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
     count += it->path().extension() == ".gguf" && has(it->path());
   }
   return count;
 }
 
 Status filesystem_error(const fs::path& path, const std::error_code& error) {
-  return make_error(error == std::errc::no_space_on_device ? ErrorCode::kResourceExhausted : ErrorCode::kInvalidArgument, "{}: {}",
-                    printable(path), error.message());
+  return make_error(error == std::errc::no_space_on_device ? ErrorCode::kResourceExhausted
+                                                           : ErrorCode::kInvalidArgument,
+                    "{}: {}", printable(path), error.message());
 }
 
 }  // namespace
@@ -99,11 +110,14 @@ std::optional<HubName> parse_hub_name(std::string_view text) {
 }
 
 bool is_commit_hash(std::string_view text) {
-  return text.size() == 40 && std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return text.size() == 40 && std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+         });
 }
 
 std::string missing_from_snapshot(const fs::path& snapshot, bool tokenizer) {
-  if (count_gguf(snapshot) == 1 && !missing_weights(snapshot).empty()) return {};  // brings its own config and tokenizer
+  if (count_gguf(snapshot) == 1 && !missing_weights(snapshot).empty())
+    return {};  // brings its own config and tokenizer
   if (!has(snapshot / "config.json")) return "config.json";
   if (std::string missing = missing_weights(snapshot); !missing.empty()) return missing;
   return tokenizer && !has_tokenizer(snapshot) ? "tokenizer.json" : "";
@@ -111,7 +125,8 @@ std::string missing_from_snapshot(const fs::path& snapshot, bool tokenizer) {
 
 HubCache::HubCache(const fs::path& cache_dir, const HubName& name) : revision_(name.revision) {
   std::string folder = "models--" + name.id;
-  if (const size_t slash = folder.find('/'); slash != std::string::npos) folder.replace(slash, 1, "--");
+  if (const size_t slash = folder.find('/'); slash != std::string::npos)
+    folder.replace(slash, 1, "--");
   root_ = cache_dir / folder;
   locks_ = cache_dir / ".locks" / folder;
 }
@@ -129,9 +144,13 @@ std::optional<fs::path> HubCache::find_snapshot() const {
   return fs::is_directory(dir, error) ? std::optional(dir) : std::nullopt;
 }
 
-fs::path HubCache::snapshot_dir(std::string_view commit) const { return root_ / "snapshots" / commit; }
+fs::path HubCache::snapshot_dir(std::string_view commit) const {
+  return root_ / "snapshots" / commit;
+}
 fs::path HubCache::blob(std::string_view etag) const { return root_ / "blobs" / etag; }
-fs::path HubCache::lock_file(std::string_view etag) const { return locks_ / (std::string(etag) + ".lock"); }
+fs::path HubCache::lock_file(std::string_view etag) const {
+  return locks_ / (std::string(etag) + ".lock");
+}
 
 Status HubCache::create_directories() const {
   const fs::path ref_dir = (root_ / "refs" / revision_).parent_path();

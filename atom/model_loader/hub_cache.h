@@ -1,4 +1,5 @@
-// The Hugging Face cache on disk, as huggingface_hub lays it out, so that both read each other's files:
+// The Hugging Face cache on disk, as huggingface_hub lays it out, so that both read each other's
+// files:
 //   CACHE/models--ORG--NAME/blobs/ETAG                        the bytes
 //   CACHE/models--ORG--NAME/snapshots/COMMIT/FILE          -> ../../blobs/ETAG
 //   CACHE/models--ORG--NAME/refs/REVISION                     text: COMMIT

@@ -28,19 +28,23 @@ std::vector<std::pair<std::string, TypeTotal>> totals_by_type(const Checkpoint& 
   std::vector<std::pair<std::string, TypeTotal>> out;
   for (const auto& [dtype, total] : by_type) {
     std::string name = dtype_name(dtype);
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::toupper(c); });
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return std::toupper(c); });
     out.emplace_back(name, total);
   }
-  std::stable_sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.second.bytes > b.second.bytes; });
+  std::stable_sort(out.begin(), out.end(),
+                   [](const auto& a, const auto& b) { return a.second.bytes > b.second.bytes; });
   return out;
 }
 
 std::string rope_text(const RopeConfig& rope) {
   std::string text = str_format("theta {}", rope.theta);
-  if (rope.scaling == RopeConfig::Scaling::kLinear) text += str_format(", linear scaling, factor {}", rope.factor);
+  if (rope.scaling == RopeConfig::Scaling::kLinear)
+    text += str_format(", linear scaling, factor {}", rope.factor);
   if (rope.scaling == RopeConfig::Scaling::kLlama3) {
-    text += str_format(", llama3 scaling, factor {}, frequencies {} to {}, original context {}", rope.factor, rope.low_freq_factor,
-                       rope.high_freq_factor, rope.original_max_position_embeddings);
+    text += str_format(", llama3 scaling, factor {}, frequencies {} to {}, original context {}",
+                       rope.factor, rope.low_freq_factor, rope.high_freq_factor,
+                       rope.original_max_position_embeddings);
   }
   if (!rope.freq_divisors.empty()) text += ", frequency divisors from the file";
   return text;
@@ -56,7 +60,9 @@ std::string ids_text(const std::vector<int32_t>& ids) {
 
 std::string biases_text(const ModelConfig& config) {
   std::string text;
-  const auto add = [&](bool present, const char* name) { text += present ? (text.empty() ? "" : ", ") + std::string(name) : ""; };
+  const auto add = [&](bool present, const char* name) {
+    text += present ? (text.empty() ? "" : ", ") + std::string(name) : "";
+  };
   add(config.attention_bias, "q, k, v");
   add(config.attention_output_bias, "o");
   add(config.mlp_bias, "mlp");
@@ -72,16 +78,20 @@ std::string count_text(int64_t count) {
 std::string as_text(const Checkpoint& checkpoint) {
   const ModelConfig& c = checkpoint.config();
   std::string out;
-  const auto line = [&](const char* name, const std::string& value) { out += str_format("{:<14}{}\n", name, value); };
+  const auto line = [&](const char* name, const std::string& value) {
+    out += str_format("{:<14}{}\n", name, value);
+  };
   line("architecture", str_format("{} ({})", c.architecture, c.model_type));
   line("format", checkpoint.format_name() + (c.weight_dtype.empty() ? "" : ", " + c.weight_dtype));
   line("layers", str_format("{}", c.num_hidden_layers));
   line("hidden size", str_format("{}, intermediate {}", c.hidden_size, c.intermediate_size));
-  line("attention", str_format("{} heads, {} KV heads, head dimension {}", c.num_attention_heads, c.num_key_value_heads, c.head_dim));
+  line("attention", str_format("{} heads, {} KV heads, head dimension {}", c.num_attention_heads,
+                               c.num_key_value_heads, c.head_dim));
   line("biases", biases_text(c));
   line("context", str_format("{} tokens", c.max_position_embeddings));
   line("rotary", rope_text(c.rope));
-  line("vocabulary", str_format("{}, {} head", c.vocab_size, c.tie_word_embeddings ? "tied" : "separate"));
+  line("vocabulary",
+       str_format("{}, {} head", c.vocab_size, c.tie_word_embeddings ? "tied" : "separate"));
   line("eos token", ids_text(c.eos_token_ids));
   line("bos token", c.bos_token_id ? str_format("{}", *c.bos_token_id) : "none");
   int64_t parameters = 0;
@@ -89,25 +99,40 @@ std::string as_text(const Checkpoint& checkpoint) {
   for (const auto& [name, total] : totals) {
     parameters += total.parameters;
   }
-  line("weights", str_format("{} in {} tensors, {} parameters", human_bytes(checkpoint.total_bytes()), checkpoint.tensors().size(), count_text(parameters)));
+  line("weights",
+       str_format("{} in {} tensors, {} parameters", human_bytes(checkpoint.total_bytes()),
+                  checkpoint.tensors().size(), count_text(parameters)));
   for (const auto& [name, total] : totals) {
-    line(("  " + name).c_str(), str_format("{:>9} in {:>5} tensors, {:>8} parameters", human_bytes(total.bytes), total.tensors, count_text(total.parameters)));
+    line(("  " + name).c_str(),
+         str_format("{:>9} in {:>5} tensors, {:>8} parameters", human_bytes(total.bytes),
+                    total.tensors, count_text(total.parameters)));
   }
   return out;
 }
 
 json::object config_json(const ModelConfig& c) {
-  json::object rope{{"theta", c.rope.theta}, {"scaling", nullptr}, {"freq_divisors", !c.rope.freq_divisors.empty()}};
+  json::object rope{{"theta", c.rope.theta},
+                    {"scaling", nullptr},
+                    {"freq_divisors", !c.rope.freq_divisors.empty()}};
   if (c.rope.scaling != RopeConfig::Scaling::kNone) {
     rope["scaling"] = c.rope.scaling == RopeConfig::Scaling::kLinear ? "linear" : "llama3";
     rope["factor"] = c.rope.factor;
   }
-  json::object out{{"vocab_size", c.vocab_size}, {"hidden_size", c.hidden_size}, {"intermediate_size", c.intermediate_size},
-                   {"num_hidden_layers", c.num_hidden_layers}, {"num_attention_heads", c.num_attention_heads},
-                   {"num_key_value_heads", c.num_key_value_heads}, {"head_dim", c.head_dim},
-                   {"max_position_embeddings", c.max_position_embeddings}, {"rms_norm_eps", c.rms_norm_eps},
-                   {"tie_word_embeddings", c.tie_word_embeddings}, {"attention_bias", c.attention_bias}, {"mlp_bias", c.mlp_bias},
-                   {"rope", std::move(rope)}, {"eos_token_ids", json::value_from(c.eos_token_ids)}, {"bos_token_id", nullptr}};
+  json::object out{{"vocab_size", c.vocab_size},
+                   {"hidden_size", c.hidden_size},
+                   {"intermediate_size", c.intermediate_size},
+                   {"num_hidden_layers", c.num_hidden_layers},
+                   {"num_attention_heads", c.num_attention_heads},
+                   {"num_key_value_heads", c.num_key_value_heads},
+                   {"head_dim", c.head_dim},
+                   {"max_position_embeddings", c.max_position_embeddings},
+                   {"rms_norm_eps", c.rms_norm_eps},
+                   {"tie_word_embeddings", c.tie_word_embeddings},
+                   {"attention_bias", c.attention_bias},
+                   {"mlp_bias", c.mlp_bias},
+                   {"rope", std::move(rope)},
+                   {"eos_token_ids", json::value_from(c.eos_token_ids)},
+                   {"bos_token_id", nullptr}};
   if (c.bos_token_id) out["bos_token_id"] = *c.bos_token_id;
   return out;
 }
@@ -117,12 +142,16 @@ std::string as_json(const Checkpoint& checkpoint) {
   json::object dtypes;
   int64_t parameters = 0;
   for (const auto& [name, total] : totals_by_type(checkpoint)) {
-    dtypes[name] = {{"tensors", total.tensors}, {"parameters", total.parameters}, {"bytes", total.bytes}};
+    dtypes[name] = {
+        {"tensors", total.tensors}, {"parameters", total.parameters}, {"bytes", total.bytes}};
     parameters += total.parameters;
   }
-  const json::object out{{"architecture", c.architecture}, {"model_type", c.model_type}, {"format", checkpoint.format_name()},
-                         {"weight_dtype", c.weight_dtype}, {"config", config_json(c)}, {"num_tensors", checkpoint.tensors().size()},
-                         {"num_parameters", parameters}, {"weight_bytes", checkpoint.total_bytes()}, {"dtypes", std::move(dtypes)}};
+  const json::object out{
+      {"architecture", c.architecture},     {"model_type", c.model_type},
+      {"format", checkpoint.format_name()}, {"weight_dtype", c.weight_dtype},
+      {"config", config_json(c)},           {"num_tensors", checkpoint.tensors().size()},
+      {"num_parameters", parameters},       {"weight_bytes", checkpoint.total_bytes()},
+      {"dtypes", std::move(dtypes)}};
   return json::serialize(out) + "\n";
 }
 

@@ -1,5 +1,5 @@
-// What a checkpoint is, without loading it: architecture, format, sizes, totals per element type. Text for
-// people or one JSON object for programs; the memory plan is the engine's to add.
+// What a checkpoint is, without loading it: architecture, format, sizes, totals per element type.
+// Text for people or one JSON object for programs; the memory plan is the engine's to add.
 #pragma once
 
 #include <string>

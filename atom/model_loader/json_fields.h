@@ -1,5 +1,5 @@
-// Typed access to the fields of a JSON object from a model directory. null counts as absent. Every error is
-// "KEY: problem (found X, expected Y)". Include in .cpp files only.
+// Typed access to the fields of a JSON object from a model directory. null counts as absent. Every
+// error is "KEY: problem (found X, expected Y)". Include in .cpp files only.
 #pragma once
 
 #include <boost/json.hpp>

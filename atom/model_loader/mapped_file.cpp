@@ -18,8 +18,8 @@ namespace {
 
 constexpr uintptr_t kPageSize = 4096;
 
-// Mapped ranges for the fault handler: fixed, so that a signal handler may read it. A checkpoint with more
-// shards than slots only loses the file name in the message.
+// Mapped ranges for the fault handler: fixed, so that a signal handler may read it. A checkpoint
+// with more shards than slots only loses the file name in the message.
 struct FaultSlot {
   std::atomic<uintptr_t> begin{0};
   std::atomic<uintptr_t> end{0};
@@ -76,7 +76,8 @@ struct OpenFile {
   struct stat info {};
 };
 
-// O_NONBLOCK keeps a FIFO without writer from blocking; the type is checked before anything is read.
+// O_NONBLOCK keeps a FIFO without writer from blocking; the type is checked before anything is
+// read.
 Result<OpenFile> open_regular(const std::filesystem::path& path) {
   OpenFile file;
   // Refused by type first: merely opening a device may act on it (a tape rewinds).
@@ -93,8 +94,12 @@ Result<OpenFile> open_regular(const std::filesystem::path& path) {
     close(file.fd);
   }
   const mode_t mode = file.info.st_mode;
-  const char* kind = S_ISDIR(mode) ? "a directory" : S_ISFIFO(mode) ? "a FIFO" : S_ISSOCK(mode) ? "a socket" : "a device";
-  return make_error(ErrorCode::kInvalidArgument, "{}: not a regular file (found {})", printable(path), kind);
+  const char* kind = S_ISDIR(mode)    ? "a directory"
+                     : S_ISFIFO(mode) ? "a FIFO"
+                     : S_ISSOCK(mode) ? "a socket"
+                                      : "a device";
+  return make_error(ErrorCode::kInvalidArgument, "{}: not a regular file (found {})",
+                    printable(path), kind);
 }
 
 int64_t modified_ns(const struct stat& info) {
@@ -110,7 +115,8 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::filesystem
   mapped->fd_ = file.fd;
   mapped->modified_ns_ = modified_ns(file.info);
   if (file.info.st_size == 0) return mapped;
-  void* data = mmap(nullptr, static_cast<size_t>(file.info.st_size), PROT_READ, MAP_SHARED, file.fd, 0);
+  void* data =
+      mmap(nullptr, static_cast<size_t>(file.info.st_size), PROT_READ, MAP_SHARED, file.fd, 0);
   if (data == MAP_FAILED) return std::unexpected(errno_error(path, errno));
   mapped->data_ = static_cast<const std::byte*>(data);
   mapped->size_ = file.info.st_size;
@@ -132,7 +138,8 @@ void MappedFile::prefetch(const void* data, int64_t nbytes) const {
 
 void MappedFile::release(const void* data, int64_t nbytes) const {
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPageSize - 1) & ~(kPageSize - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(nbytes)) & ~(kPageSize - 1);
+  const uintptr_t end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(nbytes)) & ~(kPageSize - 1);
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
@@ -140,7 +147,8 @@ Status MappedFile::verify_unchanged() const {
   struct stat info {};
   if (fstat(fd_, &info) != 0) return std::unexpected(errno_error(path_, errno));
   if (info.st_size != size_) {
-    return make_error(ErrorCode::kDataLoss, "{}: size changed while it was in use (found {} bytes, expected {})",
+    return make_error(ErrorCode::kDataLoss,
+                      "{}: size changed while it was in use (found {} bytes, expected {})",
                       printable(path_), info.st_size, size_);
   }
   if (modified_ns(info) != modified_ns_) {
@@ -153,8 +161,9 @@ Result<std::string> read_small_file(const std::filesystem::path& path, int64_t m
   ATOM_ASSIGN_OR_RETURN(const OpenFile file, open_regular(path));
   if (file.info.st_size > max_bytes) {
     close(file.fd);
-    return make_error(ErrorCode::kInvalidArgument, "{}: too large (found {} bytes, expected at most {})",
-                      printable(path), file.info.st_size, max_bytes);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}: too large (found {} bytes, expected at most {})", printable(path),
+                      file.info.st_size, max_bytes);
   }
   std::string text(static_cast<size_t>(file.info.st_size), '\0');
   size_t used = 0;

@@ -1,8 +1,8 @@
-// MappedFile: a regular file mapped read-only. Opening never blocks (FIFOs, devices and directories are
-// refused before a byte is read) and allocates nothing that depends on the file.
-// Symbolic links are followed: the Hugging Face cache is made of them.
-// A file that is cut short while mapped makes the kernel send SIGBUS; install_fault_message() turns that into
-// one line that names the file and exit status 1.
+// MappedFile: a regular file mapped read-only. Opening never blocks (FIFOs, devices and directories
+// are refused before a byte is read) and allocates nothing that depends on the file. Symbolic links
+// are followed: the Hugging Face cache is made of them. A file that is cut short while mapped makes
+// the kernel send SIGBUS; install_fault_message() turns that into one line that names the file and
+// exit status 1.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +26,8 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, static_cast<size_t>(size_)}; }
   const std::filesystem::path& path() const { return path_; }
 
-  // Hints; any range inside bytes(). release() drops whole pages inside the range from this process only,
-  // the page cache keeps them.
+  // Hints; any range inside bytes(). release() drops whole pages inside the range from this process
+  // only, the page cache keeps them.
   void prefetch(const void* data, int64_t nbytes) const;
   void release(const void* data, int64_t nbytes) const;
 
@@ -48,8 +48,8 @@ class MappedFile {
 // A whole small file. Same rules as MappedFile::open; refuses more than `max_bytes`.
 Result<std::string> read_small_file(const std::filesystem::path& path, int64_t max_bytes);
 
-// Installs a SIGBUS handler for the process: a fault inside a mapped file ends it with one line and status 1;
-// any other SIGBUS keeps its default action. Called once by the program's main.
+// Installs a SIGBUS handler for the process: a fault inside a mapped file ends it with one line and
+// status 1; any other SIGBUS keeps its default action. Called once by the program's main.
 void install_fault_message();
 
 }  // namespace atom

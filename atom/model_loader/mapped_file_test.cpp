@@ -52,13 +52,15 @@ TEST(MappedFile, AFileCutShortInUseEndsTheProcessInOneLine) {
     volatile const std::byte* data = (*file)->bytes().data();
     [[maybe_unused]] const std::byte last = data[(1 << 16) - 1];
   };
-  EXPECT_EXIT(use_after_cut(), ::testing::ExitedWithCode(1), "cut.safetensors: the file was cut short");
+  EXPECT_EXIT(use_after_cut(), ::testing::ExitedWithCode(1),
+              "cut.safetensors: the file was cut short");
 }
 
 TEST(Text, PrintsAnythingOnOneLine) {
   EXPECT_EQ(printable(std::string("a\nb\x1b\x7f")), "a\\x0ab\\x1b\\x7f");
   EXPECT_EQ(printable(std::string("h\xc3\xa9 \xf0\x9f\x98\x80")), "h\xc3\xa9 \xf0\x9f\x98\x80");
-  EXPECT_EQ(printable(std::string("\xff\xc3(\xed\xa0\x80\xc0\x80")), "\\xff\\xc3(\\xed\\xa0\\x80\\xc0\\x80");
+  EXPECT_EQ(printable(std::string("\xff\xc3(\xed\xa0\x80\xc0\x80")),
+            "\\xff\\xc3(\\xed\\xa0\\x80\\xc0\\x80");
   EXPECT_LT(printable(std::string(10'000, 'x')).size(), 200u);
   EXPECT_EQ(human_bytes(999), "999 B");
   EXPECT_EQ(human_bytes(98362432), "98.4 MB");

@@ -1,5 +1,6 @@
-// ModelConfig: the numbers of one model, from config.json or GGUF metadata, checked (hf_config.cpp).
-// Plain data for models/; further families add fields here and rows to the reader's table.
+// ModelConfig: the numbers of one model, from config.json or GGUF metadata, checked
+// (hf_config.cpp). Plain data for models/; further families add fields here and rows to the
+// reader's table.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +18,15 @@ struct RopeConfig {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   int64_t original_max_position_embeddings = 0;
-  std::vector<float> freq_divisors = {};  // GGUF rope_freqs.weight, [head_dim / 2]; empty when absent
+  std::vector<float> freq_divisors =
+      {};  // GGUF rope_freqs.weight, [head_dim / 2]; empty when absent
 };
 
 struct ModelConfig {
   std::string architecture = {};  // "LlamaForCausalLM"
   std::string model_type = {};    // "llama"
-  std::string weight_dtype = {};  // "bfloat16" ... from the config, or the dominant GGUF type; for display
+  std::string weight_dtype =
+      {};  // "bfloat16" ... from the config, or the dominant GGUF type; for display
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -34,7 +37,7 @@ struct ModelConfig {
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;         // q, k, v (and o where the family has it)
+  bool attention_bias = false;  // q, k, v (and o where the family has it)
   bool attention_output_bias = false;
   bool mlp_bias = false;
   RopeConfig rope = {};

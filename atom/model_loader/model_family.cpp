@@ -7,12 +7,24 @@ namespace atom {
 namespace {
 
 constexpr ModelFamily kFamilies[] = {
-    {.architecture = "LlamaForCausalLM", .model_type = "llama", .gguf_arch = "llama",
-     .default_kv_heads = 0, .default_head_dim = 0, .default_max_positions = 2048,
-     .gguf_interleaved_rotary = true, .has_mlp_bias = true, .has_sliding_window = false},
-    {.architecture = "Qwen3ForCausalLM", .model_type = "qwen3", .gguf_arch = "qwen3",
-     .default_kv_heads = 32, .default_head_dim = 128, .default_max_positions = 32768,
-     .gguf_interleaved_rotary = false, .has_mlp_bias = false, .has_sliding_window = true},
+    {.architecture = "LlamaForCausalLM",
+     .model_type = "llama",
+     .gguf_arch = "llama",
+     .default_kv_heads = 0,
+     .default_head_dim = 0,
+     .default_max_positions = 2048,
+     .gguf_interleaved_rotary = true,
+     .has_mlp_bias = true,
+     .has_sliding_window = false},
+    {.architecture = "Qwen3ForCausalLM",
+     .model_type = "qwen3",
+     .gguf_arch = "qwen3",
+     .default_kv_heads = 32,
+     .default_head_dim = 128,
+     .default_max_positions = 32768,
+     .gguf_interleaved_rotary = false,
+     .has_mlp_bias = false,
+     .has_sliding_window = true},
 };
 
 constexpr ConfigRow kConfigRows[] = {
@@ -21,13 +33,16 @@ constexpr ConfigRow kConfigRows[] = {
     {&ModelConfig::intermediate_size, "intermediate_size", "feed_forward_length", 1 << 20, true},
     {&ModelConfig::num_hidden_layers, "num_hidden_layers", "block_count", 2048, true},
     {&ModelConfig::num_attention_heads, "num_attention_heads", "attention.head_count", 4096, true},
-    {&ModelConfig::num_key_value_heads, "num_key_value_heads", "attention.head_count_kv", 4096, false},
+    {&ModelConfig::num_key_value_heads, "num_key_value_heads", "attention.head_count_kv", 4096,
+     false},
     {&ModelConfig::head_dim, "head_dim", "attention.key_length", 4096, false},
-    {&ModelConfig::max_position_embeddings, "max_position_embeddings", "context_length", 1 << 28, false},
+    {&ModelConfig::max_position_embeddings, "max_position_embeddings", "context_length", 1 << 28,
+     false},
 };
 
 const ConfigRow& row_of(int64_t ModelConfig::*field) {
-  return *std::find_if(std::begin(kConfigRows), std::end(kConfigRows), [&](const auto& row) { return row.field == field; });
+  return *std::find_if(std::begin(kConfigRows), std::end(kConfigRows),
+                       [&](const auto& row) { return row.field == field; });
 }
 
 template <class Name>
@@ -48,7 +63,9 @@ std::span<const ConfigRow> config_rows() { return kConfigRows; }
 
 const ModelFamily* find_family(std::string_view architecture, std::string_view model_type) {
   for (const ModelFamily& family : kFamilies) {
-    if (architecture == family.architecture && (model_type.empty() || model_type == family.model_type)) return &family;
+    if (architecture == family.architecture &&
+        (model_type.empty() || model_type == family.model_type))
+      return &family;
   }
   return nullptr;
 }
@@ -68,49 +85,63 @@ std::string supported_gguf_architectures() {
 }
 
 std::string config_key(const ConfigRow& row, ConfigSource source, const ModelFamily& family) {
-  return source == ConfigSource::kHuggingFace ? row.hf_key : str_format("{}.{}", family.gguf_arch, row.gguf_key);
+  return source == ConfigSource::kHuggingFace ? row.hf_key
+                                              : str_format("{}.{}", family.gguf_arch, row.gguf_key);
 }
 
 Status check_range(std::string_view key, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return {};
-  return make_error(ErrorCode::kInvalidArgument, "{}: out of range (found {}, expected {} to {})", key, value, min, max);
+  return make_error(ErrorCode::kInvalidArgument, "{}: out of range (found {}, expected {} to {})",
+                    key, value, min, max);
 }
 
 Status complete_config(ModelConfig& config, ConfigSource source, const ModelFamily& family) {
-  const auto key = [&](int64_t ModelConfig::*field) { return config_key(row_of(field), source, family); };
-  if (config.max_position_embeddings == 0) config.max_position_embeddings = family.default_max_positions;
+  const auto key = [&](int64_t ModelConfig::*field) {
+    return config_key(row_of(field), source, family);
+  };
+  if (config.max_position_embeddings == 0)
+    config.max_position_embeddings = family.default_max_positions;
   if (config.num_key_value_heads == 0) {
-    config.num_key_value_heads = family.default_kv_heads != 0 ? family.default_kv_heads : config.num_attention_heads;
+    config.num_key_value_heads =
+        family.default_kv_heads != 0 ? family.default_kv_heads : config.num_attention_heads;
   }
   if (config.num_attention_heads % config.num_key_value_heads != 0) {
-    return make_error(ErrorCode::kInvalidArgument, "{}: does not divide {} (found {}, expected a divisor of {})",
-                      key(&ModelConfig::num_key_value_heads), key(&ModelConfig::num_attention_heads),
-                      config.num_key_value_heads, config.num_attention_heads);
+    return make_error(
+        ErrorCode::kInvalidArgument, "{}: does not divide {} (found {}, expected a divisor of {})",
+        key(&ModelConfig::num_key_value_heads), key(&ModelConfig::num_attention_heads),
+        config.num_key_value_heads, config.num_attention_heads);
   }
   if (config.head_dim == 0) {
     config.head_dim = family.default_head_dim;
     if (config.head_dim == 0) {
       if (config.hidden_size % config.num_attention_heads != 0) {
-        return make_error(ErrorCode::kInvalidArgument, "{}: does not divide {} (found {}, expected a divisor of {}, or {} given)",
-                          key(&ModelConfig::num_attention_heads), key(&ModelConfig::hidden_size),
-                          config.num_attention_heads, config.hidden_size, key(&ModelConfig::head_dim));
+        return make_error(
+            ErrorCode::kInvalidArgument,
+            "{}: does not divide {} (found {}, expected a divisor of {}, or {} given)",
+            key(&ModelConfig::num_attention_heads), key(&ModelConfig::hidden_size),
+            config.num_attention_heads, config.hidden_size, key(&ModelConfig::head_dim));
       }
       config.head_dim = config.hidden_size / config.num_attention_heads;
     }
   }
   if (config.head_dim % 2 != 0) {
-    return make_error(ErrorCode::kInvalidArgument, "{}: odd, but rotary embedding needs pairs (found {}, expected an even number)",
-                      key(&ModelConfig::head_dim), config.head_dim);
+    return make_error(
+        ErrorCode::kInvalidArgument,
+        "{}: odd, but rotary embedding needs pairs (found {}, expected an even number)",
+        key(&ModelConfig::head_dim), config.head_dim);
   }
-  ATOM_RETURN_IF_ERROR(check_range(key(&ModelConfig::head_dim), config.head_dim, 1, row_of(&ModelConfig::head_dim).max));
+  ATOM_RETURN_IF_ERROR(check_range(key(&ModelConfig::head_dim), config.head_dim, 1,
+                                   row_of(&ModelConfig::head_dim).max));
   for (const int32_t id : config.eos_token_ids) {
     if (id >= config.vocab_size) {
-      return make_error(ErrorCode::kInvalidArgument, "eos_token_id: outside the vocabulary (found {}, expected 0 to {})", id,
+      return make_error(ErrorCode::kInvalidArgument,
+                        "eos_token_id: outside the vocabulary (found {}, expected 0 to {})", id,
                         config.vocab_size - 1);
     }
   }
   if (config.bos_token_id && *config.bos_token_id >= config.vocab_size) {
-    return make_error(ErrorCode::kInvalidArgument, "bos_token_id: outside the vocabulary (found {}, expected 0 to {})",
+    return make_error(ErrorCode::kInvalidArgument,
+                      "bos_token_id: outside the vocabulary (found {}, expected 0 to {})",
                       *config.bos_token_id, config.vocab_size - 1);
   }
   return {};

@@ -1,6 +1,6 @@
-// The table of model families and of the numbers every family has: one row serves config.json and GGUF
-// metadata alike. To add a family: a row in kFamilies; to add a number: a field in ModelConfig and a row in
-// kConfigRows (model_family.cpp).
+// The table of model families and of the numbers every family has: one row serves config.json and
+// GGUF metadata alike. To add a family: a row in kFamilies; to add a number: a field in ModelConfig
+// and a row in kConfigRows (model_family.cpp).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ struct ModelFamily {
   const char* architecture;  // config.json `architectures`
   const char* model_type;    // config.json `model_type`
   const char* gguf_arch;     // general.architecture
-  // What the family's config class assumes when config.json is silent; 0 = derived from the other numbers.
+  // What the family's config class assumes when config.json is silent; 0 = derived from the other
+  // numbers.
   int64_t default_kv_heads;
   int64_t default_head_dim;
   int64_t default_max_positions;
@@ -46,8 +47,8 @@ enum class ConfigSource { kHuggingFace, kGguf };
 // "num_attention_heads", or "llama.attention.head_count".
 std::string config_key(const ConfigRow& row, ConfigSource source, const ModelFamily& family);
 
-// Fills what is derived (head_dim, num_key_value_heads), then checks divisibility and relations. Errors are
-// "KEY: problem (found X, expected Y)".
+// Fills what is derived (head_dim, num_key_value_heads), then checks divisibility and relations.
+// Errors are "KEY: problem (found X, expected Y)".
 Status complete_config(ModelConfig& config, ConfigSource source, const ModelFamily& family);
 
 // "KEY: out of range (found X, expected 1 to MAX)".

@@ -1,7 +1,7 @@
-// Safetensors header: 8 bytes of length, JSON, then the data without holes. Accepts exactly what the Rust
-// reference accepts (header <= 100 MB, '{' first, unique names, string metadata, offsets that tile the data)
-// minus the element types that this engine does not have. Parses from memory; reads no tensor data.
-// To add an element type: one row in kTypes (safetensors.cpp).
+// Safetensors header: 8 bytes of length, JSON, then the data without holes. Accepts exactly what
+// the Rust reference accepts (header <= 100 MB, '{' first, unique names, string metadata, offsets
+// that tile the data) minus the element types that this engine does not have. Parses from memory;
+// reads no tensor data. To add an element type: one row in kTypes (safetensors.cpp).
 #pragma once
 
 #include <cstddef>

@@ -41,7 +41,8 @@ class SafetensorsCheckpoint final : public CheckpointBase {
   Result<std::shared_ptr<const Tokenizer>> load_tokenizer() const override {
     auto tokenizer = Tokenizer::from_directory(dir_);
     if (tokenizer && (*tokenizer)->vocab_size() > config_.vocab_size) {
-      log_warning("{}: the tokenizer has more tokens ({}) than the model ({})", printable(dir_), (*tokenizer)->vocab_size(), config_.vocab_size);
+      log_warning("{}: the tokenizer has more tokens ({}) than the model ({})", printable(dir_),
+                  (*tokenizer)->vocab_size(), config_.vocab_size);
     }
     return tokenizer;
   }
@@ -49,7 +50,8 @@ class SafetensorsCheckpoint final : public CheckpointBase {
   Result<std::optional<std::string>> chat_template() const override;
 
   std::string format_name() const override {
-    return shards_.size() == 1 ? "safetensors" : str_format("safetensors ({} shards)", shards_.size());
+    return shards_.size() == 1 ? "safetensors"
+                               : str_format("safetensors ({} shards)", shards_.size());
   }
 
  private:
@@ -69,18 +71,22 @@ class SafetensorsCheckpoint final : public CheckpointBase {
       return index;
     }
     if (files.size() != 1) {
-      return make_error(ErrorCode::kNotFound, "{}: missing, and the directory has several weight files (found {})", printable(index_file), files.size());
+      return make_error(ErrorCode::kNotFound,
+                        "{}: missing, and the directory has several weight files (found {})",
+                        printable(index_file), files.size());
     }
     shards_ = {files.front().filename()};
     return SafetensorsIndex{};
   }
 
-  Status load_shard(const std::string& shard, const SafetensorsIndex& index, std::vector<CheckpointTensor>& tensors) {
+  Status load_shard(const std::string& shard, const SafetensorsIndex& index,
+                    std::vector<CheckpointTensor>& tensors) {
     const fs::path path = dir_ / shard;
     auto file = MappedFile::open(path);
     if (!file) {
       if (file.error().code == ErrorCode::kNotFound && !index.shards.empty()) {
-        return make_error(ErrorCode::kNotFound, "{}: no such file, but {} names it", printable(path), kSafetensorsIndexName);
+        return make_error(ErrorCode::kNotFound, "{}: no such file, but {} names it",
+                          printable(path), kSafetensorsIndexName);
       }
       return std::unexpected(std::move(file.error()));
     }
@@ -90,19 +96,27 @@ class SafetensorsCheckpoint final : public CheckpointBase {
       if (!index.shards.empty()) {
         const auto owner = index.shard_of.find(tensor.name);
         if (owner == index.shard_of.end() || owner->second != shard) {
-          return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": {} {}", printable(path), printable(tensor.name), kSafetensorsIndexName,
-                            owner == index.shard_of.end() ? "does not list it" : "places it in " + printable(owner->second));
+          return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": {} {}", printable(path),
+                            printable(tensor.name), kSafetensorsIndexName,
+                            owner == index.shard_of.end()
+                                ? "does not list it"
+                                : "places it in " + printable(owner->second));
         }
       }
-      tensors.push_back({.name = std::move(tensor.name), .dtype = tensor.dtype, .shape = std::move(tensor.shape),
-                         .data = (*file)->bytes().data() + tensor.begin, .nbytes = tensor.end - tensor.begin, .file = path});
+      tensors.push_back({.name = std::move(tensor.name),
+                         .dtype = tensor.dtype,
+                         .shape = std::move(tensor.shape),
+                         .data = (*file)->bytes().data() + tensor.begin,
+                         .nbytes = tensor.end - tensor.begin,
+                         .file = path});
     }
     files_.push_back(std::move(*file));
     return {};
   }
 
   // Every tensor of a shard is in the index (load_shard), so equal counts mean equal sets.
-  Status check_against_index(const SafetensorsIndex& index, const std::vector<CheckpointTensor>& tensors) const {
+  Status check_against_index(const SafetensorsIndex& index,
+                             const std::vector<CheckpointTensor>& tensors) const {
     if (index.shards.empty()) return {};
     int64_t bytes = 0;
     std::set<std::string_view> present;
@@ -112,10 +126,12 @@ class SafetensorsCheckpoint final : public CheckpointBase {
     }
     for (const auto& [name, shard] : index.shard_of) {
       if (present.contains(name)) continue;
-      return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": missing, but {} places it here", printable(dir_ / shard), printable(name), kSafetensorsIndexName);
+      return make_error(ErrorCode::kDataLoss, "{}: tensor \"{}\": missing, but {} places it here",
+                        printable(dir_ / shard), printable(name), kSafetensorsIndexName);
     }
     if (index.total_size && *index.total_size != bytes) {
-      log_warning("{}: metadata.total_size is wrong (found {}, expected {})", printable(dir_ / kSafetensorsIndexName), *index.total_size, bytes);
+      log_warning("{}: metadata.total_size is wrong (found {}, expected {})",
+                  printable(dir_ / kSafetensorsIndexName), *index.total_size, bytes);
     }
     return {};
   }
@@ -132,14 +148,17 @@ Result<std::optional<std::string>> read_optional(const fs::path& path, int64_t m
   return std::unexpected(std::move(text.error()));
 }
 
-// `chat_template` of one JSON file: a string, or a list of {name, template} of which "default" counts.
+// `chat_template` of one JSON file: a string, or a list of {name, template} of which "default"
+// counts.
 Result<std::optional<std::string>> template_of_json(std::string_view text) {
   ATOM_ASSIGN_OR_RETURN(const json::object object, parse_json_object(text));
   const json::value* value = json_field(object, "chat_template");
   if (value == nullptr) return std::nullopt;
   if (value->is_string()) return std::string(std::string_view(value->get_string()));
   if (!value->is_array()) {
-    return make_error(ErrorCode::kInvalidArgument, "chat_template: wrong type (found {}, expected a string or a list)", describe_json(*value));
+    return make_error(ErrorCode::kInvalidArgument,
+                      "chat_template: wrong type (found {}, expected a string or a list)",
+                      describe_json(*value));
   }
   for (const json::value& entry : value->get_array()) {
     const json::object* named = entry.if_object();
@@ -166,7 +185,8 @@ Result<std::optional<std::string>> SafetensorsCheckpoint::chat_template() const 
 
 }  // namespace
 
-Result<std::unique_ptr<Checkpoint>> open_safetensors_directory(const fs::path& dir, const std::vector<fs::path>& files) {
+Result<std::unique_ptr<Checkpoint>> open_safetensors_directory(const fs::path& dir,
+                                                               const std::vector<fs::path>& files) {
   auto checkpoint = std::make_unique<SafetensorsCheckpoint>(dir);
   ATOM_RETURN_IF_ERROR(checkpoint->load(files));
   return checkpoint;

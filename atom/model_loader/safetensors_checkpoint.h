@@ -1,4 +1,5 @@
-// Checkpoint on a Hugging Face directory: config.json, model.safetensors or shards with an index, tokenizer.
+// Checkpoint on a Hugging Face directory: config.json, model.safetensors or shards with an index,
+// tokenizer.
 #pragma once
 
 #include <filesystem>
@@ -9,8 +10,9 @@
 
 namespace atom {
 
-// `files` are the *.safetensors of `dir`; without model.safetensors and without an index there must be one.
-Result<std::unique_ptr<Checkpoint>> open_safetensors_directory(const std::filesystem::path& dir,
-                                                               const std::vector<std::filesystem::path>& files);
+// `files` are the *.safetensors of `dir`; without model.safetensors and without an index there must
+// be one.
+Result<std::unique_ptr<Checkpoint>> open_safetensors_directory(
+    const std::filesystem::path& dir, const std::vector<std::filesystem::path>& files);
 
 }  // namespace atom

@@ -1,5 +1,5 @@
-// For tests only: temporary directories and writers of tiny safetensors and GGUF files, correct by default and
-// wrong where a test says so.
+// For tests only: temporary directories and writers of tiny safetensors and GGUF files, correct by
+// default and wrong where a test says so.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -56,7 +56,9 @@ std::string raw(T value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof value);
 }
 
-inline std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
+inline std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
 
 // ---- safetensors ----
 
@@ -80,14 +82,15 @@ inline std::string safetensors_of(const std::vector<NamedShape>& tensors) {
       bytes *= dim;
       dims += (dims.empty() ? "" : ",") + std::to_string(dim);
     }
-    header += ",\"" + name + "\":{\"dtype\":\"BF16\",\"shape\":[" + dims + "],\"data_offsets\":[" + std::to_string(offset) + "," +
-              std::to_string(offset + bytes) + "]}";
+    header += ",\"" + name + "\":{\"dtype\":\"BF16\",\"shape\":[" + dims + "],\"data_offsets\":[" +
+              std::to_string(offset) + "," + std::to_string(offset + bytes) + "]}";
     offset += bytes;
   }
   return safetensors_file(header + "}", std::string(static_cast<size_t>(offset), '\0'));
 }
 
-inline const char* kTinyConfig = R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":8,"intermediate_size":16,
+inline const char* kTinyConfig =
+    R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":8,"intermediate_size":16,
 "num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,"vocab_size":12,"rms_norm_eps":1e-05,"rope_theta":500000.0,
 "rope_scaling":null,"max_position_embeddings":64,"tie_word_embeddings":true,"torch_dtype":"bfloat16","bos_token_id":0,"eos_token_id":2})";
 
@@ -103,7 +106,9 @@ inline void write_tiny_model(const std::filesystem::path& dir) {
 
 // ---- GGUF ----
 
-inline std::string gguf_string(std::string_view text) { return raw<uint64_t>(text.size()) + std::string(text); }
+inline std::string gguf_string(std::string_view text) {
+  return raw<uint64_t>(text.size()) + std::string(text);
+}
 
 class GgufBuilder {
  public:
@@ -135,7 +140,8 @@ class GgufBuilder {
     put(key, 9, payload);
   }
   void remove(std::string_view key) {
-    std::erase_if(metadata_, [&](const std::string& entry) { return entry.starts_with(gguf_string(key)); });
+    std::erase_if(metadata_,
+                  [&](const std::string& entry) { return entry.starts_with(gguf_string(key)); });
   }
   void replace_u32(std::string_view key, uint32_t value) {
     remove(key);
@@ -143,12 +149,14 @@ class GgufBuilder {
   }
 
   // `dims` fastest first, as the file has them.
-  void tensor(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type, std::string_view content) {
+  void tensor(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type,
+              std::string_view content) {
     data.resize((data.size() + alignment - 1) / alignment * alignment);
     tensor_at(name, dims, type, data.size());
     data += content;
   }
-  void tensor_at(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type, uint64_t offset) {
+  void tensor_at(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type,
+                 uint64_t offset) {
     std::string info = gguf_string(name) + raw<uint32_t>(static_cast<uint32_t>(dims.size()));
     for (const uint64_t dim : dims) {
       info += raw(dim);
@@ -165,7 +173,8 @@ class GgufBuilder {
   void remove_tensors() { tensors_.clear(), data.clear(); }
 
   std::string build() const {
-    std::string file = magic + raw(version) + raw<uint64_t>(tensors_.size() + static_cast<uint64_t>(extra_tensors)) +
+    std::string file = magic + raw(version) +
+                       raw<uint64_t>(tensors_.size() + static_cast<uint64_t>(extra_tensors)) +
                        raw<uint64_t>(metadata_.size() + static_cast<uint64_t>(extra_metadata));
     for (const std::string& entry : metadata_) {
       file += entry;
@@ -196,7 +205,8 @@ inline GgufBuilder tiny_gguf(const std::string& arch = "llama") {
   gguf.put_f32(arch + ".attention.layer_norm_rms_epsilon", 1e-5F);
   gguf.put_string("tokenizer.ggml.model", "gpt2");
   gguf.put_string("tokenizer.ggml.pre", "smollm");
-  gguf.put_strings("tokenizer.ggml.tokens", {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "ab"});
+  gguf.put_strings("tokenizer.ggml.tokens",
+                   {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "ab"});
   gguf.put_i32s("tokenizer.ggml.token_type", std::vector<int32_t>(12, 1));
   gguf.put_strings("tokenizer.ggml.merges", {"a b"});
   gguf.put_u32("tokenizer.ggml.eos_token_id", 2);
@@ -220,16 +230,17 @@ inline std::filesystem::path shared_dir() {
 }  // namespace atom::testing
 
 // One line, with every part somewhere in it.
-#define EXPECT_REFUSED(result, ...)                                                              \
-  do {                                                                                           \
-    auto&& refused_ = (result);                                                                  \
-    if (refused_.has_value()) {                                                                  \
-      ADD_FAILURE() << "accepted";                                                               \
-      break;                                                                                     \
-    }                                                                                            \
-    const std::string& message_ = refused_.error().message;                                      \
-    EXPECT_EQ(message_.find('\n'), std::string::npos) << message_;                               \
-    for (const std::string part_ : std::initializer_list<std::string>{__VA_ARGS__}) {            \
-      EXPECT_NE(message_.find(part_), std::string::npos) << "no \"" << part_ << "\" in: " << message_; \
-    }                                                                                            \
+#define EXPECT_REFUSED(result, ...)                                                   \
+  do {                                                                                \
+    auto&& refused_ = (result);                                                       \
+    if (refused_.has_value()) {                                                       \
+      ADD_FAILURE() << "accepted";                                                    \
+      break;                                                                          \
+    }                                                                                 \
+    const std::string& message_ = refused_.error().message;                           \
+    EXPECT_EQ(message_.find('\n'), std::string::npos) << message_;                    \
+    for (const std::string part_ : std::initializer_list<std::string>{__VA_ARGS__}) { \
+      EXPECT_NE(message_.find(part_), std::string::npos)                              \
+          << "no \"" << part_ << "\" in: " << message_;                               \
+    }                                                                                 \
   } while (0)

@@ -10,7 +10,12 @@ namespace {
 size_t utf8_length(std::string_view text, size_t pos) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(pos);
-  const size_t length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+  const size_t length = lead < 0x80   ? 1
+                        : lead < 0xc2 ? 0
+                        : lead < 0xe0 ? 2
+                        : lead < 0xf0 ? 3
+                        : lead < 0xf5 ? 4
+                                      : 0;
   if (length == 0 || pos + length > text.size()) return 0;
   for (size_t i = 1; i < length; ++i) {
     if ((byte(pos + i) & 0xc0) != 0x80) return 0;
@@ -24,9 +29,11 @@ size_t utf8_length(std::string_view text, size_t pos) {
 
 bool starts_with_ignoring_case(std::string_view text, std::string_view lower_prefix) {
   return text.size() >= lower_prefix.size() &&
-         std::equal(lower_prefix.begin(), lower_prefix.end(), text.begin(), [](char want, char have) {
-           return want == (have >= 'A' && have <= 'Z' ? static_cast<char>(have - 'A' + 'a') : have);
-         });
+         std::equal(
+             lower_prefix.begin(), lower_prefix.end(), text.begin(), [](char want, char have) {
+               return want ==
+                      (have >= 'A' && have <= 'Z' ? static_cast<char>(have - 'A' + 'a') : have);
+             });
 }
 
 }  // namespace
@@ -64,17 +71,21 @@ std::string shape_text(std::span<const int64_t> shape) {
 }
 
 bool is_plain_file_name(std::string_view name) {
-  return !name.empty() && name.size() <= 255 && name != "." && name != ".." && name.find('/') == std::string_view::npos &&
-         name.find('\\') == std::string_view::npos && name.find('\0') == std::string_view::npos;
+  return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
+         name.find('/') == std::string_view::npos && name.find('\\') == std::string_view::npos &&
+         name.find('\0') == std::string_view::npos;
 }
 
 std::string recognise_foreign_content(std::span<const std::byte> head) {
-  std::string_view text(reinterpret_cast<const char*>(head.data()), std::min<size_t>(head.size(), 512));
+  std::string_view text(reinterpret_cast<const char*>(head.data()),
+                        std::min<size_t>(head.size(), 512));
   if (text.starts_with("version https://git-lfs")) {
-    return "this is a Git LFS pointer, not the file itself (run `git lfs pull`, or download it again)";
+    return "this is a Git LFS pointer, not the file itself (run `git lfs pull`, or download it "
+           "again)";
   }
   if (text.starts_with("PK\x03\x04") || text.starts_with("\x80\x02")) {
-    return "this is a PyTorch pickle file; pickle formats are not loaded (convert it to safetensors)";
+    return "this is a PyTorch pickle file; pickle formats are not loaded (convert it to "
+           "safetensors)";
   }
   if (text.starts_with("GGUF")) return "this is a GGUF file (give it the extension .gguf)";
   if (text.starts_with("\x1f\x8b")) return "this is a gzip archive (unpack it first)";
@@ -82,10 +93,12 @@ std::string recognise_foreign_content(std::span<const std::byte> head) {
   const size_t start = text.find_first_not_of(" \t\r\n");
   if (start == std::string_view::npos) return {};
   text.remove_prefix(start);
-  if (starts_with_ignoring_case(text, "<!doctype html") || starts_with_ignoring_case(text, "<html")) {
+  if (starts_with_ignoring_case(text, "<!doctype html") ||
+      starts_with_ignoring_case(text, "<html")) {
     return "this is an HTML page saved as a model file (download it again)";
   }
-  if (text.starts_with("<?xml")) return "this is an XML page saved as a model file (download it again)";
+  if (text.starts_with("<?xml"))
+    return "this is an XML page saved as a model file (download it again)";
   return {};
 }
 
@@ -97,7 +110,8 @@ std::string human_bytes(int64_t bytes) {
     value /= 1000.0;
     ++unit;
   }
-  return unit == 0 ? str_format("{} B", bytes) : str_format("{:.{}f} {}", value, value < 9.95 ? 2 : 1, kUnits[unit]);
+  return unit == 0 ? str_format("{} B", bytes)
+                   : str_format("{:.{}f} {}", value, value < 9.95 ? 2 : 1, kUnits[unit]);
 }
 
 }  // namespace atom

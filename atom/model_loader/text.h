@@ -1,5 +1,5 @@
-// Text helpers for messages about files: untrusted names printed on one line, file prefixes, and a guess at
-// what a file that is not a model really is.
+// Text helpers for messages about files: untrusted names printed on one line, file prefixes, and a
+// guess at what a file that is not a model really is.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,8 @@
 
 namespace atom {
 
-// `text` on one line: control characters and invalid UTF-8 as \xNN, shortened to about `max_length` bytes.
+// `text` on one line: control characters and invalid UTF-8 as \xNN, shortened to about `max_length`
+// bytes.
 std::string printable(std::string_view text, size_t max_length = 160);
 inline std::string printable(const std::string& text) { return printable(std::string_view(text)); }
 std::string printable(const std::filesystem::path& path);  // whole, up to PATH_MAX
@@ -27,7 +28,8 @@ std::string shape_text(std::span<const int64_t> shape);
 // A plain file name: no directory, no way out of one.
 bool is_plain_file_name(std::string_view name);
 
-// What the first bytes of a would-be model file say it is instead ("a Git LFS pointer, ..."), or empty.
+// What the first bytes of a would-be model file say it is instead ("a Git LFS pointer, ..."), or
+// empty.
 std::string recognise_foreign_content(std::span<const std::byte> head);
 
 // "1.4 GB" (powers of 1000, as disks and hubs count).
