@@ -39,11 +39,13 @@ Status read_logits(const fs::path& path, std::vector<Prompt>& prompts) {
 bool is_covered(const json::object& reference) {
   const std::string_view architecture = reference.at("architecture").as_string();
   const auto* quantization = reference.if_contains("quantization");
-  const bool plain = quantization == nullptr || quantization->is_null() || reference.contains("file");
+  const bool plain =
+      quantization == nullptr || quantization->is_null() || reference.contains("file");
   return plain && (architecture == "LlamaForCausalLM" || architecture == "Qwen3ForCausalLM");
 }
 
-Result<GoldenModel> read_model(const fs::path& root, const std::string& name, const json::object& reference) {
+Result<GoldenModel> read_model(const fs::path& root, const std::string& name,
+                               const json::object& reference) {
   const json::object& weights = reference.at("variants").at("weights").as_object();
   GoldenModel model{.name = name, .path = root / "models" / name, .prompts = {}};
   if (const auto* file = reference.if_contains("file")) {
@@ -58,7 +60,8 @@ Result<GoldenModel> read_model(const fs::path& root, const std::string& name, co
                              .top2_gap = json::value_to<std::vector<double>>(prompt.at("top2_gap")),
                              .logits = {}});
   }
-  ATOM_RETURN_IF_ERROR(read_logits(root / "reference" / name / "weights.safetensors", model.prompts));
+  ATOM_RETURN_IF_ERROR(
+      read_logits(root / "reference" / name / "weights.safetensors", model.prompts));
   return model;
 }
 
@@ -71,10 +74,12 @@ Result<std::vector<GoldenModel>> find_models(const fs::path& root) {
     if (!entry.is_directory()) {
       continue;
     }
-    ATOM_ASSIGN_OR_RETURN(const std::string text, read_small_file(entry.path() / "reference.json", 1 << 24));
+    ATOM_ASSIGN_OR_RETURN(const std::string text,
+                          read_small_file(entry.path() / "reference.json", 1 << 24));
     ATOM_ASSIGN_OR_RETURN(const json::value value, parse_json(text));
     if (is_covered(value.as_object())) {
-      ATOM_ASSIGN_OR_RETURN(GoldenModel model, read_model(root, entry.path().filename(), value.as_object()));
+      ATOM_ASSIGN_OR_RETURN(GoldenModel model,
+                            read_model(root, entry.path().filename(), value.as_object()));
       models.push_back(std::move(model));
     }
   }
@@ -97,19 +102,22 @@ double nmse(const std::vector<float>& values, const std::vector<float>& expected
   return difference / total;
 }
 
-Result<std::unique_ptr<LogitsRunner>> LogitsRunner::load(const GoldenModel& golden, ComputeType compute,
-                                                         int level, int num_threads) {
+Result<std::unique_ptr<LogitsRunner>> LogitsRunner::load(const GoldenModel& golden,
+                                                         ComputeType compute, int level,
+                                                         int num_threads) {
   std::unique_ptr<LogitsRunner> runner(new LogitsRunner(num_threads));
   ATOM_ASSIGN_OR_RETURN(Buffer arena, Buffer::allocate(kArenaBytes));
   runner->arena_ = Arena(std::move(arena));
   runner->ctx_.ops = &cpu_op_table(level);
   runner->ctx_.parallel = runner->pool_.parallel_for();
   runner->ctx_.arena = &runner->arena_;
-  ATOM_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open(golden.path));
+  ATOM_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
+                        Checkpoint::open(golden.path));
   ATOM_ASSIGN_OR_RETURN(runner->model_, load_model(runner->ctx_, checkpoint, {.compute = compute}));
   const KvCacheSpec spec = runner->model_->kv_cache_spec();
   const DType dtype = compute == ComputeType::kFloat32 ? DType::kF32 : DType::kBF16;
-  const int64_t half = dtype_bytes(dtype, kNumBlocks * spec.num_kv_heads * kBlockSize * spec.head_dim);
+  const int64_t half =
+      dtype_bytes(dtype, kNumBlocks * spec.num_kv_heads * kBlockSize * spec.head_dim);
   for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
     ATOM_ASSIGN_OR_RETURN(Buffer k, Buffer::allocate(half));
     ATOM_ASSIGN_OR_RETURN(Buffer v, Buffer::allocate(half));

@@ -1,5 +1,5 @@
-// Golden models: reads tests/golden (and the parity pack, which has the same layout) and runs one of them
-// through load_model and the op table, step by step, with any chunking. Only for tests.
+// Golden models: reads tests/golden (and the parity pack, which has the same layout) and runs one
+// of them through load_model and the op table, step by step, with any chunking. Only for tests.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ struct GoldenModel {
   double near_tie = 0;        // logits; a greedy token may differ where the lead is smaller
 };
 
-// Every dense Llama and Qwen3 model below `root` (models/, reference/) that has plain or GGUF weights, sorted
-// by name.
+// Every dense Llama and Qwen3 model below `root` (models/, reference/) that has plain or GGUF
+// weights, sorted by name.
 Result<std::vector<GoldenModel>> find_models(const std::filesystem::path& root);
 
 // Sum of squared differences over sum of squares.
@@ -44,8 +44,8 @@ double nmse(const std::vector<float>& values, const std::vector<float>& expected
 // A loaded model with a paged KV cache of its own, blocks in descending order.
 class LogitsRunner {
  public:
-  static Result<std::unique_ptr<LogitsRunner>> load(const GoldenModel& model, ComputeType compute, int level,
-                                                    int num_threads);
+  static Result<std::unique_ptr<LogitsRunner>> load(const GoldenModel& model, ComputeType compute,
+                                                    int level, int num_threads);
   // Logits of all positions [ids.size(), vocab_size], prefilled in pieces of `chunk` tokens.
   std::vector<float> logits(const std::vector<int32_t>& ids, int64_t chunk);
 

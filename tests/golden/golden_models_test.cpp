@@ -1,5 +1,5 @@
-// Every committed golden model, and every dense model of the parity pack where it is present, against the
-// logits and greedy tokens that transformers computed. Prints a matrix.
+// Every committed golden model, and every dense model of the parity pack where it is present,
+// against the logits and greedy tokens that transformers computed. Prints a matrix.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -17,14 +17,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kExactNmse = 1e-9;  // compute f32 against transformers in f32
-constexpr double kExactTie = 1e-3;   // lead in logits below which even f32 may choose the other token
+constexpr double kExactTie =
+    1e-3;  // lead in logits below which even f32 may choose the other token
 constexpr int kThreads = 2;
 
 // Where the unpacked parity pack is; unpacks it once. Empty: not there.
 fs::path parity_pack() {
   static const fs::path root = [] {
     const char* shared = std::getenv("ATOM_SHARED_DIR");
-    const fs::path archive = fs::path(shared != nullptr ? shared : "../shared") / "parity" / "parity.tar.xz";
+    const fs::path archive =
+        fs::path(shared != nullptr ? shared : "../shared") / "parity" / "parity.tar.xz";
     if (!fs::exists(archive)) {
       return fs::path();
     }
@@ -95,14 +97,16 @@ TEST_P(GoldenModels, LogitsMatchTransformers) {
       ASSERT_TRUE(runner) << model.name << ": " << runner.error().message;
       const double error = worst_nmse(**runner, model);
       const bool exact = setting.compute == ComputeType::kFloat32;
-      EXPECT_LE(error, exact ? kExactNmse : model.nmse_tolerance) << model.name << ", " << setting.name;
+      EXPECT_LE(error, exact ? kExactNmse : model.nmse_tolerance)
+          << model.name << ", " << setting.name;
       std::printf(" %11.2e", error);
     }
     std::printf("\n");
   }
 }
 
-// --- greedy generation through the executor --------------------------------------------------------------
+// --- greedy generation through the executor
+// --------------------------------------------------------------
 
 struct Running {
   const Prompt* prompt;
@@ -112,7 +116,8 @@ struct Running {
 };
 
 // Runs all prompts of a model together, prefill in pieces of `chunk` mixed with decodes.
-std::vector<std::vector<int32_t>> generate(Executor& executor, const GoldenModel& model, int64_t chunk) {
+std::vector<std::vector<int32_t>> generate(Executor& executor, const GoldenModel& model,
+                                           int64_t chunk) {
   const int64_t block_size = executor.capacity().block_size;
   std::vector<Running> running;
   int32_t next_block = 0;
@@ -135,15 +140,16 @@ std::vector<std::vector<int32_t>> generate(Executor& executor, const GoldenModel
         continue;
       }
       const int64_t count = std::min(chunk, known - sequence.computed);
-      batch.sequences.push_back({.id = i,
-                                 .token_ids = sequence.ids,
-                                 .num_prompt_tokens = static_cast<int64_t>(sequence.prompt->ids.size()),
-                                 .num_computed_tokens = sequence.computed,
-                                 .num_scheduled_tokens = count,
-                                 .block_table = sequence.block_table,
-                                 .sample = sequence.computed + count == known,
-                                 .sampling = &greedy,
-                                 .banned_token_ids = {}});
+      batch.sequences.push_back(
+          {.id = i,
+           .token_ids = sequence.ids,
+           .num_prompt_tokens = static_cast<int64_t>(sequence.prompt->ids.size()),
+           .num_computed_tokens = sequence.computed,
+           .num_scheduled_tokens = count,
+           .block_table = sequence.block_table,
+           .sample = sequence.computed + count == known,
+           .sampling = &greedy,
+           .banned_token_ids = {}});
       batch.num_tokens += count;
     }
     if (batch.sequences.empty()) {
@@ -171,7 +177,8 @@ std::vector<std::vector<int32_t>> generate(Executor& executor, const GoldenModel
 int64_t compare_greedy(const Prompt& prompt, const std::vector<int32_t>& tokens, double near_tie) {
   for (size_t i = 0; i < prompt.greedy.size(); ++i) {
     if (tokens[i] != prompt.greedy[i]) {
-      EXPECT_LT(prompt.top2_gap[i], near_tie) << "token " << i << " is " << tokens[i] << ", not " << prompt.greedy[i];
+      EXPECT_LT(prompt.top2_gap[i], near_tie)
+          << "token " << i << " is " << tokens[i] << ", not " << prompt.greedy[i];
       return static_cast<int64_t>(i);
     }
   }
@@ -179,7 +186,8 @@ int64_t compare_greedy(const Prompt& prompt, const std::vector<int32_t>& tokens,
 }
 
 TEST_P(GoldenModels, GreedyTokensMatchTransformers) {
-  std::printf("%-28s %9s %9s   (greedy tokens equal before a near tie)\n", "model", "float32", "auto");
+  std::printf("%-28s %9s %9s   (greedy tokens equal before a near tie)\n", "model", "float32",
+              "auto");
   for (const GoldenModel& model : models_) {
     std::printf("%-28s", model.name.c_str());
     for (const char* dtype : {"float32", "auto"}) {

@@ -9,11 +9,13 @@
 namespace atom {
 namespace {
 
-// Runs body(sampler, i) for every row; each worker has one SamplerRow and takes the next row that is left.
+// Runs body(sampler, i) for every row; each worker has one SamplerRow and takes the next row that
+// is left.
 template <class Body>
 void for_each_row(const ExecContext& ctx, int64_t num_rows, int64_t vocab_size, const Body& body) {
   std::atomic<int64_t> next{0};
-  const int64_t num_workers = std::clamp<int64_t>(ctx.parallel.num_threads, 1, std::max<int64_t>(num_rows, 1));
+  const int64_t num_workers =
+      std::clamp<int64_t>(ctx.parallel.num_threads, 1, std::max<int64_t>(num_rows, 1));
   ctx.parallel(num_workers, [&](int64_t) {
     int64_t i = next.fetch_add(1, std::memory_order_relaxed);
     if (i >= num_rows) {
@@ -44,8 +46,9 @@ void sample_cpu(const ExecContext& ctx, const Tensor& logits, std::span<const Sa
   });
 }
 
-void token_logprobs_cpu(const ExecContext& ctx, const Tensor& logits, std::span<const int32_t> targets,
-                        int32_t num_top, std::span<SampledToken> out) {
+void token_logprobs_cpu(const ExecContext& ctx, const Tensor& logits,
+                        std::span<const int32_t> targets, int32_t num_top,
+                        std::span<SampledToken> out) {
   check_rows(logits, targets.size(), out.size());
   const int64_t vocab_size = logits.dim(1);
   for_each_row(ctx, logits.dim(0), vocab_size, [&](SamplerRow& sampler, int64_t i) {

@@ -1,5 +1,5 @@
-// The CPU backend's sampling ops: the slots `sample` and `token_logprobs` of the op table (contract:
-// model_ops/sampler.h). Rows run in parallel, each exactly as if it were alone.
+// The CPU backend's sampling ops: the slots `sample` and `token_logprobs` of the op table
+// (contract: model_ops/sampler.h). Rows run in parallel, each exactly as if it were alone.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,10 @@ namespace atom {
 void sample_cpu(const ExecContext& ctx, const Tensor& logits, std::span<const SamplingRow> rows,
                 std::span<SampledToken> out);
 
-// logits f32 [num_rows, vocab_size], targets [num_rows] in [0, vocab_size). A row with NaN or without any
-// finite logit gives token_id -1.
-void token_logprobs_cpu(const ExecContext& ctx, const Tensor& logits, std::span<const int32_t> targets,
-                        int32_t num_top, std::span<SampledToken> out);
+// logits f32 [num_rows, vocab_size], targets [num_rows] in [0, vocab_size). A row with NaN or
+// without any finite logit gives token_id -1.
+void token_logprobs_cpu(const ExecContext& ctx, const Tensor& logits,
+                        std::span<const int32_t> targets, int32_t num_top,
+                        std::span<SampledToken> out);
 
 }  // namespace atom

@@ -1,5 +1,5 @@
-// The sampler against a brute-force oracle (a full sort in double precision), against the distributions it
-// must follow, and on rows that no model should produce.
+// The sampler against a brute-force oracle (a full sort in double precision), against the
+// distributions it must follow, and on rows that no model should produce.
 #include "atom/model_ops/cpu/sampler_ops.h"
 
 #include <gtest/gtest.h>
@@ -25,8 +25,8 @@ using oracle::random_logits;
 using oracle::Row;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-std::vector<SampledToken> sample(const std::vector<Row>& logits, const std::vector<SamplingRow>& rows,
-                                 int num_threads = 1) {
+std::vector<SampledToken> sample(const std::vector<Row>& logits,
+                                 const std::vector<SamplingRow>& rows, int num_threads = 1) {
   const auto vocab_size = static_cast<int64_t>(logits.at(0).size());
   Row flat;
   for (const Row& row : logits) {
@@ -36,14 +36,19 @@ std::vector<SampledToken> sample(const std::vector<Row>& logits, const std::vect
   ThreadPool pool(num_threads);
   const ExecContext ctx{.parallel = pool.parallel_for()};
   std::vector<SampledToken> out(rows.size());
-  sample_cpu(ctx, Tensor(flat.data(), DType::kF32, {static_cast<int64_t>(rows.size()), vocab_size}), rows, out);
-  EXPECT_EQ(std::memcmp(flat.data(), before.data(), flat.size() * sizeof(float)), 0) << "logits not restored";
+  sample_cpu(ctx, Tensor(flat.data(), DType::kF32, {static_cast<int64_t>(rows.size()), vocab_size}),
+             rows, out);
+  EXPECT_EQ(std::memcmp(flat.data(), before.data(), flat.size() * sizeof(float)), 0)
+      << "logits not restored";
   return out;
 }
 
-SampledToken sample_one(const Row& logits, const SamplingRow& row) { return sample({logits}, {row})[0]; }
+SampledToken sample_one(const Row& logits, const SamplingRow& row) {
+  return sample({logits}, {row})[0];
+}
 
-// --- against the oracle ----------------------------------------------------------------------------------
+// --- against the oracle
+// ----------------------------------------------------------------------------------
 
 TEST(Sampler, PhiloxMatchesThePublishedVectors) {
   EXPECT_EQ(philox4x32({0, 0, 0, 0}, 0),
@@ -97,8 +102,9 @@ TEST(Sampler, DrawsWhatTheOracleDraws) {
     }
     const auto distribution = oracle::distribution(logits, row);
     const int32_t token = sample_one(logits, row).token_id;
-    SCOPED_TRACE(testing::Message() << "trial " << trial << " V=" << vocab_size << " T=" << row.temperature
-                                    << " k=" << row.top_k << " p=" << row.top_p << " min_p=" << row.min_p);
+    SCOPED_TRACE(testing::Message()
+                 << "trial " << trial << " V=" << vocab_size << " T=" << row.temperature
+                 << " k=" << row.top_k << " p=" << row.top_p << " min_p=" << row.min_p);
     const int32_t expected = oracle::token(distribution, row);
     compared += expected >= 0 ? 1 : 0;
     if (expected >= 0) {
@@ -110,7 +116,8 @@ TEST(Sampler, DrawsWhatTheOracleDraws) {
   EXPECT_GT(compared, 2700);
 }
 
-// Counts of `draws` tokens against their probabilities; the limit is five standard deviations of chi-square.
+// Counts of `draws` tokens against their probabilities; the limit is five standard deviations of
+// chi-square.
 void expect_distribution(const Row& logits, SamplingRow row, int draws) {
   const auto distribution = oracle::distribution(logits, row);
   std::map<int32_t, int> counts;
@@ -152,7 +159,8 @@ TEST(Sampler, FollowsTheDistribution) {
   expect_distribution(logits, {.temperature = 1.0F, .top_k = 2}, 30000);
   expect_distribution(logits, {.temperature = 1.0F, .top_k = 40}, 30000);
   expect_distribution(logits, {.temperature = 1.0F, .top_p = 0.6F}, 30000);
-  expect_distribution(logits, {.temperature = 1.2F, .top_p = 0.9F, .top_k = 20, .min_p = 0.1F}, 30000);
+  expect_distribution(logits, {.temperature = 1.2F, .top_p = 0.9F, .top_k = 20, .min_p = 0.1F},
+                      30000);
   expect_distribution(random_logits(5000, 12, 3.0F), {.temperature = 1.0F, .top_p = 0.7F}, 10000);
   expect_distribution(random_logits(20000, 13, 5.0F), {.temperature = 1.0F, .top_p = 0.9F}, 5000);
 }
@@ -172,7 +180,8 @@ TEST(Sampler, EqualLogitsAreCutByIdAndDrawnEvenly) {
   }
 }
 
-// --- independence ----------------------------------------------------------------------------------------
+// --- independence
+// ----------------------------------------------------------------------------------------
 
 TEST(Sampler, ARowDoesNotDependOnItsBatchOrOnThreads) {
   std::vector<Row> logits;
@@ -215,7 +224,8 @@ TEST(Sampler, SeedAndPositionDecideTheDraw) {
   }
   EXPECT_GT(tokens.size(), 45U);
   // All 64 bits of the seed count.
-  EXPECT_NE(sample_one(logits, {.seed = 1}).token_id, sample_one(logits, {.seed = 1ULL << 40}).token_id);
+  EXPECT_NE(sample_one(logits, {.seed = 1}).token_id,
+            sample_one(logits, {.seed = 1ULL << 40}).token_id);
 }
 
 TEST(Sampler, LogprobsDoNotChangeTheDraw) {
@@ -229,7 +239,8 @@ TEST(Sampler, LogprobsDoNotChangeTheDraw) {
   }
 }
 
-// --- logprobs --------------------------------------------------------------------------------------------
+// --- logprobs
+// --------------------------------------------------------------------------------------------
 
 TEST(Sampler, LogprobsComeFromTheRawLogits) {
   for (const size_t vocab_size : {1U, 5U, 200U, 5000U}) {
@@ -247,15 +258,17 @@ TEST(Sampler, LogprobsComeFromTheRawLogits) {
                             .num_logprobs = num};
       const SampledToken result = sample_one(logits, row);
       ASSERT_EQ(result.token_id, 0);
-      EXPECT_NEAR(result.logprobs.logprob, oracle::logprob(logits, 0), 2e-6 * (1 + std::abs(oracle::logprob(logits, 0))));
+      EXPECT_NEAR(result.logprobs.logprob, oracle::logprob(logits, 0),
+                  2e-6 * (1 + std::abs(oracle::logprob(logits, 0))));
       ASSERT_EQ(result.logprobs.top.size(), std::min<size_t>(static_cast<size_t>(num), vocab_size));
       for (size_t i = 0; i < result.logprobs.top.size(); ++i) {
         const auto& [id, logprob] = result.logprobs.top[i];
         EXPECT_NEAR(logprob, oracle::logprob(logits, id), 2e-6 * (1 + std::abs(logprob)));
         if (i > 0) {
           const auto& [before_id, before] = result.logprobs.top[i - 1];
-          EXPECT_TRUE(before > logprob || (before == logprob && logits[static_cast<size_t>(before_id)] >=
-                                                                    logits[static_cast<size_t>(id)]));
+          EXPECT_TRUE(before > logprob ||
+                      (before == logprob &&
+                       logits[static_cast<size_t>(before_id)] >= logits[static_cast<size_t>(id)]));
         }
         if (id == 0) {
           EXPECT_EQ(logprob, result.logprobs.logprob);
@@ -265,7 +278,9 @@ TEST(Sampler, LogprobsComeFromTheRawLogits) {
           Row copy = logits;
           std::vector<SampledToken> out(1);
           const std::vector<int32_t> target = {id};
-          token_logprobs_cpu({}, Tensor(copy.data(), DType::kF32, {1, static_cast<int64_t>(vocab_size)}), target, 0, out);
+          token_logprobs_cpu(
+              {}, Tensor(copy.data(), DType::kF32, {1, static_cast<int64_t>(vocab_size)}), target,
+              0, out);
           return out[0];
         }();
         if (i < 30) {
@@ -290,20 +305,23 @@ TEST(Sampler, TokenLogprobsOfManyRows) {
   flat[5 * kVocab + 2] = kNan;
   ThreadPool pool(3);
   std::vector<SampledToken> out(20);
-  token_logprobs_cpu({.parallel = pool.parallel_for()}, Tensor(flat.data(), DType::kF32, {20, kVocab}), targets, 4, out);
+  token_logprobs_cpu({.parallel = pool.parallel_for()},
+                     Tensor(flat.data(), DType::kF32, {20, kVocab}), targets, 4, out);
   for (size_t i = 0; i < 20; ++i) {
     if (i == 5) {
       EXPECT_EQ(out[i].token_id, -1);
       continue;
     }
-    const Row row(flat.begin() + static_cast<int64_t>(i) * kVocab, flat.begin() + static_cast<int64_t>(i + 1) * kVocab);
+    const Row row(flat.begin() + static_cast<int64_t>(i) * kVocab,
+                  flat.begin() + static_cast<int64_t>(i + 1) * kVocab);
     EXPECT_EQ(out[i].token_id, targets[i]);
     EXPECT_NEAR(out[i].logprobs.logprob, oracle::logprob(row, targets[i]), 1e-5);
     EXPECT_EQ(out[i].logprobs.top.size(), 4U);
   }
 }
 
-// --- rows that no model should produce -------------------------------------------------------------------
+// --- rows that no model should produce
+// -------------------------------------------------------------------
 
 std::vector<SamplingRow> every_mode() {
   std::vector<SamplingRow> modes;
@@ -311,8 +329,12 @@ std::vector<SamplingRow> every_mode() {
     for (const float top_p : {1.0F, 0.9F, 1e-6F}) {
       for (const int32_t top_k : {-1, 1, 3, 1000000}) {
         for (const float min_p : {0.0F, 0.5F}) {
-          modes.push_back({.temperature = temperature, .top_p = top_p, .top_k = top_k, .min_p = min_p,
-                           .seed = modes.size(), .num_logprobs = 3});
+          modes.push_back({.temperature = temperature,
+                           .top_p = top_p,
+                           .top_k = top_k,
+                           .min_p = min_p,
+                           .seed = modes.size(),
+                           .num_logprobs = 3});
         }
       }
     }
@@ -391,23 +413,44 @@ TEST(Sampler, PenaltiesCountRepeatedTokens) {
   const std::vector<int32_t> prompt = {0, 0, 2};
   const std::vector<int32_t> output = {1, 1, 1};
   // The prompt does not count for presence and frequency.
-  EXPECT_EQ(sample_one(logits, {.temperature = 0, .presence_penalty = 2, .frequency_penalty = 2,
-                                .prompt_token_ids = prompt, .output_token_ids = output}).token_id, 0);
+  EXPECT_EQ(sample_one(logits, {.temperature = 0,
+                                .presence_penalty = 2,
+                                .frequency_penalty = 2,
+                                .prompt_token_ids = prompt,
+                                .output_token_ids = output})
+                .token_id,
+            0);
   // It counts once for repetition: 4 / 1.8, 3 / 1.8, -1 * 1.8, 2.5.
-  EXPECT_EQ(sample_one(logits, {.temperature = 0, .repetition_penalty = 1.8F, .prompt_token_ids = prompt,
-                                .output_token_ids = output}).token_id, 3);
+  EXPECT_EQ(sample_one(logits, {.temperature = 0,
+                                .repetition_penalty = 1.8F,
+                                .prompt_token_ids = prompt,
+                                .output_token_ids = output})
+                .token_id,
+            3);
   // A negative frequency penalty counts every occurrence: 3 + 3 * 0.4.
-  EXPECT_EQ(sample_one(logits, {.temperature = 0, .frequency_penalty = -0.4F, .output_token_ids = output}).token_id, 1);
-  EXPECT_EQ(sample_one(logits, {.temperature = 0, .presence_penalty = -0.4F, .output_token_ids = output}).token_id, 0);
+  EXPECT_EQ(
+      sample_one(logits, {.temperature = 0, .frequency_penalty = -0.4F, .output_token_ids = output})
+          .token_id,
+      1);
+  EXPECT_EQ(
+      sample_one(logits, {.temperature = 0, .presence_penalty = -0.4F, .output_token_ids = output})
+          .token_id,
+      0);
 }
 
 TEST(Sampler, IdsOutsideTheVocabularyAreIgnored) {
   const Row logits = {1.0F, 2.0F};
   const std::vector<int32_t> ids = {-1, 2, 1 << 30, std::numeric_limits<int32_t>::min()};
   const std::vector<std::pair<int32_t, float>> bias = {{-1, 1.0F}, {2, 1.0F}};
-  EXPECT_EQ(sample_one(logits, {.temperature = 0, .frequency_penalty = 1, .repetition_penalty = 2,
-                                .prompt_token_ids = ids, .output_token_ids = ids, .logit_bias = bias,
-                                .banned_token_ids = ids}).token_id, 1);
+  EXPECT_EQ(sample_one(logits, {.temperature = 0,
+                                .frequency_penalty = 1,
+                                .repetition_penalty = 2,
+                                .prompt_token_ids = ids,
+                                .output_token_ids = ids,
+                                .logit_bias = bias,
+                                .banned_token_ids = ids})
+                .token_id,
+            1);
 }
 
 TEST(Sampler, NoRows) {

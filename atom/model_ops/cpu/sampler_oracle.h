@@ -40,7 +40,8 @@ inline Row edited_logits(Row logits, const SamplingRow& row) {
     const auto generated = std::ranges::count(row.output_token_ids, token);
     const bool seen = generated > 0 || std::ranges::count(row.prompt_token_ids, token) > 0;
     if (seen && row.repetition_penalty != 1.0F) {
-      logits[id] = logits[id] > 0 ? logits[id] / row.repetition_penalty : logits[id] * row.repetition_penalty;
+      logits[id] = logits[id] > 0 ? logits[id] / row.repetition_penalty
+                                  : logits[id] * row.repetition_penalty;
     }
     logits[id] -= row.frequency_penalty * static_cast<float>(generated);
     logits[id] -= generated > 0 ? row.presence_penalty : 0.0F;

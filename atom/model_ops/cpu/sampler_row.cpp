@@ -22,12 +22,13 @@ constexpr size_t kMaxCandidates = 8192;
 constexpr int64_t kMaxSortedTopK = 1024;
 
 double sum(std::span<const float> values) {
-  return std::accumulate(values.begin(), values.end(), 0.0,
-                         [](double total, float value) { return total + static_cast<double>(value); });
+  return std::accumulate(values.begin(), values.end(), 0.0, [](double total, float value) {
+    return total + static_cast<double>(value);
+  });
 }
 
-// The first index at which the running sum exceeds `target`, which is reduced by what lies before it; the
-// last positive weight when rounding leaves none.
+// The first index at which the running sum exceeds `target`, which is reduced by what lies before
+// it; the last positive weight when rounding leaves none.
 size_t pick(std::span<const float> weights, double& target) {
   size_t last = 0;
   double before = 0.0;
@@ -79,7 +80,8 @@ SampledToken SamplerRow::score(const float* logits, int32_t token_id, int32_t nu
   kernels_.weights(logits, vocab_size_, {.max = max_.max}, block_sum_.data(), nullptr);
   const double log_total = std::log(total_weight());
   const auto logprob = [&](float logit) {
-    const double distance = logit == max_.max ? 0.0 : static_cast<double>(logit) - static_cast<double>(max_.max);
+    const double distance =
+        logit == max_.max ? 0.0 : static_cast<double>(logit) - static_cast<double>(max_.max);
     return static_cast<float>(distance - log_total);
   };
   const float logit = logits[token_id];
@@ -96,7 +98,8 @@ SampledToken SamplerRow::score(const float* logits, int32_t token_id, int32_t nu
   return result;
 }
 
-// --- changes to the logits -------------------------------------------------------------------------------
+// --- changes to the logits
+// -------------------------------------------------------------------------------
 
 void SamplerRow::set(float* logits, int32_t id, float value) {
   broken_ = broken_ || std::isnan(logits[id]);
@@ -117,13 +120,15 @@ void SamplerRow::apply_edits(float* logits, const SamplingRow& row) {
       set(logits, id, -kInfinity);
     }
   }
-  if (row.repetition_penalty != 1.0F || row.frequency_penalty != 0.0F || row.presence_penalty != 0.0F) {
+  if (row.repetition_penalty != 1.0F || row.frequency_penalty != 0.0F ||
+      row.presence_penalty != 0.0F) {
     apply_penalties(logits, row);
   }
 }
 
 void SamplerRow::apply_penalties(float* logits, const SamplingRow& row) {
-  constexpr uint32_t kSeen = 1;  // a token was seen at all; two more for every time it was generated
+  constexpr uint32_t kSeen =
+      1;  // a token was seen at all; two more for every time it was generated
   constexpr uint32_t kGenerated = 2;
   history_.resize(static_cast<size_t>(vocab_size_));
   const auto record = [&](int32_t id, uint32_t increment) {
@@ -163,7 +168,8 @@ void SamplerRow::restore(float* logits) {
   edits_.clear();
 }
 
-// --- the draw --------------------------------------------------------------------------------------------
+// --- the draw
+// --------------------------------------------------------------------------------------------
 
 double SamplerRow::total_weight() const { return sum(block_sum_); }
 
@@ -171,7 +177,8 @@ int32_t SamplerRow::draw(const float* logits, const SamplingRow& row) {
   if (!(row.temperature >= kGreedyTemperature)) {
     return argmax(logits);
   }
-  const WeightParams weights{.max = max_.max, .inv_temperature = 1.0F / row.temperature, .min_weight = 0.0F};
+  const WeightParams weights{
+      .max = max_.max, .inv_temperature = 1.0F / row.temperature, .min_weight = 0.0F};
   const auto num_blocks = static_cast<int64_t>(block_max_.size());
   if (top_k_on(row)) {
     return row.top_k <= std::min(num_blocks, kMaxSortedTopK)
@@ -228,11 +235,13 @@ int32_t SamplerRow::draw_from_candidates(const float* logits, const SamplingRow&
   std::vector<float> values(candidates_.size());
   std::ranges::transform(candidates_, values.begin(), &Candidate::logit);
   std::vector<float> sums(static_cast<size_t>(row_blocks(static_cast<int64_t>(values.size()))));
-  kernels_.weights(values.data(), static_cast<int64_t>(values.size()), weights, sums.data(), values.data());
+  kernels_.weights(values.data(), static_cast<int64_t>(values.size()), weights, sums.data(),
+                   values.data());
 
   size_t keep = values.size();
   if (row.top_p < 1.0F) {
-    const double needed = static_cast<double>(row.top_p) * (complete ? sum(values) : total_weight());
+    const double needed =
+        static_cast<double>(row.top_p) * (complete ? sum(values) : total_weight());
     double mass = 0.0;
     keep = 0;
     while (keep < values.size() && (keep == 0 || mass < needed)) {
@@ -257,7 +266,8 @@ int32_t SamplerRow::draw_from_candidates(const float* logits, const SamplingRow&
   return candidates_[pick(values, target)].id;
 }
 
-int32_t SamplerRow::draw_dense(const float* logits, const SamplingRow& row, const WeightParams& weights) {
+int32_t SamplerRow::draw_dense(const float* logits, const SamplingRow& row,
+                               const WeightParams& weights) {
   const std::span<const float> x(logits, static_cast<size_t>(vocab_size_));
   weights_.resize(x.size());
   kernels_.weights(logits, vocab_size_, weights, block_sum_.data(), weights_.data());
@@ -287,7 +297,8 @@ void SamplerRow::cut_nucleus(std::span<const float> x, float top_p, const Weight
   const double needed = static_cast<double>(top_p) * total;
   const float threshold = mass_threshold(kernels_, x, weights_.data(), needed, max_.max);
   const float next = std::nextafter(threshold, kInfinity);
-  const double above = threshold < max_.max ? kernels_.mass(logits, weights_.data(), vocab_size_, next) : 0.0;
+  const double above =
+      threshold < max_.max ? kernels_.mass(logits, weights_.data(), vocab_size_, next) : 0.0;
   kernels_.cut(logits, vocab_size_, threshold, weights_.data());
   // Of the tokens that tie at the threshold, as many as are needed.
   float weight = 0.0F;

@@ -1,8 +1,9 @@
-// Samples from one row of logits. Not parallel and not batched: sampler_ops.h runs it over the rows.
-// A row is changed in place (biases, penalties) and restored, so that logprobs come from the raw logits.
-// A filter never sorts the vocabulary: a small candidate list comes from the blocks with the highest maxima
-// (sampler_select.h); where that is not enough, thresholds are found by bisection with vector passes.
-// To add a filter: a step in SamplerRow::draw and the same rule in the brute-force oracle of the tests.
+// Samples from one row of logits. Not parallel and not batched: sampler_ops.h runs it over the
+// rows. A row is changed in place (biases, penalties) and restored, so that logprobs come from the
+// raw logits. A filter never sorts the vocabulary: a small candidate list comes from the blocks
+// with the highest maxima (sampler_select.h); where that is not enough, thresholds are found by
+// bisection with vector passes. To add a filter: a step in SamplerRow::draw and the same rule in
+// the brute-force oracle of the tests.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,8 @@ class SamplerRow {
   int32_t argmax(const float* logits) const;
   int32_t draw_unfiltered(const float* logits, const SamplingRow& row, const WeightParams& weights);
   // The filters on a candidate list; -1 when the list may be too short to hold the answer.
-  int32_t draw_from_candidates(const float* logits, const SamplingRow& row, const WeightParams& weights,
-                               int64_t num_candidates);
+  int32_t draw_from_candidates(const float* logits, const SamplingRow& row,
+                               const WeightParams& weights, int64_t num_candidates);
   // The filters on the whole vocabulary.
   int32_t draw_dense(const float* logits, const SamplingRow& row, const WeightParams& weights);
   bool top_k_on(const SamplingRow& row) const { return row.top_k > 0 && row.top_k < vocab_size_; }
@@ -56,8 +57,8 @@ class SamplerRow {
   std::vector<float> weights_;  // [vocab_size], only when a dense filter runs
   std::vector<Candidate> candidates_;
   std::vector<std::pair<int32_t, float>> edits_;  // id and the value before, in order
-  std::vector<uint32_t> history_;   // [vocab_size], all zero between rows: occurrences of a token
-  std::vector<int32_t> seen_;       // ids with a non-zero entry in history_
+  std::vector<uint32_t> history_;  // [vocab_size], all zero between rows: occurrences of a token
+  std::vector<int32_t> seen_;      // ids with a non-zero entry in history_
 };
 
 }  // namespace atom

@@ -10,7 +10,8 @@
 namespace atom {
 namespace {
 
-// Floats as integers of the same order, so that bisection ends after 32 steps whatever the values are.
+// Floats as integers of the same order, so that bisection ends after 32 steps whatever the values
+// are.
 int32_t order_key(float value) {
   const auto bits = std::bit_cast<int32_t>(value);
   return bits ^ ((bits >> 31) & 0x7fffffff);
@@ -92,8 +93,9 @@ float kth_largest(const RowScanKernels& kernels, std::span<const float> x, int64
 float mass_threshold(const RowScanKernels& kernels, std::span<const float> x, const float* weights,
                      double mass, float max) {
   const auto size = static_cast<int64_t>(x.size());
-  return bisect_threshold(
-      max, [&](float threshold) { return kernels.mass(x.data(), weights, size, threshold) >= mass; });
+  return bisect_threshold(max, [&](float threshold) {
+    return kernels.mass(x.data(), weights, size, threshold) >= mass;
+  });
 }
 
 }  // namespace atom

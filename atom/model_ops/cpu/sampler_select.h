@@ -1,5 +1,6 @@
-// Selection in one row of logits: the most likely tokens and exact thresholds. Tokens are ordered by logit,
-// highest first, equal logits by id. Not the sampler (sampler_row.h): no probabilities are decided here.
+// Selection in one row of logits: the most likely tokens and exact thresholds. Tokens are ordered
+// by logit, highest first, equal logits by id. Not the sampler (sampler_row.h): no probabilities
+// are decided here.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ inline bool ranks_before(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-// All tokens of x [vocab_size] whose logit is at least the num-th highest block maximum, in order of id: at
-// least `num` tokens, usually few more. num <= block_max.size(), x without NaN.
+// All tokens of x [vocab_size] whose logit is at least the num-th highest block maximum, in order
+// of id: at least `num` tokens, usually few more. num <= block_max.size(), x without NaN.
 void collect_candidates(std::span<const float> x, std::span<const float> block_max, int64_t num,
                         std::vector<Candidate>& out);
 

@@ -50,7 +50,8 @@ int row_scan_kernel_sets(const RowScanKernels** sets, int capacity) {
   static constexpr RowScanKernels kAvx512 = avx512::make_kernels("avx512");
   add(kAvx2, __builtin_cpu_supports("avx2") != 0);
   add(kAvx512, __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-                   __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0);
+                   __builtin_cpu_supports("avx512bw") != 0 &&
+                   __builtin_cpu_supports("avx512vl") != 0);
 #endif
   return count;
 }

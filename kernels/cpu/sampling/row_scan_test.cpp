@@ -1,4 +1,5 @@
-// Every instruction set against a plain double-precision reference, and bit for bit against each other.
+// Every instruction set against a plain double-precision reference, and bit for bit against each
+// other.
 #include "kernels/cpu/sampling/row_scan.h"
 
 #include <gtest/gtest.h>
@@ -30,12 +31,23 @@ std::vector<float> random_row(int64_t n, uint32_t seed) {
   for (float& value : row) {
     value = normal(random);
     switch (random() % 16) {
-      case 0: value = -kInfinity; break;
-      case 1: value = 0.0F; break;
-      case 2: value = -0.0F; break;
-      case 3: value = std::round(value); break;
-      case 4: value = -300.0F; break;
-      default: break;
+      case 0:
+        value = -kInfinity;
+        break;
+      case 1:
+        value = 0.0F;
+        break;
+      case 2:
+        value = -0.0F;
+        break;
+      case 3:
+        value = std::round(value);
+        break;
+      case 4:
+        value = -300.0F;
+        break;
+      default:
+        break;
     }
   }
   return row;
@@ -84,7 +96,8 @@ TEST(RowScan, MatchesDoublePrecision) {
         const double exact = std::exp((static_cast<double>(row[i]) - result.max.max) * 0.7);
         const double expected = exact < 1e-6 ? 0.0 : exact;
         const double weight = static_cast<double>(result.weights[i]);
-        EXPECT_NEAR(weight, expected, exact > 1.1e-6 || exact < 0.9e-6 ? 3e-6 * expected : 1.2e-6) << row[i];
+        EXPECT_NEAR(weight, expected, exact > 1.1e-6 || exact < 0.9e-6 ? 3e-6 * expected : 1.2e-6)
+            << row[i];
         total += weight;
         mass += row[i] >= threshold ? weight : 0.0;
         greater += row[i] > threshold;
