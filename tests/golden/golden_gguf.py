@@ -63,7 +63,8 @@ def quantise_q4_k(x):
     dmin = np.maximum((-low).max(-1, keepdims=True) / 63, 1e-7).astype(np.float16).astype(np.float32)
     scale = np.clip(np.round(step / d), 1, 63)
     offset = np.clip(np.round(-low / dmin), 0, 63)
-    q = np.clip(np.round((blocks + (dmin * offset)[..., None]) / (d * scale)[..., None]), 0, 15).astype(np.uint8)
+    q = np.round((blocks + (dmin * offset)[..., None]) / (d * scale)[..., None])
+    q = np.clip(q, 0, 15).astype(np.uint8)
     sc, m = scale.astype(np.uint8), offset.astype(np.uint8)
     packed = np.concatenate([sc[:, :4] | (sc[:, 4:] >> 4 << 6), m[:, :4] | (m[:, 4:] >> 4 << 6),
                              (sc[:, 4:] & 15) | ((m[:, 4:] & 15) << 4)], axis=1)
@@ -78,9 +79,9 @@ def quantise_q6_k(x):
     scale = np.clip(np.round(step / d), 1, 127)
     q = np.clip(np.round(blocks / (d * scale)[..., None]), -32, 31).astype(np.int8) + 32
     q = q.astype(np.uint8).reshape(-1, 2, 4, 32)
-    low = np.stack([(q[:, :, 0] & 15) | ((q[:, :, 2] & 15) << 4), (q[:, :, 1] & 15) | ((q[:, :, 3] & 15) << 4)],
-                   axis=2).reshape(len(blocks), 128)
-    high = (q[:, :, 0] >> 4 | (q[:, :, 1] >> 4 << 2) | (q[:, :, 2] >> 4 << 4) | (q[:, :, 3] >> 4 << 6))
+    low = np.stack([(q[:, :, 0] & 15) | ((q[:, :, 2] & 15) << 4),
+                    (q[:, :, 1] & 15) | ((q[:, :, 3] & 15) << 4)], axis=2).reshape(len(blocks), 128)
+    high = q[:, :, 0] >> 4 | (q[:, :, 1] >> 4 << 2) | (q[:, :, 2] >> 4 << 4) | (q[:, :, 3] >> 4 << 6)
     return np.concatenate([low, high.reshape(len(blocks), 64), scale.astype(np.int8).view(np.uint8),
                            half_bytes(d)], axis=1)
 
@@ -155,7 +156,8 @@ def save(path, blocks, config):
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe" if config["model_type"] == "llama" else "qwen2")
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL] * special + [gguf.TokenType.NORMAL] * (len(tokens) - special))
+    writer.add_token_types([gguf.TokenType.CONTROL] * special +
+                           [gguf.TokenType.NORMAL] * (len(tokens) - special))
     writer.add_token_merges([f"{a} {b}" for a, b in golden_tokenizer.merges()])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)

@@ -4,8 +4,9 @@ with reference logits and greedy continuations.
 
     python3 make_golden_models.py [--out tests/golden]
 
-The reference is Hugging Face transformers in float32 on CPU (torch 2.15.0, transformers 5.17.0, accelerate), computed on
-the weights as stored (rounded to their type; GGUF blocks decoded by the `gguf` package 0.19.0).
+The reference is Hugging Face transformers in float32 on CPU (torch 2.15.0, transformers 5.17.0, accelerate),
+computed on the weights as stored (rounded to their type; GGUF blocks decoded by the `gguf` package 0.19.0),
+and checked against what transformers computes from the written files.
 Everything follows from the seeds below; the outputs are committed, so nothing here runs in CI.
 
 Written per model NAME:
@@ -57,11 +58,12 @@ MODELS = {
         103, LLAMA | SMALL | dict(rope_scaling=LLAMA31_ROPE, max_position_embeddings=256), "bfloat16",
         dict(shards=3)),
     "llama-biases-head-dim-f32": (
-        104, LLAMA | TINY | dict(hidden_size=36, num_attention_heads=3, head_dim=24, attention_bias=True, mlp_bias=True), "float32", {}),
+        104, LLAMA | TINY | dict(hidden_size=36, num_attention_heads=3, head_dim=24, attention_bias=True,
+                                 mlp_bias=True), "float32", {}),
     "qwen3-untied-bf16": (105, QWEN3 | SMALL | dict(head_dim=32), "bfloat16", {}),
     "qwen3-tied-padded-f32": (
-        106, QWEN3 | TINY | dict(tie_word_embeddings=True, vocab_size=VOCAB + 16, eos_token_id=[1, 3]), "float32",
-        dict(stored_head=True)),
+        106, QWEN3 | TINY | dict(tie_word_embeddings=True, vocab_size=VOCAB + 16, eos_token_id=[1, 3]),
+        "float32", dict(stored_head=True)),
     "gguf-llama-f16": (201, LLAMA | SMALL | dict(rope_scaling=LLAMA31_ROPE), "F16", {}),
     "gguf-llama-q8_0": (202, LLAMA | BLOCKS, "Q8_0", {}),
     "gguf-llama-q4_0": (203, LLAMA | BLOCKS | dict(tie_word_embeddings=True), "Q4_0", {}),
