@@ -1,0 +1,273 @@
+// The route table and the way to a handler: API key, CORS, methods, media types.
+#include "atom/entrypoints/openai/api_server.h"
+
+#include <algorithm>
+#include <ctime>
+#include <random>
+
+#include "atom/core/log.h"
+#include "atom/entrypoints/openai/json_writer.h"
+
+namespace atom::openai {
+namespace {
+
+constexpr size_t kMaxRequestId = 128;
+constexpr int64_t kDefaultMaxTokens = 256;
+
+using Api = ApiServer;
+
+std::string random_hex() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  for (int word = 0; word < 2; ++word) {
+    uint64_t bits = random();
+    for (int i = 0; i < 16; ++i, bits >>= 4) out += kHex[bits & 15];
+  }
+  return out;
+}
+
+bool is_token_text(std::string_view text) {
+  return !text.empty() && text.size() <= kMaxRequestId &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > 0x20 && c < 0x7f; });
+}
+
+// The time does not depend on where the two differ, nor on the key's length.
+bool equal_in_constant_time(std::string_view given, std::string_view key) {
+  unsigned difference = given.size() == key.size() ? 0 : 1;
+  for (size_t i = 0; i < given.size(); ++i) {
+    difference |= static_cast<unsigned char>(given[i]) ^ static_cast<unsigned char>(key[i % key.size()]);
+  }
+  return difference == 0;
+}
+
+bool starts_with_ignoring_case(std::string_view text, std::string_view prefix) {
+  return text.size() >= prefix.size() &&
+         std::equal(prefix.begin(), prefix.end(), text.begin(), [](char a, char b) { return a == (b | 0x20); });
+}
+
+bool matches(const Api::Route& route, std::string_view path) {
+  return route.is_prefix ? path.starts_with(route.path) && path.size() > route.path.size() : path == route.path;
+}
+
+}  // namespace
+
+std::span<const ApiServer::Route> ApiServer::routes() {
+  static constexpr Route kRoutes[] = {
+      {.method = "POST", .path = "/v1/chat/completions", .handler = &Api::chat_completions, .on_pool = true},
+      {.method = "POST", .path = "/v1/completions", .handler = &Api::completions, .on_pool = true},
+      {.method = "GET", .path = "/v1/models", .handler = &Api::list_models},
+      {.method = "GET", .path = "/v1/models/", .handler = &Api::show_model, .is_prefix = true},
+      {.method = "GET", .path = "/health", .handler = &Api::health, .open = true},
+      {.method = "GET", .path = "/version", .handler = &Api::version, .open = true},
+      {.method = "GET", .path = "/metrics", .handler = &Api::metrics, .open = true},
+      {.method = "POST", .path = "/tokenize", .handler = &Api::tokenize, .on_pool = true},
+      {.method = "POST", .path = "/detokenize", .handler = &Api::detokenize, .on_pool = true},
+      {.method = "GET", .path = "/tokenizer_info", .handler = &Api::tokenizer_info},
+  };
+  return kRoutes;
+}
+
+ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, ApiOptions options)
+    : engine_(engine),
+      chat_template_(chat_template != nullptr ? chat_template : engine.chat_template()),
+      options_(std::move(options)),
+      created_(std::time(nullptr)),
+      pool_(options_.pool_threads) {
+  options_.limits.vocab_size = engine_.vocab_size();
+  options_.limits.max_model_len = engine_.max_model_len();
+}
+
+http::Response ApiServer::refuse(int status, const std::string& message) {
+  return error_response({.status = status, .message = message});
+}
+
+Call ApiServer::make_call(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) const {
+  Call call{.request = std::move(request), .writer = std::move(writer), .request_id = {}, .headers = {},
+            .arrival = std::chrono::steady_clock::now(), .access_log = options_.access_log};
+  const std::string_view given = call.request.header("x-request-id");
+  call.request_id = is_token_text(given) ? std::string(given) : random_hex();
+  call.headers.emplace_back("x-request-id", call.request_id);
+  const std::string_view origin = call.request.header("origin");
+  if (!options_.allowed_origins.empty() && !origin.empty()) {
+    const auto& allowed = options_.allowed_origins;
+    const bool any = std::find(allowed.begin(), allowed.end(), "*") != allowed.end();
+    if (any || std::find(allowed.begin(), allowed.end(), origin) != allowed.end()) {
+      call.headers.emplace_back("Access-Control-Allow-Origin", any ? "*" : std::string(origin));
+      call.headers.emplace_back("Access-Control-Expose-Headers", "x-request-id");
+      if (!any) call.headers.emplace_back("Vary", "Origin");
+    }
+  }
+  return call;
+}
+
+bool ApiServer::key_is_right(const http::Request& request) const {
+  if (options_.api_key.empty()) return true;
+  std::string_view given;
+  int count = 0;
+  for (const auto& [name, value] : request.headers) {
+    if (name == "authorization") ++count, given = value;
+  }
+  if (count != 1 || !starts_with_ignoring_case(given, "bearer ")) return false;
+  return equal_in_constant_time(given.substr(7), options_.api_key);
+}
+
+http::Response ApiServer::options_response(const Call& call, const std::string& allowed) const {
+  http::Response response{.status = 204, .headers = {{"Allow", allowed}}};
+  const bool cors = std::any_of(call.headers.begin(), call.headers.end(), [](const auto& header) { return header.first == "Access-Control-Allow-Origin"; });
+  if (cors) {
+    response.headers.emplace_back("Access-Control-Allow-Methods", allowed);
+    response.headers.emplace_back("Access-Control-Allow-Headers", "authorization, content-type, x-request-id");
+    response.headers.emplace_back("Access-Control-Max-Age", "600");
+  }
+  return response;
+}
+
+void ApiServer::handle(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) {
+  const auto call = std::make_shared<Call>(make_call(std::move(request), std::move(writer)));
+  const http::Request& req = call->request;
+  const Route* found = nullptr;
+  std::string allowed;
+  bool open = false;
+  for (const Route& route : routes()) {
+    if (!matches(route, req.path)) continue;
+    allowed += allowed.empty() ? "" : ", ";
+    allowed += route.method == "GET" ? "GET, HEAD" : std::string(route.method);
+    open = open || route.open;
+    if (req.method == route.method || (req.method == "HEAD" && route.method == "GET")) found = &route;
+  }
+  if (req.method == "OPTIONS" && (!allowed.empty() || req.path == "*")) {
+    return call->send(options_response(*call, allowed.empty() ? "GET, HEAD, POST, OPTIONS" : allowed + ", OPTIONS"));
+  }
+  if (!open && !key_is_right(req)) {
+    return call->fail({.status = 401, .message = "the API key is missing or wrong", .code = "invalid_api_key"});
+  }
+  if (allowed.empty()) {
+    return call->fail({.status = 404, .message = "no such path: " + clipped(req.path)});
+  }
+  if (found == nullptr) {
+    http::Response response = error_response({.status = 405, .message = str_format("{} is not allowed here; allowed: {}", clipped(req.method), allowed)});
+    response.headers.emplace_back("Allow", allowed + ", OPTIONS");
+    return call->send(std::move(response));
+  }
+  if (const std::string_view type = req.header("content-type"); starts_with_ignoring_case(type, "multipart/")) {
+    return call->fail({.status = 415, .message = "the body must be JSON, not multipart"});
+  }
+  if (const std::string_view coding = req.header("content-encoding"); !coding.empty() && coding != "identity") {
+    return call->fail({.status = 415, .message = "compressed request bodies are not accepted"});
+  }
+  if (!found->on_pool) return run(*found, call);
+  pool_.push([this, found, call] { run(*found, call); });
+}
+
+void ApiServer::run(const Route& route, std::shared_ptr<Call> call) {
+  // A handler that takes the call over moves out of it; this answers when it could not.
+  const std::shared_ptr<http::ResponseWriter> writer = call->writer;
+  try {
+    if (std::optional<http::Response> response = (this->*route.handler)(*call)) call->send(std::move(*response));
+  } catch (const std::bad_alloc&) {
+    writer->send(refuse(503, "out of memory for this request"));
+  } catch (const std::exception& e) {
+    log_error("{}: {}", route.path, e.what());
+    writer->send(refuse(500, "internal error"));
+  }
+}
+
+std::optional<http::Response> ApiServer::chat_completions(Call& call) { return generate(kChat, call); }
+std::optional<http::Response> ApiServer::completions(Call& call) { return generate(kCompletions, call); }
+
+std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call) {
+  if (draining_.load()) {
+    http::Response response = error_response({.status = 503, .message = "the server is shutting down"});
+    response.close = true;
+    return response;
+  }
+  Result<ApiRequest> request = parse_request(endpoint, call.request.body, options_.limits);
+  if (!request) return error_response(to_api_error(request.error()));
+  if (const Status known = check_model(request->model); !known) {
+    ApiError error = to_api_error(known.error());
+    error.code = "model_not_found";
+    return error_response(error);
+  }
+  const int64_t sequences = std::max<int64_t>(1, static_cast<int64_t>(request->prompts.size())) * request->sampling.n;
+  if (counters_.in_flight.load(std::memory_order_relaxed) + sequences > options_.max_in_flight) {
+    return error_response({.status = 503, .message = "too many requests are waiting; try again later", .code = "queue_full"});
+  }
+  Generation::Input input{.request = std::move(*request), .model = options_.served_model_names[0]};
+  if (!input.request.model.empty()) input.model = input.request.model;
+  if (const Status ready = prepare_prompts(input); !ready) return error_response(to_api_error(ready.error()));
+  call.request.body = {};
+  std::make_shared<Generation>(engine_, counters_, std::move(call), std::move(input))->start();
+  return std::nullopt;
+}
+
+Status ApiServer::check_model(const std::string& name) const {
+  std::string_view wanted = name;
+  while (wanted.size() > 1 && wanted.ends_with('/')) wanted.remove_suffix(1);
+  const auto& names = options_.served_model_names;
+  if (wanted.empty() || std::find(names.begin(), names.end(), wanted) != names.end()) return {};
+  return field_error("model", str_format("The model `{}` does not exist.", clipped(name)), ErrorCode::kNotFound);
+}
+
+Result<std::string> ApiServer::render(const ApiRequest& request) const {
+  if (chat_template_ == nullptr) {
+    return field_error("messages", "this model has no chat template; start the server with --chat-template, or use /v1/completions");
+  }
+  const Tokenizer& tokenizer = *engine_.tokenizer();
+  boost::json::object kwargs = options_.default_chat_template_kwargs;
+  for (const boost::json::key_value_pair& entry : request.chat_template_kwargs) kwargs.insert_or_assign(entry.key(), entry.value());
+  const boost::json::value messages(request.messages);
+  const boost::json::value tools(request.tools);
+  const auto text = chat_template_->render_chat({.messages = &messages,
+                                                 .tools = request.tools.empty() ? nullptr : &tools,
+                                                 .chat_template_kwargs = &kwargs,
+                                                 .add_generation_prompt = request.add_generation_prompt.value_or(!request.continue_final_message),
+                                                 .continue_final_message = request.continue_final_message,
+                                                 .bos_token = tokenizer.bos_token(),
+                                                 .eos_token = tokenizer.eos_token()});
+  if (text) return *text;
+  return field_error("messages", str_format("the chat template refused the messages: {}", clipped(text.error().message)));
+}
+
+Status ApiServer::prepare_prompts(Generation::Input& input) const {
+  ApiRequest& request = input.request;
+  const Tokenizer& tokenizer = *engine_.tokenizer();
+  if (request.endpoint == kChat) {
+    ATOM_ASSIGN_OR_RETURN(std::string text, render(request));
+    request.prompts.emplace_back(std::move(text));
+  }
+  const bool add_special = request.add_special_tokens.value_or(request.endpoint == kCompletions);
+  const char* field = request.endpoint == kChat ? "messages" : "prompt";
+  int64_t longest = 0;
+  for (PromptInput& prompt : request.prompts) {
+    if (auto* text = std::get_if<std::string>(&prompt)) {
+      input.prompt_ids.push_back(tokenizer.encode(*text, add_special));
+      if (request.echo) input.prompt_texts.push_back(std::move(*text));
+    } else {
+      input.prompt_ids.push_back(std::move(std::get<std::vector<int32_t>>(prompt)));
+      if (request.echo) input.prompt_texts.push_back(tokenizer.decode(input.prompt_ids.back(), request.sampling.skip_special_tokens));
+    }
+    if (input.prompt_ids.back().empty()) return field_error(field, str_format("{} is empty", field));
+    longest = std::max(longest, static_cast<int64_t>(input.prompt_ids.back().size()));
+  }
+  request.messages = {};
+  request.prompts.clear();
+  return check_context(request, longest, field);
+}
+
+// Settles max_tokens: the default is 256, and what exceeds the room the longest prompt leaves is cut.
+Status ApiServer::check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const {
+  const int64_t room = options_.limits.max_model_len - prompt_tokens;
+  const int64_t wanted = request.max_tokens.value_or(kDefaultMaxTokens);
+  if (room < 0 || (room == 0 && wanted > 0)) {
+    return field_error(param, str_format("This model's maximum context length is {} tokens. However, you requested {} output tokens "
+                                         "and your prompt contains at least {} input tokens, for a total of at least {} tokens. Please "
+                                         "reduce the length of the input prompt or the number of requested output tokens.",
+                                         options_.limits.max_model_len, wanted, prompt_tokens, prompt_tokens + wanted));
+  }
+  request.sampling.max_tokens = std::min(wanted, room);
+  request.sampling.min_tokens = std::min(request.sampling.min_tokens, request.sampling.max_tokens);
+  return {};
+}
+
+}  // namespace atom::openai

@@ -1,0 +1,92 @@
+// ApiServer: the routes of the OpenAI-compatible server. It authenticates, answers CORS, finds the route in
+// one table (routes in api_server.cpp) and runs its handler. To add an endpoint: a handler (request ->
+// response) and a row. It owns the pool; it knows no socket.
+#pragma once
+
+#include <atomic>
+#include <boost/json.hpp>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "atom/entrypoints/openai/call.h"
+#include "atom/entrypoints/openai/engine_client.h"
+#include "atom/entrypoints/openai/generation.h"
+#include "atom/entrypoints/openai/request_fields.h"
+#include "atom/entrypoints/openai/work_queue.h"
+#include "atom/entrypoints/serve.h"
+
+namespace atom::openai {
+
+struct ApiOptions {
+  std::vector<std::string> served_model_names;  // not empty
+  std::string api_key;
+  std::vector<std::string> allowed_origins;
+  boost::json::object default_chat_template_kwargs;
+  RequestLimits limits;              // vocab_size and max_model_len are filled in from the engine
+  int64_t max_in_flight = 4608;      // sequences, then 503
+  int pool_threads = 1;
+  bool access_log = false;
+};
+
+class ApiServer {
+ public:
+  // `chat_template` overrides the engine's; both may be null. Neither is owned.
+  ApiServer(EngineClient& engine, const ChatTemplate* chat_template, ApiOptions options);
+
+  // An http::Handler.
+  void handle(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer);
+  // From now on new generations are refused and /health says so.
+  void begin_drain() { draining_.store(true); }
+  const GenerationCounters& counters() const { return counters_; }
+
+  // An answer that does not come from a route (http::HttpServer::Refuse).
+  static http::Response refuse(int status, const std::string& message);
+
+  struct Route {
+    std::string_view method;
+    std::string_view path;
+    // Gives the answer, or nothing when it has taken the call over.
+    std::optional<http::Response> (ApiServer::*handler)(Call& call);
+    bool is_prefix = false;  // the path goes on
+    bool open = false;       // no API key needed
+    bool on_pool = false;    // too slow for an I/O thread
+  };
+  static std::span<const Route> routes();
+
+ private:
+  std::optional<http::Response> chat_completions(Call& call);
+  std::optional<http::Response> completions(Call& call);
+  std::optional<http::Response> list_models(Call& call);
+  std::optional<http::Response> show_model(Call& call);
+  std::optional<http::Response> health(Call& call);
+  std::optional<http::Response> version(Call& call);
+  std::optional<http::Response> metrics(Call& call);
+  std::optional<http::Response> tokenize(Call& call);
+  std::optional<http::Response> detokenize(Call& call);
+  std::optional<http::Response> tokenizer_info(Call& call);
+
+  Call make_call(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) const;
+  bool key_is_right(const http::Request& request) const;
+  void run(const Route& route, std::shared_ptr<Call> call);
+  http::Response options_response(const Call& call, const std::string& allowed) const;
+
+  std::optional<http::Response> generate(Endpoint endpoint, Call& call);
+  Status check_model(const std::string& name) const;
+  Result<std::string> render(const ApiRequest& request) const;
+  Status prepare_prompts(Generation::Input& input) const;
+  Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;
+  std::string model_object(const std::string& id) const;
+
+  EngineClient& engine_;
+  const ChatTemplate* chat_template_;
+  ApiOptions options_;
+  GenerationCounters counters_;
+  std::atomic<bool> draining_{false};
+  int64_t created_ = 0;
+  WorkQueue pool_;
+};
+
+}  // namespace atom::openai

@@ -1,0 +1,27 @@
+// What the OpenAI routes need of an engine. LLMEngine stands behind it in the server (serve.cpp), a mock
+// in the tests.
+#pragma once
+
+#include <memory>
+
+#include "atom/chat_template/chat_template.h"
+#include "atom/model_engine/llm_engine.h"
+#include "atom/request_output.h"
+#include "atom/tokenizer/tokenizer.h"
+
+namespace atom::openai {
+
+class EngineClient {
+ public:
+  virtual ~EngineClient() = default;
+  virtual Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) = 0;
+  virtual void abort(RequestId id) = 0;
+  virtual EngineStats stats() const = 0;
+  virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;
+  virtual const ChatTemplate* chat_template() const = 0;  // nullptr: none
+  virtual std::string_view chat_template_source() const { return {}; }
+  virtual int64_t max_model_len() const = 0;
+  virtual int64_t vocab_size() const = 0;  // width of the logits
+};
+
+}  // namespace atom::openai

@@ -1,0 +1,217 @@
+#include "atom/entrypoints/openai/generation.h"
+
+#include <algorithm>
+#include <ctime>
+
+#include "atom/core/log.h"
+#include "atom/entrypoints/openai/json_writer.h"
+
+namespace atom::openai {
+namespace {
+
+ResponseFormat::Options format_options(const Call& call, const Generation::Input& input) {
+  const ApiRequest& request = input.request;
+  return {.endpoint = request.endpoint,
+          .id = (request.endpoint == kChat ? "chatcmpl-" : "cmpl-") + call.request_id,
+          .created = std::time(nullptr),
+          .model = input.model,
+          .logprobs = request.sampling.logprobs.has_value(),
+          .num_top = request.sampling.logprobs.value_or(0),
+          .return_token_ids = request.return_token_ids,
+          .tokens_as_ids = request.return_tokens_as_token_ids};
+}
+
+}  // namespace
+
+Generation::Generation(EngineClient& engine, GenerationCounters& counters, Call call, Input input)
+    : engine_(engine),
+      counters_(counters),
+      call_(std::move(call)),
+      input_(std::move(input)),
+      format_(format_options(call_, input_), *engine_.tokenizer()) {
+  const auto n = static_cast<size_t>(input_.request.sampling.n);
+  const size_t num_prompts = input_.prompt_ids.size();
+  num_sequences_ = static_cast<int64_t>(n * num_prompts);
+  choices_.resize(n * num_prompts);
+  for (size_t i = 0; i < choices_.size(); ++i) choices_[i].index = static_cast<int32_t>(i);
+  echoed_.resize(num_prompts, false);
+  prompts_.resize(num_prompts);
+  unfinished_ = num_prompts;
+  counters_.in_flight.fetch_add(num_sequences_, std::memory_order_relaxed);
+}
+
+Generation::~Generation() { counters_.in_flight.fetch_sub(num_sequences_, std::memory_order_relaxed); }
+
+void Generation::start() {
+  call_.writer->on_disconnect([weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->client_gone();
+  });
+  for (size_t i = 0; i < input_.prompt_ids.size(); ++i) {
+    Result<RequestId> id = engine_.add_request(
+        {.prompt_token_ids = input_.prompt_ids[i], .sampling = input_.request.sampling},
+        [self = shared_from_this(), i](RequestOutput&& output) { self->on_output(i, std::move(output)); });
+    if (!id) {
+      if (input_.prompt_ids.size() > 1 && id.error().param == "prompt") id.error().param = str_format("prompt[{}]", i);
+      return end_with_error(to_api_error(id.error()));
+    }
+    bool left = false;
+    {
+      const std::lock_guard lock(mutex_);
+      ids_.push_back(*id);
+      left = done_;
+    }
+    if (left) {  // the client went away, or another prompt failed, while this one was handed over
+      engine_.abort(*id);
+      return;
+    }
+  }
+}
+
+void Generation::on_output(size_t prompt, RequestOutput&& output) {
+  thread_local std::string out;  // reused by every event of the output thread
+  out.clear();
+  std::unique_lock lock(mutex_);
+  if (done_) return;
+  bool aborted = false;
+  for (const ChoiceDelta& delta : output.choices) aborted = aborted || delta.finish_reason == FinishReason::kAbort || delta.finish_reason == FinishReason::kError;
+  if (output.error || aborted) {
+    lock.unlock();
+    return end_with_error(output.error ? to_api_error(*output.error)
+                                       : ApiError{.status = 503, .message = "the request was aborted by the server"});
+  }
+  if (first_token_ == Clock::time_point{}) first_token_ = Clock::now();
+  prompts_[prompt] = {.cached_tokens = output.num_cached_tokens, .generated_tokens = output.num_generated_tokens};
+  if (echo_due(prompt)) add_echo(prompt, output);
+  for (ChoiceDelta& delta : output.choices) take_delta(prompt, delta, output, out);
+  if (output.finished && --unfinished_ == 0) return finish_locked(out);
+  if (out.empty()) return;
+  if (!streaming_) {
+    call_.begin_event_stream();
+    streaming_ = true;
+  }
+  if (!call_.writer->write(out)) {
+    lock.unlock();
+    client_gone();
+  }
+}
+
+bool Generation::echo_due(size_t prompt) const { return input_.request.echo && !echoed_[prompt]; }
+
+// Puts the prompt in front of each of its choices, once, with the first event.
+void Generation::add_echo(size_t prompt, const RequestOutput& output) {
+  echoed_[prompt] = true;
+  const auto n = static_cast<size_t>(input_.request.sampling.n);
+  const std::vector<int32_t>& ids = input_.prompt_ids[prompt];
+  for (size_t i = prompt * n; i < (prompt + 1) * n; ++i) {
+    choices_[i].text = input_.prompt_texts[prompt];
+    if (!input_.request.sampling.logprobs) continue;
+    for (size_t t = 0; t < ids.size(); ++t) {
+      const std::optional<TokenLogprobs> none;
+      format_.add_logprobs(t < output.prompt_logprobs.size() ? output.prompt_logprobs[t] : none, ids[t],
+                           choices_[i].logprobs, choices_[i].num_characters);
+    }
+  }
+}
+
+// Adds what is new to its choice; for a stream, writes it out as an event and forgets it.
+void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out) {
+  const ApiRequest& request = input_.request;
+  ChoiceState& choice = choices_[prompt * static_cast<size_t>(request.sampling.n) + static_cast<size_t>(delta.index)];
+  choice.text += delta.text;
+  if (request.return_token_ids) choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+  for (size_t i = 0; i < delta.logprobs.size() && i < delta.token_ids.size(); ++i) {
+    format_.add_logprobs(delta.logprobs[i], delta.token_ids[i], choice.logprobs, choice.num_characters);
+  }
+  if (delta.finish_reason) {
+    choice.finish_reason = delta.finish_reason;
+    choice.stop_reason = std::move(delta.stop_reason);
+    (delta.finish_reason == FinishReason::kLength ? counters_.finished_length : counters_.finished_stop).fetch_add(1, std::memory_order_relaxed);
+  }
+  if (!request.stream) return;
+  const bool news = !choice.text.empty() || choice.finish_reason || !choice.token_ids.empty() || !delta.logprobs.empty();
+  if (!news) return;
+  Usage continuous;
+  if (request.continuous_usage) {
+    continuous = usage(Clock::now());
+    continuous.prompt_tokens = output.num_prompt_tokens;
+    continuous.completion_tokens = output.num_generated_tokens;
+  }
+  const bool first = !choice.started;
+  format_.chunk(out, choice, request.continuous_usage ? &continuous : nullptr,
+                first && request.return_token_ids ? &input_.prompt_ids[prompt] : nullptr);
+  choice.started = true;
+  choice.text.clear();
+  choice.token_ids.clear();
+  choice.logprobs.clear();
+}
+
+void Generation::finish_locked(std::string& out) {
+  done_ = true;
+  const Usage total = usage(Clock::now());
+  if (!input_.request.stream) {
+    http::Response response{.body = format_.whole(choices_, total, input_.prompt_ids, input_.request.sampling.n)};
+    call_.send(std::move(response));
+    return;
+  }
+  if (!streaming_) call_.begin_event_stream();
+  if (input_.request.include_usage) format_.usage_chunk(out, total);
+  out += kSseDone;
+  call_.writer->write(out);
+  call_.writer->end();
+  call_.log(200);
+}
+
+void Generation::end_with_error(const ApiError& error) {
+  std::vector<RequestId> ids;
+  {
+    const std::lock_guard lock(mutex_);
+    if (done_) return;
+    done_ = true;
+    ids = ids_;
+    (error.status == 503 ? counters_.finished_abort : counters_.finished_error).fetch_add(1, std::memory_order_relaxed);
+    if (streaming_) {
+      std::string out = "data: " + error_body(error) + "\n\n";
+      out += kSseDone;
+      call_.writer->write(out);
+      call_.writer->end();
+      call_.log(error.status);
+    } else {
+      call_.fail(error);
+    }
+  }
+  abort_all(ids);
+}
+
+void Generation::client_gone() {
+  std::vector<RequestId> ids;
+  {
+    const std::lock_guard lock(mutex_);
+    if (done_) return;
+    done_ = true;
+    ids = ids_;
+    counters_.finished_abort.fetch_add(1, std::memory_order_relaxed);
+  }
+  call_.log(499);
+  abort_all(ids);
+}
+
+// Without the mutex: an engine may answer an abort at once.
+void Generation::abort_all(const std::vector<RequestId>& ids) {
+  for (const RequestId id : ids) engine_.abort(id);
+}
+
+Usage Generation::usage(Clock::time_point now) const {
+  const auto seconds = [this](Clock::time_point to) { return std::chrono::duration<double>(to - call_.arrival).count(); };
+  Usage out{.ttft = first_token_ == Clock::time_point{} ? 0 : seconds(first_token_), .latency = seconds(now)};
+  int64_t longest = 0;
+  for (size_t i = 0; i < prompts_.size(); ++i) {
+    out.prompt_tokens += static_cast<int64_t>(input_.prompt_ids[i].size());
+    out.completion_tokens += prompts_[i].generated_tokens;
+    out.cached_tokens += prompts_[i].cached_tokens;
+    longest = std::max(longest, prompts_[i].generated_tokens / std::max<int64_t>(1, input_.request.sampling.n));
+  }
+  if (longest > 1) out.tpot = std::max(0.0, out.latency - out.ttft) / static_cast<double>(longest - 1);
+  return out;
+}
+
+}  // namespace atom::openai

@@ -1,0 +1,77 @@
+// Generation: one request of /v1/chat/completions or /v1/completions from submission to its last byte. It
+// fans out over prompts and choices, turns engine events into an SSE stream or a whole answer, and owns
+// the way out: finish, error, or a client that left all end in one place. Shared by the pool thread that
+// submits, the engine's output thread and the I/O thread that reports a disconnect.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "atom/entrypoints/openai/api_request.h"
+#include "atom/entrypoints/openai/call.h"
+#include "atom/entrypoints/openai/engine_client.h"
+#include "atom/entrypoints/openai/response_format.h"
+
+namespace atom::openai {
+
+// Counters over all requests, for /metrics.
+struct GenerationCounters {
+  std::atomic<int64_t> in_flight{0};  // sequences admitted and not finished
+  std::atomic<int64_t> finished_stop{0};
+  std::atomic<int64_t> finished_length{0};
+  std::atomic<int64_t> finished_abort{0};
+  std::atomic<int64_t> finished_error{0};
+};
+
+class Generation : public std::enable_shared_from_this<Generation> {
+ public:
+  struct Input {
+    ApiRequest request;  // checked
+    std::vector<std::vector<int32_t>> prompt_ids;
+    std::vector<std::string> prompt_texts;  // for echo, else empty
+    std::string model;                      // as shown in the answer
+  };
+
+  Generation(EngineClient& engine, GenerationCounters& counters, Call call, Input input);
+  ~Generation();
+  // Hands all prompts to the engine; from here on it keeps itself alive.
+  void start();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void on_output(size_t prompt, RequestOutput&& output);
+  void take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out);
+  void add_echo(size_t prompt, const RequestOutput& output);
+  bool echo_due(size_t prompt) const;
+  void finish_locked(std::string& out);
+  void end_with_error(const ApiError& error);
+  void client_gone();
+  void abort_all(const std::vector<RequestId>& ids);
+  Usage usage(Clock::time_point now) const;
+
+  EngineClient& engine_;
+  GenerationCounters& counters_;
+  Call call_;
+  Input input_;
+  ResponseFormat format_;
+  int64_t num_sequences_ = 0;
+
+  std::mutex mutex_;
+  std::vector<RequestId> ids_;
+  std::vector<ChoiceState> choices_;
+  std::vector<bool> echoed_;  // per prompt: echo of its choices has been added
+  struct PromptState {
+    int64_t cached_tokens = 0;
+    int64_t generated_tokens = 0;
+  };
+  std::vector<PromptState> prompts_;
+  size_t unfinished_ = 0;
+  bool streaming_ = false;  // the head of the stream is out
+  bool done_ = false;
+  Clock::time_point first_token_{};
+};
+
+}  // namespace atom::openai

@@ -1,0 +1,260 @@
+#include "atom/entrypoints/openai/response_format.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "atom/entrypoints/openai/json_writer.h"
+
+namespace atom::openai {
+namespace {
+
+constexpr float kMinLogprob = -9999.0F;  // what JSON has for minus infinity
+
+float bounded(float logprob) { return std::isfinite(logprob) ? std::max(logprob, kMinLogprob) : kMinLogprob; }
+
+void separate(std::string& list) {
+  if (!list.empty()) list += ',';
+}
+
+void append_ids(std::string& out, const std::vector<int32_t>& ids) {
+  out += '[';
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i > 0) out += ',';
+    append_int(out, ids[i]);
+  }
+  out += ']';
+}
+
+void append_bytes(std::string& out, std::string_view bytes) {
+  out += '[';
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (i > 0) out += ',';
+    append_int(out, static_cast<unsigned char>(bytes[i]));
+  }
+  out += ']';
+}
+
+const char* reason_text(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
+
+}  // namespace
+
+void LogprobLists::clear() {
+  content.clear();
+  tokens.clear();
+  token_logprobs.clear();
+  top_logprobs.clear();
+  text_offset.clear();
+}
+
+ResponseFormat::ResponseFormat(Options options, const Tokenizer& tokenizer)
+    : options_(std::move(options)), tokenizer_(tokenizer) {
+  chunk_head_ = "data: {\"id\":";
+  append_json_string(chunk_head_, options_.id);
+  chunk_head_ += options_.endpoint == kChat ? R"(,"object":"chat.completion.chunk","created":)"
+                                            : R"(,"object":"text_completion","created":)";
+  append_int(chunk_head_, options_.created);
+  chunk_head_ += ",\"model\":";
+  append_json_string(chunk_head_, options_.model);
+  chunk_head_ += ",\"choices\":[";
+}
+
+void ResponseFormat::append_token(std::string& out, int32_t id, std::string_view bytes) const {
+  if (options_.tokens_as_ids) {
+    out += "\"token_id:";
+    append_int(out, id);
+    out += '"';
+  } else {
+    append_json_string(out, bytes);
+  }
+}
+
+void ResponseFormat::append_chat_entry(std::string& out, int32_t id, float logprob) const {
+  const std::string bytes = tokenizer_.token_bytes(id);
+  out += "{\"token\":";
+  append_token(out, id, bytes);
+  out += ",\"logprob\":";
+  append_float(out, bounded(logprob));
+  out += ",\"bytes\":";
+  append_bytes(out, bytes);
+}
+
+void ResponseFormat::add_logprobs(const std::optional<TokenLogprobs>& logprobs, int32_t token, LogprobLists& lists,
+                                  int64_t& num_characters) const {
+  const auto num_top = static_cast<size_t>(options_.num_top);
+  if (options_.endpoint == kChat) {
+    if (!logprobs) return;
+    separate(lists.content);
+    append_chat_entry(lists.content, token, logprobs->logprob);
+    lists.content += ",\"top_logprobs\":[";
+    for (size_t i = 0; i < std::min(num_top, logprobs->top.size()); ++i) {
+      if (i > 0) lists.content += ',';
+      append_chat_entry(lists.content, logprobs->top[i].first, logprobs->top[i].second);
+      lists.content += '}';
+    }
+    lists.content += "]}";
+    return;
+  }
+  const std::string bytes = tokenizer_.token_bytes(token);
+  separate(lists.tokens);
+  append_token(lists.tokens, token, bytes);
+  separate(lists.text_offset);
+  append_int(lists.text_offset, num_characters);
+  num_characters += count_characters(bytes);
+  separate(lists.token_logprobs);
+  separate(lists.top_logprobs);
+  if (!logprobs) {
+    lists.token_logprobs += "null";
+    lists.top_logprobs += "null";
+    return;
+  }
+  append_float(lists.token_logprobs, bounded(logprobs->logprob));
+  // The token itself is always in its own dictionary, with the same text as in token_logprobs. Distinct
+  // tokens can read the same; the first one written, the likelier, keeps the key.
+  std::vector<std::string> keys;
+  const auto add = [&](int32_t id, float logprob) {
+    std::string key;
+    append_token(key, id, options_.tokens_as_ids ? std::string() : tokenizer_.token_bytes(id));
+    if (std::find(keys.begin(), keys.end(), key) != keys.end()) return;
+    if (!keys.empty()) lists.top_logprobs += ',';
+    lists.top_logprobs += key;
+    lists.top_logprobs += ':';
+    append_float(lists.top_logprobs, bounded(logprob));
+    keys.push_back(std::move(key));
+  };
+  lists.top_logprobs += '{';
+  bool own = false;
+  for (size_t i = 0; i < std::min(num_top, logprobs->top.size()); ++i) {
+    own = own || logprobs->top[i].first == token;
+    add(logprobs->top[i].first, logprobs->top[i].first == token ? logprobs->logprob : logprobs->top[i].second);
+  }
+  if (!own) add(token, logprobs->logprob);
+  lists.top_logprobs += '}';
+}
+
+void ResponseFormat::append_lists(std::string& out, const LogprobLists& lists) const {
+  out += ",\"logprobs\":";
+  if (!options_.logprobs) {
+    out += "null";
+  } else if (options_.endpoint == kChat) {
+    out += "{\"content\":[" + lists.content + "]}";
+  } else {
+    out += "{\"text_offset\":[" + lists.text_offset + "],\"token_logprobs\":[" + lists.token_logprobs + "],\"tokens\":[" + lists.tokens +
+           "],\"top_logprobs\":[" + lists.top_logprobs + "]}";
+  }
+}
+
+void ResponseFormat::append_end(std::string& out, const ChoiceState& choice) const {
+  out += ",\"finish_reason\":";
+  if (!choice.finish_reason) {
+    out += "null";
+  } else {
+    out += '"';
+    out += reason_text(*choice.finish_reason);
+    out += "\",\"stop_reason\":";
+    if (const auto* text = std::get_if<std::string>(&choice.stop_reason)) {
+      append_json_string(out, *text);
+    } else if (const auto* id = std::get_if<int32_t>(&choice.stop_reason)) {
+      append_int(out, *id);
+    } else {
+      out += "null";
+    }
+  }
+  if (options_.return_token_ids) {
+    out += ",\"token_ids\":";
+    append_ids(out, choice.token_ids);
+  }
+}
+
+void ResponseFormat::append_usage(std::string& out, const Usage& usage) {
+  out += "{\"prompt_tokens\":";
+  append_int(out, usage.prompt_tokens);
+  out += ",\"total_tokens\":";
+  append_int(out, usage.prompt_tokens + usage.completion_tokens);
+  out += ",\"completion_tokens\":";
+  append_int(out, usage.completion_tokens);
+  out += ",\"prompt_tokens_details\":{\"cached_tokens\":";
+  append_int(out, usage.cached_tokens);
+  out += "},\"ttft_s\":";
+  append_fixed4(out, usage.ttft);
+  out += ",\"tpot_s\":";
+  append_fixed4(out, usage.tpot);
+  out += ",\"latency_s\":";
+  append_fixed4(out, usage.latency);
+  out += '}';
+}
+
+void ResponseFormat::chunk(std::string& out, const ChoiceState& choice, const Usage* usage,
+                           const std::vector<int32_t>* prompt_ids) const {
+  const bool chat = options_.endpoint == kChat;
+  out += chunk_head_;
+  out += "{\"index\":";
+  append_int(out, choice.index);
+  if (chat) {
+    out += choice.started ? R"(,"delta":{"content":)" : R"(,"delta":{"role":"assistant","content":)";
+    append_json_string(out, choice.text);
+    out += '}';
+  } else {
+    out += ",\"text\":";
+    append_json_string(out, choice.text);
+  }
+  append_lists(out, choice.logprobs);
+  append_end(out, choice);
+  if (prompt_ids != nullptr && !chat) {
+    out += ",\"prompt_token_ids\":";
+    append_ids(out, *prompt_ids);
+  }
+  out += "}]";
+  if (prompt_ids != nullptr && chat) {
+    out += ",\"prompt_token_ids\":";
+    append_ids(out, *prompt_ids);
+  }
+  if (usage != nullptr) {
+    out += ",\"usage\":";
+    append_usage(out, *usage);
+  }
+  out += "}\n\n";
+}
+
+void ResponseFormat::usage_chunk(std::string& out, const Usage& usage) const {
+  out += chunk_head_;
+  out += "],\"usage\":";
+  append_usage(out, usage);
+  out += "}\n\n";
+}
+
+std::string ResponseFormat::whole(const std::vector<ChoiceState>& choices, const Usage& usage,
+                                  const std::vector<std::vector<int32_t>>& prompt_ids, int32_t n) const {
+  const bool chat = options_.endpoint == kChat;
+  std::string out = "{\"id\":";
+  append_json_string(out, options_.id);
+  out += chat ? R"(,"object":"chat.completion","created":)" : R"(,"object":"text_completion","created":)";
+  append_int(out, options_.created);
+  out += ",\"model\":";
+  append_json_string(out, options_.model);
+  out += ",\"choices\":[";
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const ChoiceState& choice = choices[i];
+    out += i > 0 ? ",{\"index\":" : "{\"index\":";
+    append_int(out, choice.index);
+    out += chat ? R"(,"message":{"role":"assistant","content":)" : ",\"text\":";
+    append_json_string(out, choice.text);
+    if (chat) out += '}';
+    append_lists(out, choice.logprobs);
+    append_end(out, choice);
+    if (options_.return_token_ids && !chat) {
+      out += ",\"prompt_token_ids\":";
+      append_ids(out, prompt_ids[i / static_cast<size_t>(n)]);
+    }
+    out += '}';
+  }
+  out += "],\"usage\":";
+  append_usage(out, usage);
+  if (options_.return_token_ids && chat) {
+    out += ",\"prompt_token_ids\":";
+    append_ids(out, prompt_ids[0]);
+  }
+  out += '}';
+  return out;
+}
+
+}  // namespace atom::openai

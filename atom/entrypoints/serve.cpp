@@ -1,0 +1,246 @@
+// Puts the server together: port first, then the model, then the routes; and takes it apart on a signal.
+#include "atom/entrypoints/serve.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include "atom/core/json.h"
+#include "atom/core/log.h"
+#include "atom/core/thread_pool.h"
+#include "atom/entrypoints/http/http_server.h"
+#include "atom/entrypoints/openai/api_server.h"
+
+namespace atom {
+namespace {
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr int64_t kMaxTemplateBytes = 1 << 20;
+
+// LLMEngine as the routes see it.
+class LocalEngine final : public openai::EngineClient {
+ public:
+  explicit LocalEngine(LLMEngine& engine) : engine_(engine) {}
+  Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) override {
+    return engine_.add_request(std::move(request), std::move(callback));
+  }
+  void abort(RequestId id) override { engine_.abort(id); }
+  EngineStats stats() const override { return engine_.stats(); }
+  const std::shared_ptr<const Tokenizer>& tokenizer() const override { return engine_.tokenizer(); }
+  const ChatTemplate* chat_template() const override { return engine_.chat_template(); }
+  int64_t max_model_len() const override { return engine_.max_model_len(); }
+  int64_t vocab_size() const override { return engine_.model_config().vocab_size; }
+
+ private:
+  LLMEngine& engine_;
+};
+
+// SIGTERM and SIGINT on a thread of their own. Before the server listens, and the second time, a signal ends
+// the process at once; the first one while serving wakes wait().
+class SignalWatcher {
+ public:
+  SignalWatcher() {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, &previous_);  // inherited by every later thread
+    signal_fd_ = signalfd(-1, &signals_, SFD_CLOEXEC);
+    stop_fd_ = eventfd(0, EFD_CLOEXEC);
+    stopped_fd_ = eventfd(0, EFD_CLOEXEC);
+    thread_ = std::thread([this] { watch(); });
+  }
+  ~SignalWatcher() {
+    notify(stop_fd_);
+    thread_.join();
+    for (const int fd : {signal_fd_, stop_fd_, stopped_fd_}) ::close(fd);
+    pthread_sigmask(SIG_SETMASK, &previous_, nullptr);
+  }
+  SignalWatcher(const SignalWatcher&) = delete;
+  SignalWatcher& operator=(const SignalWatcher&) = delete;
+
+  void serving() { serving_.store(true); }
+  void wait() {  // for the first signal
+    uint64_t value = 0;
+    while (::read(stopped_fd_, &value, sizeof(value)) < 0 && errno == EINTR) {
+    }
+  }
+
+ private:
+  static void notify(int fd) {
+    const uint64_t one = 1;
+    (void)!::write(fd, &one, sizeof(one));
+  }
+  void watch() {
+    bool draining = false;
+    while (true) {
+      pollfd fds[] = {{signal_fd_, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
+      if (poll(fds, 2, -1) < 0) continue;
+      if (fds[1].revents != 0) return;
+      signalfd_siginfo info{};
+      if (::read(signal_fd_, &info, sizeof(info)) != sizeof(info)) continue;
+      if (draining || !serving_.load()) _exit(128 + static_cast<int>(info.ssi_signo));
+      draining = true;
+      log_info("signal {}: draining; a second one ends at once", info.ssi_signo);
+      notify(stopped_fd_);
+    }
+  }
+
+  sigset_t signals_{};
+  sigset_t previous_{};
+  int signal_fd_ = -1;
+  int stop_fd_ = -1;
+  int stopped_fd_ = -1;
+  std::atomic<bool> serving_{false};
+  std::thread thread_;
+};
+
+std::chrono::milliseconds to_ms(double seconds) { return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); }
+
+int fail(const Error& error) {
+  std::fprintf(stderr, "atom: %s\n", error.message.c_str());
+  return error.param.starts_with('-') ? kExitUsage : kExitFailure;
+}
+
+std::unexpected<Error> flag_error(const char* flag, std::string reason) {
+  return std::unexpected(Error{.code = ErrorCode::kInvalidArgument, .message = str_format("{}: {}", flag, reason), .param = flag});
+}
+
+// --chat-template: the template itself when it looks like one, else a file.
+Result<ChatTemplate> load_chat_template(const std::string& value) {
+  std::string source = value;
+  if (value.find("{{") == std::string::npos && value.find("{%") == std::string::npos) {
+    std::error_code ec;
+    const auto size = std::filesystem::file_size(value, ec);
+    if (ec || !std::filesystem::is_regular_file(value)) return flag_error("--chat-template", "no such file: " + value);
+    if (static_cast<int64_t>(size) > kMaxTemplateBytes) return flag_error("--chat-template", "the file is larger than 1 MiB");
+    std::ifstream file(value, std::ios::binary);
+    source.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  auto parsed = ChatTemplate::parse(source);
+  if (parsed) return std::move(*parsed);
+  return flag_error("--chat-template", str_format("line {}: {}", parsed.error().line, parsed.error().message));
+}
+
+http::HttpOptions http_options(const ServerConfig& config) {
+  const int cpus = available_cpus();
+  return {.host = config.host,
+          .port = config.port,
+          .io_threads = config.io_threads > 0 ? config.io_threads : std::clamp(cpus / 4, 1, 4),
+          .parser = {.max_header_bytes = config.max_header_bytes,
+                     .max_header_fields = config.max_header_fields,
+                     .max_body_bytes = config.max_body_bytes},
+          .max_total_body_bytes = std::max(config.max_total_body_bytes, config.max_body_bytes),
+          .max_connections = config.max_connections,
+          .max_stream_backlog = config.max_stream_backlog,
+          .keep_alive_timeout = to_ms(config.timeout_keep_alive),
+          .header_timeout = to_ms(config.header_timeout),
+          .body_timeout = to_ms(config.body_timeout),
+          .write_timeout = to_ms(config.write_timeout)};
+}
+
+openai::ApiOptions api_options(const EngineConfig& engine_config, const ServerConfig& config, boost::json::object kwargs) {
+  openai::ApiOptions out;
+  out.served_model_names = config.served_model_names;
+  if (out.served_model_names.empty()) out.served_model_names.push_back(engine_config.model.model);
+  out.api_key = config.api_key;
+  out.allowed_origins = config.allowed_origins;
+  out.default_chat_template_kwargs = std::move(kwargs);
+  out.limits = {.max_n = config.max_n, .max_logprobs = config.max_logprobs, .max_stop = config.max_stop, .max_sequences = config.max_sequences};
+  out.max_in_flight = engine_config.scheduler.max_num_seqs + config.max_queued_requests;
+  out.pool_threads = config.pool_threads > 0 ? config.pool_threads : std::clamp(available_cpus() / 2, 1, 8);
+  out.access_log = config.access_log;
+  return out;
+}
+
+bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
+
+}  // namespace
+
+Status check_server_config(const ServerConfig& config) {
+  if (config.port < 0 || config.port > 65535) return flag_error("--server-port", "must be between 0 and 65535");
+  if (config.host.empty()) return flag_error("--host", "must not be empty");
+  const struct {
+    const char* flag;
+    double value;
+    double min;
+  } limits[] = {
+      {"--max-body-bytes", static_cast<double>(config.max_body_bytes), 1},
+      {"--max-header-bytes", static_cast<double>(config.max_header_bytes), 256},
+      {"--max-connections", static_cast<double>(config.max_connections), 1},
+      {"--max-queued-requests", static_cast<double>(config.max_queued_requests), 0},
+      {"--max-n", static_cast<double>(config.max_n), 1},
+      {"--max-logprobs", static_cast<double>(config.max_logprobs), 0},
+      {"--max-stop", static_cast<double>(config.max_stop), 0},
+      {"--timeout-keep-alive", config.timeout_keep_alive, 0.001},
+      {"--header-timeout", config.header_timeout, 0.001},
+      {"--body-timeout", config.body_timeout, 0.001},
+      {"--write-timeout", config.write_timeout, 0.001},
+      {"--shutdown-timeout", config.shutdown_timeout, 0},
+  };
+  for (const auto& limit : limits) {
+    if (!(limit.value >= limit.min) || limit.value > 1e15) {
+      return flag_error(limit.flag, str_format("must be at least {}", limit.min));
+    }
+  }
+  return {};
+}
+
+int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
+  if (const Status checked = check_server_config(config); !checked) return fail(checked.error());
+  boost::json::object kwargs;
+  if (!config.default_chat_template_kwargs.empty()) {
+    Result<boost::json::value> parsed = parse_json(config.default_chat_template_kwargs);
+    if (!parsed || !parsed->is_object()) return fail(flag_error("--default-chat-template-kwargs", "must be a JSON object").error());
+    kwargs = std::move(parsed->get_object());
+  }
+  std::optional<ChatTemplate> chat_template;
+  if (config.chat_template) {
+    Result<ChatTemplate> loaded = load_chat_template(*config.chat_template);
+    if (!loaded) return fail(loaded.error());
+    chat_template.emplace(std::move(*loaded));
+  }
+  SignalWatcher signals;
+
+  // Destroyed in reverse: the engine outlives the routes, and both outlive the sockets that call them.
+  std::unique_ptr<LLMEngine> engine;
+  std::unique_ptr<LocalEngine> client;
+  std::unique_ptr<openai::ApiServer> api;
+  http::HttpServer server(
+      http_options(config),
+      [&api](http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) { api->handle(std::move(request), std::move(writer)); },
+      openai::ApiServer::refuse);
+  if (const Status bound = server.bind(); !bound) return fail(bound.error());
+  if (config.api_key.empty() && !is_loopback(config.host)) {
+    log_warning("serving on {} without --api-key: anyone who reaches this port can use the model", config.host);
+  }
+
+  Result<std::unique_ptr<LLMEngine>> created = LLMEngine::create(engine_config);
+  if (!created) return fail(created.error());
+  engine = std::move(*created);
+  client = std::make_unique<LocalEngine>(*engine);
+  api = std::make_unique<openai::ApiServer>(*client, chat_template ? &*chat_template : nullptr,
+                                            api_options(engine_config, config, std::move(kwargs)));
+  signals.serving();
+  if (const Status listening = server.listen(); !listening) return fail(listening.error());
+  log_info("ready: http://{}:{}/v1", config.host, server.port());
+
+  signals.wait();
+  api->begin_drain();
+  engine->drain(to_ms(config.shutdown_timeout));
+  server.wait_until_quiet(std::chrono::milliseconds(2000));
+  server.stop();
+  log_info("drained");
+  return 0;
+}
+
+}  // namespace atom
