@@ -5,6 +5,7 @@
 ATOM_TOKENIZER_LINES sets the number of lines per tokenizer (default 20000), ATOM_TOKENIZER_SEED the seed,
 ATOM_TOKENIZE_TOOL the program (default build/tests/tokenize_tool).
 """
+import base64
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import tarfile
 
 import pytest
 
+import gguf_writer
 import text_lines
 
 tokenizers = pytest.importorskip("tokenizers", reason="the tokenizers package is not installed")
@@ -74,6 +76,63 @@ def test_encode(model):
     ours = run_tool(folder, "encode", lines)
     theirs = [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
     assert first_difference(lines, ours, theirs) is None
+
+
+# tokenizer.ggml.model and .pre that converters write for these models.
+GGUF_NAMES = {"deepseek_v3": ("gpt2", "deepseek-v3"), "gptoss": ("gpt2", "gpt-4o"), "llama2": ("llama", "default"),
+              "llama3": ("gpt2", "llama-bpe"), "llama3_1": ("gpt2", "llama-bpe"), "mistral_nemo": ("gpt2", "tekken"),
+              "qwen3": ("gpt2", "qwen2")}
+
+
+def test_gguf_has_the_ids_of_tokenizer_json(model, tmp_path):
+    folder, tokenizer = model
+    path = tmp_path / "vocabulary.gguf"
+    gguf_writer.write(path, folder / "tokenizer.json", *GGUF_NAMES[folder.name])
+    lines = list(text_lines.lines(SEED + 3, LINES // 4, specials_of(tokenizer)))
+    encodings = [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
+    assert first_difference(lines, run_tool(path, "encode", lines), encodings) is None
+    texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in encodings]
+    assert first_difference(encodings, run_tool(path, "decode", encodings), texts) is None
+
+
+KIMI_PATTERN = "|".join([
+    r"[\p{Han}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+
+
+def test_tiktoken(directory, tmp_path):
+    """The ranks of a public vocabulary as tiktoken.model with Kimi's pattern, against the same in the package."""
+    source = directory / "llama3" / "tokenizer.json"
+    if not source.exists():
+        pytest.skip(f"{source} is absent")
+    data = json.loads(source.read_text())
+    data["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": KIMI_PATTERN}
+    ranks = sorted(data["model"]["vocab"].items(), key=lambda item: item[1])
+    data["added_tokens"] = [dict(data["added_tokens"][0], id=len(ranks), content="[BOS]"),
+                            dict(data["added_tokens"][0], id=len(ranks) + 1, content="<|im_end|>")]
+    reference = tokenizers.Tokenizer.from_str(json.dumps(data))
+    to_byte = {c: b for b, c in alphabet().items()}
+    rows = [base64.b64encode(bytes(to_byte[c] for c in text)).decode() + f" {rank}" for text, rank in ranks]
+    (tmp_path / "tiktoken.model").write_text("\n".join(rows) + "\n")
+    decoder = {str(len(ranks)): {"content": "[BOS]", "special": True},
+               str(len(ranks) + 1): {"content": "<|im_end|>", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    lines = list(text_lines.lines(SEED + 4, LINES, ["[BOS]", "<|im_end|>"]))
+    encodings = [e.ids for e in reference.encode_batch(lines, add_special_tokens=False)]
+    assert first_difference(lines, run_tool(tmp_path, "encode", lines), encodings) is None
+    texts = [reference.decode(ids, skip_special_tokens=True) for ids in encodings]
+    assert first_difference(encodings, run_tool(tmp_path, "decode_skip", encodings), texts) is None
+
+
+def alphabet():
+    """Byte -> character of the GPT-2 byte alphabet."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    return {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}
 
 
 def test_encode_special(model):

@@ -1,4 +1,4 @@
-// Development tool: the tokenizer of a model directory on lines of JSON strings; what the differential test
+// Development tool: the tokenizer of a model directory or a .gguf file on lines of JSON strings; what the differential test
 // and the benchmark drive. Not part of the product (that is `atom tokenize`).
 //   tokenize_tool DIR encode|encode_special|decode|decode_skip|stream|stream_skip   < lines > lines
 //   tokenize_tool DIR bench FILE SECONDS     encodes FILE again and again, prints bytes per CPU second (best round)
@@ -10,9 +10,12 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "atom/model_loader/gguf.h"
+#include "atom/model_loader/gguf_arch.h"
 #include "atom/tokenizer/tokenize_lines.h"
 
 namespace {
@@ -42,12 +45,21 @@ int bench(const atom::Tokenizer& tokenizer, const char* file, double seconds) {
   return 0;
 }
 
+atom::Result<std::shared_ptr<const atom::Tokenizer>> load(const std::string& path) {
+  if (!path.ends_with(".gguf")) return atom::Tokenizer::from_directory(path);
+  std::ifstream in(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  ATOM_ASSIGN_OR_RETURN(const atom::GgufFile gguf, atom::parse_gguf(std::as_bytes(std::span(bytes))));
+  ATOM_ASSIGN_OR_RETURN(const atom::GgufVocab vocab, atom::read_gguf_vocab(gguf));
+  return atom::Tokenizer::from_gguf(vocab);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
   const double start = cpu_seconds();
-  auto tokenizer = atom::Tokenizer::from_directory(argv[1]);
+  auto tokenizer = load(argv[1]);
   if (!tokenizer) {
     std::fprintf(stderr, "error: %s\n", tokenizer.error().message.c_str());
     return 1;
