@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,8 @@
 
 namespace atom {
 namespace {
+
+constexpr std::string_view kEraseLine = "\r\x1b[K";
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -124,6 +127,12 @@ class PartialFile {
     return {};
   }
 
+  // A line of the log, with the progress bar out of its way.
+  void warn(const std::string& message) {
+    progress_.clear();
+    log_warning("{}: {}", printable(blob_.name), message);
+  }
+
   void remove() { unlink(path_.c_str()); }
 
  private:
@@ -200,7 +209,7 @@ Status fetch_all(HttpClient& http, const BlobRequest& blob, PartialFile& file) {
     if (status.error().code != ErrorCode::kUnavailable) return status;
     failures = file.size() > before ? 1 : failures + 1;
     if (failures >= kMaxTries || ++total >= 1000) return status;
-    log_warning("{}: {}; trying again", printable(blob.name), status.error().message);
+    file.warn(status.error().message + "; trying again");
     wait_before_retry(failures);
   }
   return {};
@@ -217,8 +226,7 @@ Status download_locked(HttpClient& http, const BlobRequest& blob, DownloadProgre
     }
     if (file.matches()) return file.publish();
     if (!resumed) break;
-    log_warning("{}: what an earlier download left does not fit, starting over",
-                printable(blob.name));
+    file.warn("what an earlier download left does not fit, starting over");
     ATOM_RETURN_IF_ERROR(file.truncate());
   }
   file.remove();
@@ -268,28 +276,33 @@ void DownloadProgress::advance(int64_t bytes) {
   if (now_ns() - drawn_ns_ > 100'000'000) draw();
 }
 
+// One line, cut to the terminal's width: a line that wraps cannot be drawn over.
 void DownloadProgress::draw() {
   if (!terminal_ || total_ <= 0) return;
   drawn_ns_ = now_ns();
   const double seconds = std::max(1e-3, static_cast<double>(drawn_ns_ - started_ns_) * 1e-9);
   const double rate = static_cast<double>(fresh_) / seconds;
   const int percent = static_cast<int>(std::clamp<int64_t>(done_ * 100 / total_, 0, 100));
-  const std::string bar = std::string(static_cast<size_t>(percent / 5), '#') +
-                          std::string(static_cast<size_t>(20 - percent / 5), '.');
-  const std::string left =
-      rate > 1
-          ? str_format("{} s", static_cast<int64_t>(static_cast<double>(total_ - done_) / rate))
-          : "?";
-  const std::string line = str_format(
-      "\r\x1b[K[{}] {:3}%  {} / {}  {}/s  {} left  {}", bar, percent, human_bytes(done_),
-      human_bytes(total_), human_bytes(static_cast<int64_t>(rate)), left, printable(file_, 40));
+  const auto filled = static_cast<size_t>(percent / 5);
+  std::string line = "[" + std::string(filled, '#') + std::string(20 - filled, '.') + "]";
+  line += str_format(" {:3}%  {} / {}", percent, human_bytes(done_), human_bytes(total_));
+  if (rate >= 1) {
+    const double left = static_cast<double>(total_ - done_) / rate;
+    line += str_format("  {}/s  {} s left", human_bytes(static_cast<int64_t>(rate)),
+                       static_cast<int64_t>(left));
+  }
+  line += "  " + printable(file_, 60);
+  winsize window{};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+  line.resize(std::min<size_t>(line.size(), known ? window.ws_col - 1 : 79));
+  line.insert(0, kEraseLine);
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }
 
 void DownloadProgress::clear() {
-  constexpr std::string_view kErase = "\r\x1b[K";
-  if (terminal_ && drawn_ns_ != 0) [[maybe_unused]]
-    const ssize_t written = write(STDERR_FILENO, kErase.data(), kErase.size());
+  if (!terminal_ || drawn_ns_ == 0) return;
+  [[maybe_unused]] const ssize_t written =
+      write(STDERR_FILENO, kEraseLine.data(), kEraseLine.size());
 }
 
 }  // namespace atom

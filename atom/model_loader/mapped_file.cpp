@@ -54,7 +54,7 @@ void on_bus_error(int signal_number, siginfo_t* info, void*) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   for (const FaultSlot& slot : fault_slots) {
     if (address >= slot.begin && address < slot.end) {
-      write_text("error: ");
+      write_text("atom: ");
       write_text(slot.name);
       write_text(": the file was cut short, or its disk failed, while it was in use\n");
       _exit(1);

@@ -48,6 +48,7 @@ Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
       WeightLoader weights(ctx, *checkpoint, options);
       std::unique_ptr<CausalLM> model = family.make(config, weights);
       ATOM_RETURN_IF_ERROR(weights.finish());
+      ATOM_RETURN_IF_ERROR(checkpoint->verify_unchanged());
       return std::make_unique<MappedModel>(std::move(model), std::move(checkpoint));
     }
   }
