@@ -16,7 +16,10 @@ inline constexpr int64_t kPanelRows = 16;
 
 // How a linear segment is stored and computed; chosen when it is packed (LinearSegment::kernel).
 enum LinearKernel : int32_t {
-  kStoredRows,  // rows as in the checkpoint, in logical order; the reference
+  kStoredRows,   // rows as in the checkpoint, in logical order; the reference
+  kPanelsF32,    // panels (panel_layout.h), f32 activations
+  kPanelsBF16,   // panels of bf16, activations rounded to bf16
+  kPanelsInt16,  // panels of integers, activations as 16-bit integers per 32 columns
   kNumLinearKernels,
 };
 
@@ -39,7 +42,8 @@ struct PackArgs {
 
 // out[m, n] = x[m] . weight[n] + bias[n], for one segment of a weight.
 struct LinearArgs {
-  const float* x = nullptr;  // [num_tokens, cols]
+  const float* x = nullptr;        // [num_tokens, cols]
+  const uint8_t* input = nullptr;  // x as `prepare_input` wrote it, where the kernel asks for it
   int64_t num_tokens = 0;
   const uint8_t* weight = nullptr;  // packed
   DType dtype = DType::kF32;
@@ -101,7 +105,7 @@ struct AttentionItem {
   Range tokens;
 };
 
-inline constexpr int64_t kMaxHeadDim = 512;
+inline constexpr int64_t kMaxHeadDim = 256;
 
 struct Kernels {
   const char* name = nullptr;
@@ -109,6 +113,9 @@ struct Kernels {
   int64_t (*packed_bytes)(int32_t kernel, DType dtype, int64_t rows, int64_t cols) = nullptr;
   int32_t (*choose_linear)(DType dtype, int64_t cols, bool exact_activations) = nullptr;
   void (*pack)(int32_t kernel, const PackArgs& args, Range panels) = nullptr;
+  // x in the kernel's own layout: its size (0: the kernel reads x itself), and the conversion of some rows.
+  int64_t (*input_bytes)(int32_t kernel, int64_t num_tokens, int64_t cols) = nullptr;
+  void (*prepare_input)(int32_t kernel, const LinearArgs& args, uint8_t* out, Range tokens) = nullptr;
   void (*linear)(int32_t kernel, const LinearArgs& args, Range tokens, Range panels) = nullptr;
 
   void (*rms_norm)(const RmsNormArgs& args, Range tokens) = nullptr;
@@ -120,7 +127,12 @@ struct Kernels {
 
 const Kernels& reference_kernels();
 
-// The best table of this processor; the reference where none fits.
+// The tables that this processor can run, best last; the reference is the first.
+struct KernelTables {
+  const Kernels* tables[6] = {};
+  int count = 0;
+};
+KernelTables available_kernels();
 const Kernels& best_kernels();
 
 // out [count] = values [begin, begin + count) of a row of any weight dtype; for block types, begin and count

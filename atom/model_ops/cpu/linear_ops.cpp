@@ -86,6 +86,40 @@ void pack_segment(const ExecContext& ctx, const LinearSegment& segment, std::spa
                   [&](cpu::Range panels) { kernels_of(ctx).pack(segment.kernel, args, panels); });
 }
 
+// One thread's share: a range of panels and all tokens when there are few, tiles of both when there are many.
+constexpr int64_t kTokensPerItem = 128;
+constexpr int64_t kPanelsPerItem = 4;
+
+// Where the rows of x lie in the layout that a kernel wants; filled once for all segments that share it.
+const uint8_t* prepare(const ExecContext& ctx, int32_t kernel, const cpu::LinearArgs& args) {
+  const cpu::Kernels& kernels = kernels_of(ctx);
+  const int64_t bytes = kernels.input_bytes(kernel, args.num_tokens, args.cols);
+  if (bytes == 0) {
+    return nullptr;
+  }
+  auto* input = ctx.arena->allocate(DType::kU8, {bytes}).data_as<uint8_t>();
+  constexpr int64_t kMinElements = 65536;
+  parallel_ranges(ctx, args.num_tokens, std::max<int64_t>(1, kMinElements / args.cols),
+                  [&](cpu::Range tokens) { kernels.prepare_input(kernel, args, input, tokens); });
+  return input;
+}
+
+void run_segment(const ExecContext& ctx, int32_t kernel, const cpu::LinearArgs& args) {
+  const cpu::Kernels& kernels = kernels_of(ctx);
+  const int64_t panels = (args.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
+  const int64_t token_tiles = (args.num_tokens + kTokensPerItem - 1) / kTokensPerItem;
+  const int64_t wanted = int64_t{ctx.parallel.num_threads} * 8;
+  const int64_t per_item = std::max<int64_t>(1, (panels * token_tiles + wanted - 1) / wanted);
+  const int64_t panel_step = std::min(panels, (per_item + kPanelsPerItem - 1) / kPanelsPerItem * kPanelsPerItem);
+  const int64_t panel_tiles = (panels + panel_step - 1) / panel_step;
+  ctx.parallel(token_tiles * panel_tiles, [&](int64_t i) {
+    const int64_t token = i / panel_tiles * kTokensPerItem;
+    const int64_t panel = i % panel_tiles * panel_step;
+    kernels.linear(kernel, args, {token, std::min(token + kTokensPerItem, args.num_tokens)},
+                   {panel, std::min(panel + panel_step, panels)});
+  });
+}
+
 }  // namespace
 
 Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts, ComputeType compute,
@@ -121,22 +155,31 @@ void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& wei
              x.dim(0) == out.dim(0))
       << "linear of [" << x.dim(0) << ", " << x.dim(1) << "] by [" << weight.out_features << ", "
       << weight.in_features << "]";
-  const cpu::Kernels& kernels = kernels_of(ctx);
-  for (const LinearSegment& segment : weight.segments) {
-    const auto* bias = static_cast<const float*>(weight.bias.data());
-    const cpu::LinearArgs args{.x = x.data_as<float>(),
-                               .num_tokens = x.dim(0),
-                               .weight = static_cast<const uint8_t*>(weight.packed.data()) + segment.offset,
-                               .dtype = segment.format.dtype,
-                               .rows = segment.rows,
-                               .cols = weight.in_features,
-                               .bias = bias == nullptr ? nullptr : bias + segment.row_begin,
-                               .out = out.data_as<float>() + segment.row_begin,
-                               .out_stride = weight.out_features};
-    parallel_ranges(ctx, num_panels(segment), 1, [&](cpu::Range panels) {
-      kernels.linear(segment.kernel, args, {0, x.dim(0)}, panels);
-    });
+  if (x.dim(0) == 0) {
+    return;
   }
+  const int64_t scratch = ctx.arena->mark();
+  const auto* bias = static_cast<const float*>(weight.bias.data());
+  int32_t prepared_for = -1;
+  const uint8_t* input = nullptr;
+  for (const LinearSegment& segment : weight.segments) {
+    cpu::LinearArgs args{.x = x.data_as<float>(),
+                         .num_tokens = x.dim(0),
+                         .weight = static_cast<const uint8_t*>(weight.packed.data()) + segment.offset,
+                         .dtype = segment.format.dtype,
+                         .rows = segment.rows,
+                         .cols = weight.in_features,
+                         .bias = bias == nullptr ? nullptr : bias + segment.row_begin,
+                         .out = out.data_as<float>() + segment.row_begin,
+                         .out_stride = weight.out_features};
+    if (prepared_for != segment.kernel) {
+      input = prepare(ctx, segment.kernel, args);
+      prepared_for = segment.kernel;
+    }
+    args.input = input;
+    run_segment(ctx, segment.kernel, args);
+  }
+  ctx.arena->rewind(scratch);
 }
 
 }  // namespace atom

@@ -66,6 +66,10 @@ void pack(int32_t, const PackArgs& args, Range panels) {
   }
 }
 
+int64_t input_bytes(int32_t, int64_t, int64_t) { return 0; }
+
+void prepare_input(int32_t, const LinearArgs&, uint8_t*, Range) {}
+
 void linear(int32_t, const LinearArgs& args, Range tokens, Range panels) {
   const int64_t end = std::min(panels.end * kPanelRows, args.rows);
   for (int64_t row = panels.begin * kPanelRows; row < end; ++row) {

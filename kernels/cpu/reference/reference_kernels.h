@@ -8,6 +8,8 @@ namespace atom::cpu::reference {
 int64_t packed_bytes(int32_t kernel, DType dtype, int64_t rows, int64_t cols);
 int32_t choose_linear(DType dtype, int64_t cols, bool exact_activations);
 void pack(int32_t kernel, const PackArgs& args, Range panels);
+int64_t input_bytes(int32_t kernel, int64_t num_tokens, int64_t cols);
+void prepare_input(int32_t kernel, const LinearArgs& args, uint8_t* out, Range tokens);
 void linear(int32_t kernel, const LinearArgs& args, Range tokens, Range panels);
 void rms_norm(const RmsNormArgs& args, Range tokens);
 void silu_mul(const float* gate_up, float* out, int64_t n, Range tokens);

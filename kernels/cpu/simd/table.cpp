@@ -1,0 +1,86 @@
+// The kernel table of one instruction set.
+#include "kernels/cpu/activation_layout.h"
+#include "kernels/cpu/pack_panels.h"
+#include "kernels/cpu/panel_layout.h"
+#include "kernels/cpu/simd/isa_kernels.h"
+
+#define ATOM_TEXT_INNER(x) #x
+#define ATOM_TEXT(x) ATOM_TEXT_INNER(x)
+
+namespace atom::cpu::ATOM_ISA {
+namespace {
+
+#if defined(__AVX512BF16__)
+constexpr bool kHasBF16 = true;
+#else
+constexpr bool kHasBF16 = false;
+#endif
+#if defined(__AVX512VNNI__)
+constexpr bool kHasVnni = true;
+#else
+constexpr bool kHasVnni = false;
+#endif
+
+int64_t packed_bytes(int32_t, DType dtype, int64_t rows, int64_t cols) {
+  return (rows + kPanelRows - 1) / kPanelRows * panel_bytes(dtype, cols);
+}
+
+int32_t choose_linear(DType dtype, int64_t, bool exact_activations) {
+  if (exact_activations || dtype == DType::kF32 || dtype == DType::kF16) {
+    return kPanelsF32;
+  }
+  if (dtype == DType::kBF16) {
+    return kHasBF16 ? kPanelsBF16 : kPanelsF32;
+  }
+  // Sums of two products of stored bytes above 128 do not fit the 16 bits of the instructions before VNNI.
+  return kHasVnni || dtype != DType::kQ8_0 ? kPanelsInt16 : kPanelsF32;
+}
+
+void pack(int32_t, const PackArgs& args, Range panels) { pack_panels(args, panels); }
+
+int64_t input_bytes(int32_t kernel, int64_t num_tokens, int64_t cols) {
+  switch (kernel) {
+    case kPanelsBF16: return num_tokens * bf16_pairs(cols) * 4;
+    case kPanelsInt16: return Int16View::bytes(num_tokens, cols);
+    default: return 0;
+  }
+}
+
+void prepare_input(int32_t kernel, const LinearArgs& args, uint8_t* out, Range tokens) {
+  if (kernel == kPanelsBF16) {
+    prepare_bf16(args.x, args.num_tokens, args.cols, out, tokens);
+  } else if (kernel == kPanelsInt16) {
+    prepare_int16(args.x, args.num_tokens, args.cols, out, tokens);
+  }
+}
+
+void linear(int32_t kernel, const LinearArgs& args, Range tokens, Range panels) {
+  if (kernel == kPanelsInt16) {
+    return linear_int16(args, tokens, panels);
+  }
+#if defined(__AVX512BF16__)
+  if (kernel == kPanelsBF16) {
+    return linear_bf16(args, tokens, panels);
+  }
+#endif
+  linear_f32(args, tokens, panels);
+}
+
+}  // namespace
+
+extern const Kernels kKernels;
+constexpr Kernels kKernels{
+    .name = ATOM_TEXT(ATOM_ISA),
+    .packed_bytes = packed_bytes,
+    .choose_linear = choose_linear,
+    .pack = pack,
+    .input_bytes = input_bytes,
+    .prepare_input = prepare_input,
+    .linear = linear,
+    .rms_norm = rms_norm,
+    .silu_mul = silu_mul,
+    .qk_norm_rope_kv_write = qk_norm_rope_kv_write,
+    .attention = attention,
+};
+
+}  // namespace atom::cpu::ATOM_ISA
