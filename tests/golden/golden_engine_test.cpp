@@ -51,6 +51,11 @@ std::vector<Request> make_requests() {
   return requests;
 }
 
+struct Model {
+  const char* path;
+  const char* kv_cache_dtype;
+};
+
 struct Serving {
   const char* name;
   bool prefix_caching = false;
@@ -79,9 +84,11 @@ constexpr Serving kServings[] = {
      .num_blocks = 13},
 };
 
-EngineConfig make_config(const std::string& path, const Serving& serving) {
+EngineConfig make_config(const Model& model, const Serving& serving) {
+  const std::string path = std::string("tests/golden/models/") + model.path;
   auto config = make_engine_config({.model = path,
                                     .enable_prefix_caching = serving.prefix_caching,
+                                    .kv_cache_dtype = model.kv_cache_dtype,
                                     .block_size = kBlockSize,
                                     .max_model_len = kMaxModelLen,
                                     .device = "cpu",
@@ -122,18 +129,17 @@ Answers run(LLMEngine& engine, const std::vector<Request>& requests, bool one_by
   return answers;
 }
 
-class GoldenEngine : public testing::TestWithParam<const char*> {};
+class GoldenEngine : public testing::TestWithParam<Model> {};
 
 TEST_P(GoldenEngine, AnswersDoNotDependOnTheServing) {
-  const std::string path = std::string("tests/golden/models/") + GetParam();
   const std::vector<Request> requests = make_requests();
-  auto reference_engine = LLMEngine::create(make_config(path, {.name = "reference"}));
+  auto reference_engine = LLMEngine::create(make_config(GetParam(), {.name = "reference"}));
   ASSERT_TRUE(reference_engine) << reference_engine.error().message;
   const Answers expected = run(**reference_engine, requests, /*one_by_one=*/true);
   ASSERT_EQ(expected.size(), requests.size());
   for (const Serving& serving : kServings) {
     SCOPED_TRACE(serving.name);
-    auto engine = LLMEngine::create(make_config(path, serving));
+    auto engine = LLMEngine::create(make_config(GetParam(), serving));
     ASSERT_TRUE(engine) << engine.error().message;
     for (int round = 0; round < serving.rounds; ++round) {
       const Answers answers = run(**engine, requests, serving.one_by_one);
@@ -153,9 +159,11 @@ TEST_P(GoldenEngine, AnswersDoNotDependOnTheServing) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, GoldenEngine,
-                         testing::Values("llama31-rope-sharded-bf16", "qwen3-tied-padded-f32",
-                                         "gguf-llama-q4_k_m/gguf-llama-q4_k_m.gguf"));
+INSTANTIATE_TEST_SUITE_P(
+    Models, GoldenEngine,
+    testing::Values(Model{"llama31-rope-sharded-bf16", "bf16"},
+                    Model{"qwen3-tied-padded-f32", "bf16"}, Model{"qwen3-untied-bf16", "fp8"},
+                    Model{"gguf-llama-q4_k_m/gguf-llama-q4_k_m.gguf", "bf16"}));
 
 }  // namespace
 }  // namespace atom
