@@ -50,23 +50,30 @@ bool StopMatcher::append(std::string_view text, bool include_stop, std::string& 
     }
     if (found) {
       held_ += text.substr(0, i + 1);
-      out += std::string_view(held_).substr(0, held_.size() - (include_stop ? 0 : matched().size()));
+      give_out(held_.size() - (include_stop ? 0 : matched().size()), out);
       held_.clear();
+      held_begin_ = 0;
       return true;
     }
   }
   held_ += text;
-  const size_t certain = held_.size() - std::min<size_t>(held_.size(), longest);
   if (!text.empty()) {
-    out.append(held_, 0, certain);
-    held_.erase(0, certain);
+    give_out(held_.size() - longest, out);
   }
   return false;
 }
 
+void StopMatcher::give_out(size_t end, std::string& out) {
+  out.append(held_, held_begin_, end - held_begin_);
+  held_begin_ = end;
+  if (2 * held_begin_ >= held_.size()) {
+    held_.erase(0, held_begin_);
+    held_begin_ = 0;
+  }
+}
+
 void StopMatcher::flush(std::string& out) {
-  out += held_;
-  held_.clear();
+  give_out(held_.size(), out);
   std::ranges::fill(states_, 0);
 }
 

@@ -39,9 +39,14 @@ class StopMatcher {
   const std::string& matched() const { return strings_->patterns_[matched_].text; }
 
  private:
+  void give_out(size_t end, std::string& out);  // held_ up to `end`
+
   std::shared_ptr<const StopStrings> strings_;
   std::vector<uint32_t> states_;  // characters matched, per pattern
-  std::string held_;              // the longest suffix of the text that begins a stop string
+  // From held_begin_ on: the longest suffix of the text that begins a stop string. What is before was given
+  // out, and is cut off now and then, so that a long hold-back costs no copy per call.
+  std::string held_;
+  size_t held_begin_ = 0;
   size_t matched_ = 0;
 };
 

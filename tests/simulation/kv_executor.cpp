@@ -77,6 +77,7 @@ Status KvExecutor::submit(const ScheduledBatch& batch) {
     check_overlap(row);
     num_tokens += scheduled.num_scheduled_tokens;
     seeds_[scheduled.id] = scheduled.seed;
+    first_seen_.emplace(scheduled.id, num_collected_);
     num_ahead_ += scheduled.pending_row >= 0 ? 1 : 0;
     step.rows.push_back(std::move(row));
   }
@@ -122,9 +123,9 @@ void KvExecutor::check_overlap(const Row& row) {
   }
 }
 
-uint64_t& KvExecutor::slot(const Row& row, int64_t position) {
+size_t KvExecutor::slot_index(const Row& row, int64_t position) const {
   const int32_t block = row.block_table[static_cast<size_t>(position / capacity_.block_size)];
-  return slots_[static_cast<size_t>(block * capacity_.block_size + position % capacity_.block_size)];
+  return static_cast<size_t>(block * capacity_.block_size + position % capacity_.block_size);
 }
 
 SampledRow KvExecutor::run(Row& row) {
@@ -136,7 +137,12 @@ SampledRow KvExecutor::run(Row& row) {
   bool finite = true;
   for (int64_t position = 0; position < s.num_computed_tokens; ++position) {
     content = slot(row, position);
-    finite &= content != kNotANumber;
+    if (content == kNotANumber) {
+      finite = false;
+      if (bad_since_[slot_index(row, position)] <= first_seen_[s.id]) {
+        report(str_format("sequence {} finds what a failed one left at position {}", s.id, position));
+      }
+    }
     if (position < static_cast<int64_t>(row.token_ids.size())) {
       truth = extend_prefix(truth, row.token_ids[static_cast<size_t>(position)]);
       if (content != truth && content != kNotANumber) {
@@ -163,6 +169,9 @@ SampledRow KvExecutor::run(Row& row) {
     finite &= token >= 0;
     content = finite ? extend_prefix(content, token) : kNotANumber;
     slot(row, position) = content;
+    if (!finite) {
+      bad_since_[slot_index(row, position)] = num_collected_;
+    }
   }
   SampledRow result{.id = s.id, .token = {}};
   if (finite) {
@@ -184,6 +193,7 @@ Result<StepOutput> KvExecutor::collect() {
   if (queue_.empty()) {
     return make_error(ErrorCode::kInternal, "nothing to collect");
   }
+  ++num_collected_;
   Step step = std::move(queue_.front());
   queue_.pop_front();
   if (chance(faults_.collect_error)) {
@@ -196,7 +206,9 @@ Result<StepOutput> KvExecutor::collect() {
     SampledRow sampled = run(row);
     if (i == bad && row.scheduled.sample) {
       sampled.token.token_id = -1;
-      slot(row, row.scheduled.num_computed_tokens + row.scheduled.num_scheduled_tokens - 1) = kNotANumber;
+      const size_t last = slot_index(row, row.scheduled.num_computed_tokens + row.scheduled.num_scheduled_tokens - 1);
+      slots_[last] = kNotANumber;
+      bad_since_[last] = num_collected_;
     }
     if (row.sampling.prompt_logprobs) {
       write_prompt_logprobs(row, output);

@@ -65,7 +65,8 @@ class KvExecutor final : public Executor {
   bool chance(double probability);
   SampledRow run(Row& row);
   void write_prompt_logprobs(const Row& row, StepOutput& output) const;
-  uint64_t& slot(const Row& row, int64_t position);
+  size_t slot_index(const Row& row, int64_t position) const;
+  uint64_t& slot(const Row& row, int64_t position) { return slots_[slot_index(row, position)]; }
   void report(std::string fault);
 
   ExecutorCapacity capacity_;
@@ -75,6 +76,11 @@ class KvExecutor final : public Executor {
   std::deque<Step> queue_;
   std::vector<SampledRow> last_rows_;  // of the step that ran last
   std::map<SequenceId, uint64_t> seeds_;
+  // Collected steps when a slot went bad, and when a sequence was first submitted: nobody who came after the
+  // host knew may find a bad slot.
+  std::map<size_t, uint64_t> bad_since_;
+  std::map<SequenceId, uint64_t> first_seen_;
+  uint64_t num_collected_ = 0;
   std::string fault_;
   int64_t num_ahead_ = 0;
 };
