@@ -119,7 +119,9 @@ Value filter_round(Interpreter&, const Value& v, const CallArgs& args) {
 }
 
 Value filter_filesizeformat(Interpreter& in, const Value& v, const CallArgs& args) {
-  const Value number = filter_float(in, v, {});
+  const Value number = filter_float(in, v, {.positional = {}, .keywords = {}});
+  const bool readable = v.is_number() || (v.is_string() && parse_float(v.text()).has_value());
+  if (!readable) raise_error("ValueError: filesizeformat needs a number, not {}", type_name(v));
   const bool binary = flag_arg(args[0], false);
   const double base = binary ? 1024 : 1000;
   const double bytes = number.real;

@@ -195,15 +195,30 @@ class Seen {
   std::vector<Value> others_;
 };
 
-Value filter_unique(Interpreter& in, const Value& v, const CallArgs& args) {
-  Seen seen(in);
-  std::vector<Value> unique;
-  for (const Value& item : collect(in, v)) {
-    const Value key = sort_key(in, item, args[1], flag_arg(args[0], false));
-    if (key.is(Type::kList) || key.is(Type::kDict)) raise_error("TypeError: unhashable type: '{}'", type_name(key));
-    if (seen.insert(key)) unique.push_back(item);
+// Items are drawn at the first use, as from Python's generator.
+struct UniqueIterator final : Iterator {
+  UniqueIterator(const Value& v, const CallArgs& a) : source(v), path(a[1]), case_sensitive(flag_arg(a[0], false)) {}
+  bool next(Interpreter& in, Value& out) override {
+    if (items == nullptr) {
+      Seen seen(in);
+      std::vector<Value> unique;
+      for (const Value& item : collect(in, source)) {
+        const Value key = sort_key(in, item, path, case_sensitive);
+        if (key.is(Type::kList) || key.is(Type::kDict)) raise_error("TypeError: unhashable type: '{}'", type_name(key));
+        if (seen.insert(key)) unique.push_back(item);
+      }
+      items = iterate_span(in, in.arena().copy(unique));
+    }
+    return items->next(in, out);
   }
-  return object(iterate_span(in, in.arena().copy(unique)));
+  Value source;
+  Value path;
+  bool case_sensitive;
+  Iterator* items = nullptr;
+};
+
+Value filter_unique(Interpreter& in, const Value& v, const CallArgs& args) {
+  return object(in.arena().make<UniqueIterator>(v, args));
 }
 
 constexpr Builtin kSequenceFilters[] = {

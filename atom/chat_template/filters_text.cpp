@@ -86,7 +86,7 @@ Value filter_indent(Interpreter& in, const Value& v, const CallArgs& args) {
   }
   const bool first = flag_arg(args[1], false);
   const bool blank = flag_arg(args[2], false);
-  const std::string_view text = text_of(in, v);
+  const std::string_view text = text_arg(v, "indent");
   std::string out = first ? indent : "";
   for (size_t pos = 0; pos <= text.size();) {
     const size_t end = std::min(text.find('\n', pos), text.size());
@@ -156,7 +156,7 @@ Value filter_wordwrap(Interpreter& in, const Value& v, const CallArgs& args) {
   if (width <= 0) raise_error("ValueError: invalid width {} (must be > 0)", width);
   const bool break_long = flag_arg(args[1], true);
   const std::string_view separator = absent(args[2]) ? "\n" : text_arg(args[2], "wordwrap");
-  std::string_view text = text_of(in, v);
+  std::string_view text = text_arg(v, "wordwrap");
   std::vector<std::string> lines;
   while (!text.empty()) {
     const size_t end = std::min(text.find('\n'), text.size());
@@ -182,10 +182,11 @@ Value filter_truncate(Interpreter& in, const Value& v, const CallArgs& args) {
   const bool kill_words = flag_arg(args[1], false);
   const std::string_view end = args[2].is(Type::kUnset) ? "..." : text_arg(args[2], "truncate");
   const int64_t leeway = absent(args[3]) ? 5 : index_value(args[3]);
-  const std::string_view text = text_of(in, v);
+  if (v.is_undefined()) return v;
+  const std::string_view text = text_arg(v, "truncate");
   const auto end_length = static_cast<int64_t>(count_code_points(end));
   if (length < end_length) raise_error("expected length >= {}, got {}", end_length, length);
-  if (static_cast<int64_t>(count_code_points(text)) <= length + leeway) return v.is_string() ? v : string(text);
+  if (static_cast<int64_t>(count_code_points(text)) <= length + leeway) return v;
   std::string_view kept = text.substr(0, byte_offset(text, static_cast<size_t>(length - end_length)));
   if (!kill_words) kept = kept.substr(0, kept.rfind(' '));
   return text_like(in, std::string(kept) + std::string(end), v);

@@ -142,7 +142,8 @@ Value slice(Interpreter& in, const Value& v, const Slice& s) {
   if (is_object(v, ObjectKind::kRange)) {
     const auto& r = as<Range>(v);
     const Span span = resolve(s, r.count);
-    return object(in.arena().make<Range>(Object{ObjectKind::kRange}, r.at(span.start), r.step * span.step, span.count));
+    return object(in.arena().make<Range>(Object{ObjectKind::kRange}, r.at(span.start),
+                                         span.count > 1 ? r.step * span.step : 1, span.count));
   }
   if (!v.is_sequence()) {
     if (v.is_undefined()) raise_undefined(v);

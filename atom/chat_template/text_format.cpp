@@ -156,13 +156,18 @@ class PercentFormatter {
       }
     }
     const bool is_tuple = values_.is(Type::kTuple);
-    if (is_tuple ? used_ < values_.size : used_ == 0 && !values_.is(Type::kDict) && !values_.is(Type::kList)) {
+    if (is_tuple ? used_ < values_.size : used_ == 0 && !is_subscriptable()) {
       raise_error("TypeError: not all arguments converted during string formatting");
     }
     return std::move(out_);
   }
 
  private:
+  // Such values may stay unused: they could have been meant for %(name)s.
+  bool is_subscriptable() const {
+    return values_.is(Type::kDict) || values_.is(Type::kList) || is_object(values_, ObjectKind::kRange);
+  }
+
   Value next_value() {
     if (values_.is(Type::kTuple) ? used_ >= values_.size : used_ > 0) {
       raise_error("TypeError: not enough arguments for format string");
@@ -343,7 +348,10 @@ class BraceFormatter {
       name = name.substr(0, bang);
     }
     const std::string spec_text = colon == text.size() ? std::string() : run(text.substr(colon + 1), depth + 1);
-    return convert(lookup(name), conversion, parse_spec(spec_text));
+    const Value v = lookup(name);
+    const bool formattable = conversion != '\0' || v.is_string() || v.is_number() || spec_text.empty();
+    if (!formattable) raise_error("TypeError: unsupported format string passed to {}.__format__", type_name(v));
+    return convert(v, conversion, parse_spec(spec_text));
   }
 
   Value lookup(std::string_view name) {
@@ -384,6 +392,9 @@ class BraceFormatter {
     conversion == 'r' || conversion == 'a' ? append_repr(in_, text, v) : append_str(in_, text, v);
     if (s.type != '\0' && s.type != 's') {
       raise_error("ValueError: Unknown format code '{}' for object of type '{}'", s.type, type_name(v));
+    }
+    if (s.grouping != '\0' || s.sign != '-' || s.alternate || s.align == '=') {
+      raise_error("ValueError: format specifier is not for text");
     }
     return format_text(in_, text, s);
   }
