@@ -1,6 +1,6 @@
-// Arena: bump allocation for syntax trees and for the values of one render. Everything dies together; no
-// destructor runs, so only trivially destructible types live here. The byte budget bounds what a template
-// can allocate in total, which makes leaks and cycles impossible.
+// Arena: bump allocation for syntax trees and for the values of one render. Everything dies
+// together; no destructor runs, so only trivially destructible types live here. The byte budget
+// bounds what a template can allocate in total, which makes leaks and cycles impossible.
 #pragma once
 
 #include <cstddef>
@@ -69,7 +69,8 @@ class Arena {
     return {result, text.size()};
   }
 
-  // Appends to a block that ends where the arena ends; false when it is elsewhere or there is no room.
+  // Appends to a block that ends where the arena ends; false when it is elsewhere or there is no
+  // room.
   bool extend(const char* block_end, std::string_view more) {
     if (block_end != cursor_ || more.size() > static_cast<size_t>(end_ - cursor_)) return false;
     charge(more.size());

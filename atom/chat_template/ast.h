@@ -1,5 +1,6 @@
-// The syntax tree of a template: plain nodes in the template's Arena, read-only after parsing, so that many
-// threads can render the same tree. Names are interned: a node holds the number of a Symbol.
+// The syntax tree of a template: plain nodes in the template's Arena, read-only after parsing, so
+// that many threads can render the same tree. Names are interned: a node holds the number of a
+// Symbol.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,27 @@ struct Symbol {
 };
 
 enum class ExprKind : uint8_t {
-  kConst, kName, kList, kTuple, kDict, kNot, kNegative, kPositive, kBinary, kAdd, kConcat, kAnd, kOr,
-  kCompare, kConditional, kAttribute, kItem, kSlice, kCall, kFilter, kTest,
+  kConst,
+  kName,
+  kList,
+  kTuple,
+  kDict,
+  kNot,
+  kNegative,
+  kPositive,
+  kBinary,
+  kAdd,
+  kConcat,
+  kAnd,
+  kOr,
+  kCompare,
+  kConditional,
+  kAttribute,
+  kItem,
+  kSlice,
+  kCall,
+  kFilter,
+  kTest,
 };
 
 struct Expr {
@@ -38,11 +58,22 @@ struct Expr {
 
 using ExprList = std::span<const Expr* const>;
 
-struct ConstExpr : Expr { Value value; };
-struct NameExpr : Expr { SymbolId symbol = 0; };
-struct ListExpr : Expr { ExprList items; };  // kList, kTuple; kAdd, kConcat, kAnd, kOr with two or more
-struct DictExpr : Expr { ExprList keys; ExprList values; };
-struct UnaryExpr : Expr { const Expr* operand = nullptr; };
+struct ConstExpr : Expr {
+  Value value;
+};
+struct NameExpr : Expr {
+  SymbolId symbol = 0;
+};
+struct ListExpr : Expr {
+  ExprList items;
+};  // kList, kTuple; kAdd, kConcat, kAnd, kOr with two or more
+struct DictExpr : Expr {
+  ExprList keys;
+  ExprList values;
+};
+struct UnaryExpr : Expr {
+  const Expr* operand = nullptr;
+};
 
 enum class BinaryOp : uint8_t { kSub, kMul, kDiv, kFloorDiv, kMod, kPow };
 struct BinaryExpr : Expr {
@@ -97,7 +128,7 @@ struct CallExpr : Expr {
   Arguments arguments;
 };
 
-struct FilterExpr : Expr {  // kFilter, kTest
+struct FilterExpr : Expr {           // kFilter, kTest
   const Expr* input = nullptr;       // null: the body of a filter block
   const Builtin* builtin = nullptr;  // null: unknown name on a path that may never run
   std::string_view name;
@@ -106,8 +137,20 @@ struct FilterExpr : Expr {  // kFilter, kTest
 };
 
 enum class StmtKind : uint8_t {
-  kText, kOutput, kIf, kFor, kSet, kSetBlock, kMacro, kCallBlock, kFilterBlock, kWith, kScope, kBreak,
-  kContinue, kUnsupported,
+  kText,
+  kOutput,
+  kIf,
+  kFor,
+  kSet,
+  kSetBlock,
+  kMacro,
+  kCallBlock,
+  kFilterBlock,
+  kWith,
+  kScope,
+  kBreak,
+  kContinue,
+  kUnsupported,
 };
 
 struct Stmt {
@@ -117,8 +160,12 @@ struct Stmt {
 
 using Body = std::span<const Stmt* const>;
 
-struct TextStmt : Stmt { std::string_view text; };
-struct OutputStmt : Stmt { const Expr* value = nullptr; };
+struct TextStmt : Stmt {
+  std::string_view text;
+};
+struct OutputStmt : Stmt {
+  const Expr* value = nullptr;
+};
 struct IfStmt : Stmt {  // conditions[i] guards bodies[i]; a body more than conditions is the else
   ExprList conditions;
   std::span<const Body> bodies;
@@ -184,8 +231,12 @@ struct WithStmt : Stmt {
   Body body;
 };
 
-struct ScopeStmt : Stmt { Body body; };             // generation, block
-struct UnsupportedStmt : Stmt { std::string_view message; };  // include, import, extends
+struct ScopeStmt : Stmt {
+  Body body;
+};  // generation, block
+struct UnsupportedStmt : Stmt {
+  std::string_view message;
+};  // include, import, extends
 
 struct Program {
   Body body;
@@ -194,6 +245,12 @@ struct Program {
 };
 
 // Symbols with a meaning for the interpreter, interned first and in this order.
-enum KnownSymbol : SymbolId { kSymbolLoop, kSymbolCaller, kSymbolVarargs, kSymbolKwargs, kKnownSymbols };
+enum KnownSymbol : SymbolId {
+  kSymbolLoop,
+  kSymbolCaller,
+  kSymbolVarargs,
+  kSymbolKwargs,
+  kKnownSymbols
+};
 
 }  // namespace atom::jinja

@@ -58,13 +58,18 @@ constexpr LoopAttribute kLoopAttributes[] = {
     {"last", [](Interpreter& in, Loop& l) { return boolean(!in.loop_peek(l)); }},
     {"length", [](Interpreter& in, Loop& l) { return integer(in.loop_length(l)); }},
     {"revindex", [](Interpreter& in, Loop& l) { return integer(in.loop_length(l) - l.index0); }},
-    {"revindex0", [](Interpreter& in, Loop& l) { return integer(in.loop_length(l) - l.index0 - 1); }},
+    {"revindex0",
+     [](Interpreter& in, Loop& l) { return integer(in.loop_length(l) - l.index0 - 1); }},
     {"depth", [](Interpreter&, Loop& l) { return integer(l.depth0 + 1); }},
     {"depth0", [](Interpreter&, Loop& l) { return integer(l.depth0); }},
     {"previtem",
-     [](Interpreter& in, Loop& l) { return neighbour(in, l.index0 > 0, l.previous, "there is no previous item"); }},
+     [](Interpreter& in, Loop& l) {
+       return neighbour(in, l.index0 > 0, l.previous, "there is no previous item");
+     }},
     {"nextitem",
-     [](Interpreter& in, Loop& l) { return neighbour(in, in.loop_peek(l), l.peeked, "there is no next item"); }},
+     [](Interpreter& in, Loop& l) {
+       return neighbour(in, in.loop_peek(l), l.peeked, "there is no next item");
+     }},
     {"cycle", [](Interpreter& in, Loop& l) { return method(in, kCycle, object(&l)); }},
     {"changed", [](Interpreter& in, Loop& l) { return method(in, kChanged, object(&l)); }},
 };
@@ -81,19 +86,22 @@ Value object_attribute(Interpreter& in, const Value& owner, std::string_view nam
       const auto* const row = std::ranges::find(kLoopAttributes, name, &LoopAttribute::name);
       return row != std::end(kLoopAttributes) ? row->get(in, as<Loop>(owner)) : unset();
     }
-    case ObjectKind::kMacro: return name == "name" ? string(as<Macro>(owner).stmt->name) : unset();
+    case ObjectKind::kMacro:
+      return name == "name" ? string(as<Macro>(owner).stmt->name) : unset();
     case ObjectKind::kCycler:
       if (name == "next") return method(in, kCyclerNext, owner);
       if (name == "reset") return method(in, kCyclerReset, owner);
       if (name == "current") return as<Cycler>(owner).items[as<Cycler>(owner).position];
       return unset();
-    default: return unset();
+    default:
+      return unset();
   }
 }
 
 Value missing(Interpreter& in, const Value& owner, std::string_view name) {
   const bool dunder = name.starts_with("__") && name.ends_with("__");
-  return in.undefined(dunder ? Undefined::Cause::kUnsafe : Undefined::Cause::kAttribute, owner, string(name));
+  return in.undefined(dunder ? Undefined::Cause::kUnsafe : Undefined::Cause::kAttribute, owner,
+                      string(name));
 }
 
 const Value* dict_item(Interpreter& in, const Value& owner, std::string_view name) {
@@ -107,12 +115,20 @@ Value Interpreter::attribute(const Value& owner, SymbolId symbol) {
   const Symbol& s = program_.symbols[symbol];
   const Builtin* row = nullptr;
   switch (owner.type) {
-    case Type::kUndefined: raise_undefined(owner);
-    case Type::kString: row = s.string_method; break;
-    case Type::kDict: row = s.dict_method; break;
+    case Type::kUndefined:
+      raise_undefined(owner);
+    case Type::kString:
+      row = s.string_method;
+      break;
+    case Type::kDict:
+      row = s.dict_method;
+      break;
     case Type::kList:
-    case Type::kTuple: row = s.list_method; break;
-    default: break;
+    case Type::kTuple:
+      row = s.list_method;
+      break;
+    default:
+      break;
   }
   if (row == nullptr && owner.is(Type::kDict)) {
     if (const Value* const v = dict_item(*this, owner, s.text)) return *v;
@@ -126,18 +142,26 @@ Value Interpreter::attribute(const Value& owner, SymbolId symbol) {
 Value Interpreter::get_attribute(const Value& owner, std::string_view name) {
   const Builtin* row = nullptr;
   switch (owner.type) {
-    case Type::kUndefined: raise_undefined(owner);
-    case Type::kString: row = find_string_method(name); break;
-    case Type::kDict: row = find_dict_method(name); break;
+    case Type::kUndefined:
+      raise_undefined(owner);
+    case Type::kString:
+      row = find_string_method(name);
+      break;
+    case Type::kDict:
+      row = find_dict_method(name);
+      break;
     case Type::kTuple:
       if ((owner.flags & Value::kGroup) != 0 && name == "grouper") return owner.items[0];
       if ((owner.flags & Value::kGroup) != 0 && name == "list") return owner.items[1];
       [[fallthrough]];
-    case Type::kList: row = find_list_method(name); break;
+    case Type::kList:
+      row = find_list_method(name);
+      break;
     case Type::kObject:
       if (const Value v = object_attribute(*this, owner, name); !v.is(Type::kUnset)) return v;
       break;
-    default: break;
+    default:
+      break;
   }
   if (row != nullptr) {
     if (row->function == nullptr) return undefined(Undefined::Cause::kUnsafe, owner, string(name));

@@ -9,13 +9,16 @@ namespace atom::jinja {
 
 bool flag_arg(const Value& v, bool otherwise) { return v.is(Type::kUnset) ? otherwise : truth(v); }
 
-int64_t int_arg(const Value& v, int64_t otherwise) { return v.is(Type::kUnset) ? otherwise : index_value(v); }
+int64_t int_arg(const Value& v, int64_t otherwise) {
+  return v.is(Type::kUnset) ? otherwise : index_value(v);
+}
 
 bool absent(const Value& v) { return v.is(Type::kUnset) || v.is_none(); }
 
 std::string_view text_arg(const Value& v, std::string_view function) {
   if (v.is_undefined()) raise_undefined(v);
-  if (!v.is_string()) raise_error("TypeError: {}() argument must be str, not {}", function, type_name(v));
+  if (!v.is_string())
+    raise_error("TypeError: {}() argument must be str, not {}", function, type_name(v));
   return v.text();
 }
 
@@ -29,7 +32,8 @@ size_t find_text(Interpreter& in, std::string_view text, std::string_view part, 
   if (from > text.size()) return text.npos;
   if (part.empty()) return from;
   const void* const at = memmem(text.data() + from, text.size() - from, part.data(), part.size());
-  const size_t found = at == nullptr ? text.npos : static_cast<size_t>(static_cast<const char*>(at) - text.data());
+  const size_t found =
+      at == nullptr ? text.npos : static_cast<size_t>(static_cast<const char*>(at) - text.data());
   in.charge_text((found == text.npos ? text.size() : found) - from);
   return found;
 }
@@ -46,8 +50,8 @@ size_t find_last_text(Interpreter& in, std::string_view text, std::string_view p
   return text.npos;
 }
 
-std::string replace_text(Interpreter& in, std::string_view text, std::string_view from, std::string_view to,
-                         int64_t count) {
+std::string replace_text(Interpreter& in, std::string_view text, std::string_view from,
+                         std::string_view to, int64_t count) {
   std::string out;
   size_t pos = 0;
   if (from.empty()) {  // between all characters, and at both ends
@@ -120,7 +124,8 @@ Value get_path(Interpreter& in, const Value& v, const Value& path) {
   for (;;) {
     const size_t dot = std::min(rest.find('.'), rest.size());
     const std::string_view part = rest.substr(0, dot);
-    const bool number = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == part.npos;
+    const bool number =
+        !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == part.npos;
     at = in.get_item(at, number ? integer(std::stoll(std::string(part))) : string(part));
     if (dot == rest.size()) return at;
     rest.remove_prefix(dot + 1);

@@ -1,5 +1,5 @@
-// Where the rows are: each function is defined, with its table, in the file named beside it. Also the helpers
-// that those files share for reading arguments.
+// Where the rows are: each function is defined, with its table, in the file named beside it. Also
+// the helpers that those files share for reading arguments.
 #pragma once
 
 #include <string>
@@ -23,7 +23,7 @@ std::span<const Builtin> list_methods();       // methods_collection.cpp
 
 bool flag_arg(const Value& v, bool otherwise);
 int64_t int_arg(const Value& v, int64_t otherwise);
-bool absent(const Value& v);  // not given, or None
+bool absent(const Value& v);                                           // not given, or None
 std::string_view text_arg(const Value& v, std::string_view function);  // raises when not a string
 
 // Text that keeps the markup flag of the string it was made from.
@@ -32,7 +32,8 @@ Value text_like(Interpreter& in, std::string_view text, const Value& origin);
 // Positions of `part` in `text`, with the work charged.
 size_t find_text(Interpreter& in, std::string_view text, std::string_view part, size_t from = 0);
 size_t find_last_text(Interpreter& in, std::string_view text, std::string_view part);
-std::string replace_text(Interpreter& in, std::string_view text, std::string_view from, std::string_view to, int64_t count);
+std::string replace_text(Interpreter& in, std::string_view text, std::string_view from,
+                         std::string_view to, int64_t count);
 std::string_view strip_text(std::string_view text, const Value& chars, bool left, bool right);
 std::string pad_center(Interpreter& in, std::string_view text, int64_t width, char32_t fill);
 

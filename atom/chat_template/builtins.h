@@ -1,5 +1,6 @@
-// Tables of everything a template can call by name: filters, tests, methods and global functions. Adding one
-// is writing its function and one row in the table of its file; names resolve while parsing.
+// Tables of everything a template can call by name: filters, tests, methods and global functions.
+// Adding one is writing its function and one row in the table of its file; names resolve while
+// parsing.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ struct KeywordValue {
   Value value;
 };
 
-// Evaluated arguments. After binding (Builtin::params) positional[i] is parameter i, kUnset when not given.
+// Evaluated arguments. After binding (Builtin::params) positional[i] is parameter i, kUnset when
+// not given.
 struct CallArgs {
   std::span<const Value> positional;
   std::span<const KeywordValue> keywords;
@@ -27,10 +29,11 @@ struct CallArgs {
 
 struct Builtin {
   std::string_view name;
-  // Parameter names in order; "a b=" has an optional b; a leading "/" forbids keywords; "*" passes the
-  // arguments through unbound.
+  // Parameter names in order; "a b=" has an optional b; a leading "/" forbids keywords; "*" passes
+  // the arguments through unbound.
   std::string_view params;
-  // `self` is the filtered, tested or owning value. Null: the name exists in Python but the sandbox refuses it.
+  // `self` is the filtered, tested or owning value. Null: the name exists in Python but the sandbox
+  // refuses it.
   Value (*function)(Interpreter& interpreter, const Value& self, const CallArgs& args);
 
   size_t required() const;

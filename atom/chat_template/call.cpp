@@ -50,7 +50,8 @@ CallArgs Interpreter::evaluate_arguments(const Arguments& arguments, const Value
   }
   if (arguments.double_star != nullptr) {
     const Value v = evaluate(*arguments.double_star);
-    if (!v.is(Type::kDict)) raise_error("TypeError: argument after ** must be a mapping, not {}", type_name(v));
+    if (!v.is(Type::kDict))
+      raise_error("TypeError: argument after ** must be a mapping, not {}", type_name(v));
     for (const DictEntry& e : v.dict->list()) {
       if (!e.key.is_string()) raise_error("TypeError: keywords must be strings");
       keywords.push_back({e.key.text(), e.value});
@@ -66,10 +67,10 @@ Value Interpreter::evaluate_call(const CallExpr& expr, const Value* caller) {
     const auto& a = static_cast<const AttributeExpr&>(callee);
     const Value owner = evaluate(*a.owner);
     const Symbol& s = program_.symbols[a.symbol];
-    const Builtin* const row = owner.is_string()                                         ? s.string_method
-                               : owner.is(Type::kDict)                                    ? s.dict_method
-                               : owner.is(Type::kList)                                    ? s.list_method
-                                                                                          : nullptr;
+    const Builtin* const row = owner.is_string()       ? s.string_method
+                               : owner.is(Type::kDict) ? s.dict_method
+                               : owner.is(Type::kList) ? s.list_method
+                                                       : nullptr;
     if (row != nullptr && row->function != nullptr) {
       const CallArgs args = evaluate_arguments(expr.arguments, caller);
       line_ = expr.line;
@@ -89,14 +90,19 @@ Value Interpreter::evaluate_call(const CallExpr& expr, const Value* caller) {
 Value Interpreter::call(const Value& callee, const CallArgs& args) {
   if (callee.is(Type::kObject)) {
     switch (callee.object->kind) {
-      case ObjectKind::kMacro: return call_macro(as<Macro>(callee), args);
-      case ObjectKind::kMethod: return call_builtin(*as<Method>(callee).builtin, as<Method>(callee).self, args);
-      case ObjectKind::kFunction: return call_builtin(*as<Function>(callee).builtin, unset(), args);
-      case ObjectKind::kLoop: return call_loop(as<Loop>(callee), args);
+      case ObjectKind::kMacro:
+        return call_macro(as<Macro>(callee), args);
+      case ObjectKind::kMethod:
+        return call_builtin(*as<Method>(callee).builtin, as<Method>(callee).self, args);
+      case ObjectKind::kFunction:
+        return call_builtin(*as<Function>(callee).builtin, unset(), args);
+      case ObjectKind::kLoop:
+        return call_loop(as<Loop>(callee), args);
       case ObjectKind::kJoiner:
         if (std::exchange(as<Joiner>(callee).used, true)) return as<Joiner>(callee).separator;
         return string({});
-      default: break;
+      default:
+        break;
     }
   }
   if (callee.is_undefined()) raise_undefined(callee);
@@ -112,7 +118,8 @@ Value Interpreter::call_builtin(const Builtin& builtin, const Value& self, const
 CallArgs Interpreter::bind(const Builtin& builtin, const CallArgs& args) {
   const size_t allowed = builtin.allowed();
   if (args.positional.size() > allowed) {
-    raise_error("TypeError: {}() takes at most {} arguments ({} given)", builtin.name, allowed, args.positional.size());
+    raise_error("TypeError: {}() takes at most {} arguments ({} given)", builtin.name, allowed,
+                args.positional.size());
   }
   CallArgs bound = args;
   bound.keywords = {};
@@ -126,10 +133,13 @@ CallArgs Interpreter::bind(const Builtin& builtin, const CallArgs& args) {
       size_t index = 0;
       size_t found = allowed;
       for_each_parameter(builtin.params, [&](std::string_view name) {
-        if (name == k.name || (name.ends_with('=') && name.substr(0, name.size() - 1) == k.name)) found = index;
+        if (name == k.name || (name.ends_with('=') && name.substr(0, name.size() - 1) == k.name))
+          found = index;
         ++index;
       });
-      if (found == allowed) raise_error("TypeError: {}() got an unexpected keyword argument '{}'", builtin.name, k.name);
+      if (found == allowed)
+        raise_error("TypeError: {}() got an unexpected keyword argument '{}'", builtin.name,
+                    k.name);
       if (!values[found].is(Type::kUnset)) {
         raise_error("TypeError: {}() got multiple values for argument '{}'", builtin.name, k.name);
       }
@@ -138,7 +148,8 @@ CallArgs Interpreter::bind(const Builtin& builtin, const CallArgs& args) {
     bound.positional = {values, allowed};
   }
   for (size_t i = 0; i < builtin.required(); ++i) {
-    if (bound[i].is(Type::kUnset)) raise_error("TypeError: {}() is missing an argument", builtin.name);
+    if (bound[i].is(Type::kUnset))
+      raise_error("TypeError: {}() is missing an argument", builtin.name);
   }
   return bound;
 }
@@ -179,7 +190,8 @@ void Interpreter::bind_macro(const MacroStmt& stmt, Scope& scope, const CallArgs
       value = p.default_value != nullptr
                   ? evaluate(*p.default_value)
                   : undefined(Undefined::Cause::kMessage, {},
-                              new_string(str_format("parameter '{}' was not provided", symbol_text(p.symbol))));
+                              new_string(str_format("parameter '{}' was not provided",
+                                                    symbol_text(p.symbol))));
     }
     set_slot(scope, p.symbol, value);
   }
@@ -187,16 +199,20 @@ void Interpreter::bind_macro(const MacroStmt& stmt, Scope& scope, const CallArgs
   if (stmt.uses_caller && find_slot(scope, kSymbolCaller) == nullptr) {
     const Value* const caller = keyword(kSymbolCaller);
     set_slot(scope, kSymbolCaller,
-             caller != nullptr ? *caller : undefined(Undefined::Cause::kMessage, {}, string("No caller defined")));
+             caller != nullptr
+                 ? *caller
+                 : undefined(Undefined::Cause::kMessage, {}, string("No caller defined")));
   }
   if (stmt.uses_varargs) {
-    set_slot(scope, kSymbolVarargs, tuple(args.positional.subspan(std::min(count, args.positional.size()))));
+    set_slot(scope, kSymbolVarargs,
+             tuple(args.positional.subspan(std::min(count, args.positional.size()))));
   }
   DictBuilder rest(arena_, 0);
   for (size_t i = 0; i < args.keywords.size(); ++i) {
     if (used[i]) continue;
     const KeywordValue& k = args.keywords[i];
-    if (!stmt.uses_kwargs) raise_error("TypeError: macro '{}' takes no keyword argument '{}'", stmt.name, k.name);
+    if (!stmt.uses_kwargs)
+      raise_error("TypeError: macro '{}' takes no keyword argument '{}'", stmt.name, k.name);
     rest.set(string(k.name), k.value);
   }
   if (stmt.uses_kwargs) set_slot(scope, kSymbolKwargs, dict(rest.finish()));
@@ -204,8 +220,10 @@ void Interpreter::bind_macro(const MacroStmt& stmt, Scope& scope, const CallArgs
 
 // loop(items) in a recursive for: runs the loop again over other items.
 Value Interpreter::call_loop(Loop& loop, const CallArgs& args) {
-  if (!loop.stmt->recursive) raise_error("TypeError: the loop must have the 'recursive' marker to be called");
-  if (args.positional.size() != 1 || !args.keywords.empty()) raise_error("TypeError: loop() takes one argument");
+  if (!loop.stmt->recursive)
+    raise_error("TypeError: the loop must have the 'recursive' marker to be called");
+  if (args.positional.size() != 1 || !args.keywords.empty())
+    raise_error("TypeError: loop() takes one argument");
   const CallDepth depth(*this);
   const int line = line_;
   const size_t start = out_.size();

@@ -1,5 +1,5 @@
-// The public face: parsing and rendering with faults turned into errors, JSON turned into values, and what
-// transformers' apply_chat_template does around a render.
+// The public face: parsing and rendering with faults turned into errors, JSON turned into values,
+// and what transformers' apply_chat_template does around a render.
 #include "atom/chat_template/chat_template.h"
 
 #include <boost/json.hpp>
@@ -48,7 +48,9 @@ int line_of_first_invalid(std::string_view source) {
   return line;
 }
 
-[[noreturn]] void raise_value(std::string message) { throw_fault(TemplateError::Kind::kValue, 0, std::move(message)); }
+[[noreturn]] void raise_value(std::string message) {
+  throw_fault(TemplateError::Kind::kValue, 0, std::move(message));
+}
 
 // Values point into the JSON's strings; only containers are built.
 class Importer {
@@ -58,14 +60,22 @@ class Importer {
   Value value(const json::value& v) {
     in_.charge(1);
     switch (v.kind()) {
-      case json::kind::null: return none();
-      case json::kind::bool_: return boolean(v.get_bool());
-      case json::kind::int64: return integer(v.get_int64());
-      case json::kind::uint64: return narrow(static_cast<Int128>(v.get_uint64()));
-      case json::kind::double_: return real(v.get_double());
-      case json::kind::string: return text(v.get_string());
-      case json::kind::array: return array(v.get_array());
-      case json::kind::object: break;
+      case json::kind::null:
+        return none();
+      case json::kind::bool_:
+        return boolean(v.get_bool());
+      case json::kind::int64:
+        return integer(v.get_int64());
+      case json::kind::uint64:
+        return narrow(static_cast<Int128>(v.get_uint64()));
+      case json::kind::double_:
+        return real(v.get_double());
+      case json::kind::string:
+        return text(v.get_string());
+      case json::kind::array:
+        return array(v.get_array());
+      case json::kind::object:
+        break;
     }
     const DepthGuard guard(in_.nesting());
     const json::object& o = v.get_object();
@@ -102,18 +112,21 @@ class Importer {
     return jinja::list({items, list.size()});
   }
 
-  // The content of the message to continue, with the tag after its (last) text. `text` gets the original.
+  // The content of the message to continue, with the tag after its (last) text. `text` gets the
+  // original.
   Value tagged_content(const json::value& content, std::string_view& text) {
     if (content.is_string()) {
       text = {content.get_string().data(), content.get_string().size()};
       return in_.new_string(std::string(text) + std::string(kContinueTag));
     }
-    if (!content.is_array()) raise_value("continue_final_message: the final message's content is not text");
+    if (!content.is_array())
+      raise_value("continue_final_message: the final message's content is not text");
     const json::array& parts = content.get_array();
     Value* const items = arena_.array<Value>(parts.size());
     bool found = false;
     for (size_t i = parts.size(); i-- > 0;) {
-      const json::value* const part_text = parts[i].is_object() ? parts[i].get_object().if_contains("text") : nullptr;
+      const json::value* const part_text =
+          parts[i].is_object() ? parts[i].get_object().if_contains("text") : nullptr;
       if (found || part_text == nullptr || !part_text->is_string()) {
         items[i] = value(parts[i]);
         continue;
@@ -123,11 +136,14 @@ class Importer {
       DictBuilder builder(arena_, parts[i].get_object().size());
       for (const auto& [key, item] : parts[i].get_object()) {
         const std::string_view name(key.data(), key.size());
-        builder.add(string(name), name == "text" ? in_.new_string(std::string(text) + std::string(kContinueTag)) : value(item));
+        builder.add(string(name),
+                    name == "text" ? in_.new_string(std::string(text) + std::string(kContinueTag))
+                                   : value(item));
       }
       items[i] = dict(builder.finish());
     }
-    if (!found) raise_value("continue_final_message is set but the final message has no text to continue");
+    if (!found)
+      raise_value("continue_final_message is set but the final message has no text to continue");
     return jinja::list({items, parts.size()});
   }
 
@@ -151,7 +167,8 @@ std::string cut_at_tag(std::string rendered, std::string_view final_text) {
   const size_t tag = rendered.rfind(bare_tag);
   if (tag == rendered.npos || rendered.find(trim(final_text)) == rendered.npos) {
     raise_value(
-        "continue_final_message is set but the final message does not appear in the chat after applying the "
+        "continue_final_message is set but the final message does not appear in the chat after "
+        "applying the "
         "chat template");
   }
   const bool spacing_kept = std::string_view(rendered).substr(tag).starts_with(kContinueTag);
@@ -172,9 +189,11 @@ struct ChatTemplate::Impl {
   Arena arena{kMaxParseBytes};
   Program program;
 
-  // Runs `body(interpreter)`; every fault becomes an error with the line where the interpreter stood.
+  // Runs `body(interpreter)`; every fault becomes an error with the line where the interpreter
+  // stood.
   template <class Body>
-  std::expected<std::string, TemplateError> guarded(const RenderLimits& limits, std::optional<int64_t> now, Body body) const {
+  std::expected<std::string, TemplateError> guarded(const RenderLimits& limits,
+                                                    std::optional<int64_t> now, Body body) const {
     Interpreter* running = nullptr;
     try {
       Interpreter interpreter(program, limits, now ? *now : unix_now());
@@ -188,7 +207,8 @@ struct ChatTemplate::Impl {
     } catch (Fault& fault) {
       return std::unexpected(std::move(fault.error));
     } catch (const std::bad_alloc&) {
-      return std::unexpected(TemplateError{.kind = TemplateError::Kind::kLimit, .message = "out of memory"});
+      return std::unexpected(
+          TemplateError{.kind = TemplateError::Kind::kLimit, .message = "out of memory"});
     }
   }
 };
@@ -201,12 +221,15 @@ ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 std::expected<ChatTemplate, TemplateError> ChatTemplate::parse(std::string_view source) {
   using Kind = TemplateError::Kind;
   if (source.size() > kMaxSourceBytes) {
-    return std::unexpected(TemplateError{
-        .kind = Kind::kLimit, .message = str_format("template longer than {} bytes", kMaxSourceBytes), .line = 0});
+    return std::unexpected(
+        TemplateError{.kind = Kind::kLimit,
+                      .message = str_format("template longer than {} bytes", kMaxSourceBytes),
+                      .line = 0});
   }
   if (!is_valid_utf8(source)) {
-    return std::unexpected(TemplateError{
-        .kind = Kind::kSyntax, .message = "template is not valid UTF-8", .line = line_of_first_invalid(source)});
+    return std::unexpected(TemplateError{.kind = Kind::kSyntax,
+                                         .message = "template is not valid UTF-8",
+                                         .line = line_of_first_invalid(source)});
   }
   try {
     auto impl = std::make_unique<Impl>();
@@ -216,7 +239,8 @@ std::expected<ChatTemplate, TemplateError> ChatTemplate::parse(std::string_view 
   } catch (Fault& fault) {
     return std::unexpected(std::move(fault.error));
   } catch (const std::bad_alloc&) {
-    return std::unexpected(TemplateError{.kind = Kind::kLimit, .message = "out of memory", .line = 0});
+    return std::unexpected(
+        TemplateError{.kind = Kind::kLimit, .message = "out of memory", .line = 0});
   }
 }
 
@@ -225,16 +249,18 @@ std::expected<std::string, TemplateError> ChatTemplate::render(const json::objec
                                                                const RenderLimits& limits) const {
   return impl_->guarded(limits, now_unix, [&](Interpreter& in) {
     Importer importer(in);
-    for (const auto& [key, item] : context) in.set_variable({key.data(), key.size()}, importer.value(item));
+    for (const auto& [key, item] : context)
+      in.set_variable({key.data(), key.size()}, importer.value(item));
     return in.run();
   });
 }
 
-std::expected<std::string, TemplateError> ChatTemplate::render_chat(const ChatRenderRequest& request,
-                                                                    const RenderLimits& limits) const {
+std::expected<std::string, TemplateError> ChatTemplate::render_chat(
+    const ChatRenderRequest& request, const RenderLimits& limits) const {
   return impl_->guarded(limits, request.now_unix, [&](Interpreter& in) {
     Importer importer(in);
-    if (request.messages == nullptr || !request.messages->is_array()) raise_error("TypeError: messages must be an array");
+    if (request.messages == nullptr || !request.messages->is_array())
+      raise_error("TypeError: messages must be an array");
     const json::array& messages = request.messages->get_array();
     Value tagged;
     std::string_view final_text;
@@ -246,14 +272,16 @@ std::expected<std::string, TemplateError> ChatTemplate::render_chat(const ChatRe
                                              ? messages.back().get_object().if_contains("content")
                                              : nullptr;
       if (content == nullptr || content->is_null()) {
-        raise_value("continue_final_message is set but the final message has no content to continue");
+        raise_value(
+            "continue_final_message is set but the final message has no content to continue");
       }
       if (impl_->source.find("content") == std::string::npos) {
         raise_value("continue_final_message is set but the template does not use \"content\"");
       }
       tagged = importer.tagged_content(*content, final_text);
     }
-    in.set_variable("messages", importer.messages(messages, request.continue_final_message ? &tagged : nullptr));
+    in.set_variable("messages", importer.messages(
+                                    messages, request.continue_final_message ? &tagged : nullptr));
     in.set_variable("tools", request.tools != nullptr ? importer.value(*request.tools) : none());
     in.set_variable("documents", none());
     in.set_variable("add_generation_prompt", boolean(request.add_generation_prompt));

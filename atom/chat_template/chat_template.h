@@ -1,7 +1,7 @@
-// ChatTemplate: a parsed Jinja template as Hugging Face chat templates use it (transformers' sandboxed
-// environment: trim_blocks, lstrip_blocks, loopcontrols, generation tag). Immutable after parse, safe to
-// render from many threads. No host object, file or code is reachable from a template; every render is
-// bounded by RenderLimits.
+// ChatTemplate: a parsed Jinja template as Hugging Face chat templates use it (transformers'
+// sandboxed environment: trim_blocks, lstrip_blocks, loopcontrols, generation tag). Immutable after
+// parse, safe to render from many threads. No host object, file or code is reachable from a
+// template; every render is bounded by RenderLimits.
 #pragma once
 
 #include <boost/json/fwd.hpp>
@@ -19,7 +19,7 @@ struct RenderLimits {
   int64_t max_steps = 1'000'000;
   int64_t max_output_bytes = 4 << 20;
   int64_t max_memory_bytes = 64 << 20;
-  int max_depth = 64;          // macro calls and expression nesting at run time
+  int max_depth = 64;           // macro calls and expression nesting at run time
   int64_t max_range = 100'000;  // items of one range()
   std::chrono::milliseconds max_time{200};
 };
@@ -39,14 +39,16 @@ struct TemplateError {
 
 // transformers' apply_chat_template(tokenize=False) semantics on top of ChatTemplate.
 struct ChatRenderRequest {
-  const boost::json::value* messages = nullptr;              // array of message objects
-  const boost::json::value* tools = nullptr;                 // array, or null when none
-  const boost::json::object* chat_template_kwargs = nullptr;  // extra variables; override the others
+  const boost::json::value* messages = nullptr;  // array of message objects
+  const boost::json::value* tools = nullptr;     // array, or null when none
+  const boost::json::object* chat_template_kwargs =
+      nullptr;  // extra variables; override the others
   bool add_generation_prompt = true;
   bool continue_final_message = false;
   std::string_view bos_token = {};  // empty = undefined in the template
   std::string_view eos_token = {};
-  std::optional<int64_t> now_unix = {};  // strftime_now: seconds, taken as local wall time UTC; default: now
+  std::optional<int64_t> now_unix =
+      {};  // strftime_now: seconds, taken as local wall time UTC; default: now
 };
 
 class ChatTemplate {

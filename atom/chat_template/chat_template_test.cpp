@@ -1,11 +1,11 @@
-// The engine's own tests: transformers' chat rules, sandbox and budgets. Language features are compared with
-// Python's output in golden_templates_test.cpp.
+// The engine's own tests: transformers' chat rules, sandbox and budgets. Language features are
+// compared with Python's output in golden_templates_test.cpp.
 #include "atom/chat_template/chat_template.h"
 
 #include <gtest/gtest.h>
 
-#include <boost/json.hpp>
 #include <atomic>
+#include <boost/json.hpp>
 #include <chrono>
 #include <thread>
 
@@ -29,16 +29,21 @@ std::string repeat(std::string_view text, int times) {
 }
 
 constexpr std::string_view kChatMl =
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    "'<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ "
+    "'<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ "
+    "'<|im_start|>assistant\\n' }}{% endif %}";
 
 TEST(ChatTemplate, RendersChatMl) {
   const auto chat = ChatTemplate::parse(kChatMl);
   ASSERT_TRUE(chat.has_value()) << chat.error().message;
-  const auto messages = json::parse(R"([{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}])");
+  const auto messages =
+      json::parse(R"([{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}])");
   const auto text = chat->render_chat({.messages = &messages});
   ASSERT_TRUE(text.has_value()) << text.error().message;
-  EXPECT_EQ(*text, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(*text,
+            "<|im_start|>system\nBe "
+            "brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
 }
 
 Rendered chat(std::string_view source, const json::value& messages, bool continues = false) {
@@ -49,8 +54,11 @@ Rendered chat(std::string_view source, const json::value& messages, bool continu
 }
 
 TEST(ChatTemplate, NullKeysOfMessagesAreUndefined) {
-  const auto messages = json::parse(R"([{"role": "assistant", "content": null, "x": {"deep": null}}])");
-  EXPECT_EQ(*chat("{{ messages[0].content is defined }} {{ messages[0].x.deep is none }}", messages), "False True");
+  const auto messages =
+      json::parse(R"([{"role": "assistant", "content": null, "x": {"deep": null}}])");
+  EXPECT_EQ(
+      *chat("{{ messages[0].content is defined }} {{ messages[0].x.deep is none }}", messages),
+      "False True");
 }
 
 TEST(ChatTemplate, ReasoningHasAllItsNames) {
@@ -64,11 +72,16 @@ TEST(ChatTemplate, ReasoningHasAllItsNames) {
 }
 
 TEST(ChatTemplate, TokensToolsAndKwargs) {
-  const auto parsed = ChatTemplate::parse("{{ bos_token }}|{{ eos_token }}|{{ tools }}|{{ extra }}|{{ documents }}");
+  const auto parsed = ChatTemplate::parse(
+      "{{ bos_token }}|{{ eos_token }}|{{ tools }}|{{ extra }}|{{ documents }}");
   const auto messages = json::parse("[]");
   const auto tools = json::parse(R"([{"a": 1.0}])");
   const json::object kwargs{{"extra", true}, {"eos_token", "E"}};
-  EXPECT_EQ(*parsed->render_chat({.messages = &messages, .tools = &tools, .chat_template_kwargs = &kwargs, .bos_token = "<s>", .eos_token = "</s>"}),
+  EXPECT_EQ(*parsed->render_chat({.messages = &messages,
+                                  .tools = &tools,
+                                  .chat_template_kwargs = &kwargs,
+                                  .bos_token = "<s>",
+                                  .eos_token = "</s>"}),
             "<s>|E|[{'a': 1.0}]|True|None");
   EXPECT_EQ(*parsed->render_chat({.messages = &messages}), "||None||None");
 }
@@ -79,7 +92,8 @@ TEST(ChatTemplate, ContinuesTheFinalMessage) {
   const auto messages = json::parse(R"([{"content": "q"}, {"content": "one, "}])");
   EXPECT_EQ(*chat(kept, messages, true), "<q><one, ");
   EXPECT_EQ(*chat(trimmed, messages, true), "<q><one,");
-  const auto parts = json::parse(R"([{"content": [{"type": "text", "text": "a"}, {"type": "image"}]}])");
+  const auto parts =
+      json::parse(R"([{"content": [{"type": "text", "text": "a"}, {"type": "image"}]}])");
   EXPECT_EQ(*chat("{% for p in messages[0].content %}{{ p.text }}{% endfor %}!", parts, true), "a");
   EXPECT_EQ(chat("{{ messages[0].content }}", messages, true).error().kind, Kind::kValue);
   EXPECT_EQ(chat("nothing", messages, true).error().kind, Kind::kValue);
@@ -94,9 +108,11 @@ TEST(ChatTemplate, BadMessagesAreErrors) {
 }
 
 TEST(ChatTemplate, SixtyFourBitIntegersAreExact) {
-  const auto context = json::parse(R"({"a": 18446744073709551615, "b": -9223372036854775808})").as_object();
-  EXPECT_EQ(*render("{{ a }} {{ b }} {{ [a] | tojson }} {{ a > b }} {{ a - 1 }}", context),
-            "18446744073709551615 -9223372036854775808 [18446744073709551615] True 18446744073709551614");
+  const auto context =
+      json::parse(R"({"a": 18446744073709551615, "b": -9223372036854775808})").as_object();
+  EXPECT_EQ(
+      *render("{{ a }} {{ b }} {{ [a] | tojson }} {{ a > b }} {{ a - 1 }}", context),
+      "18446744073709551615 -9223372036854775808 [18446744073709551615] True 18446744073709551614");
   EXPECT_EQ(render("{{ a + 1 }}", context).error().kind, Kind::kRuntime);
   EXPECT_EQ(render("{{ 2 ** 64 }}").error().kind, Kind::kRuntime);
   EXPECT_EQ(render("{{ 99999999999999999999 }}").error().kind, Kind::kSyntax);
@@ -145,10 +161,11 @@ TEST(Errors, NameKindAndLine) {
 }
 
 TEST(Sandbox, RefusesWhatReachesPython) {
-  for (const char* source : {"{{ x.__class__.__mro__ }}", "{{ ''.__class__() }}", "{{ x.update({'a': 1}) }}",
-                             "{{ l.append(1) }}", "{{ l.clear() }}", "{{ 'a'.format_map({}) }}",
-                             "{{ '{0.__class__.__name__}'.format(1) }}", "{% set ns = namespace() %}{% set ns._a = 1 %}",
-                             "{{ namespace(_a=1) }}", "{% set x.a = 1 %}"}) {
+  for (const char* source :
+       {"{{ x.__class__.__mro__ }}", "{{ ''.__class__() }}", "{{ x.update({'a': 1}) }}",
+        "{{ l.append(1) }}", "{{ l.clear() }}", "{{ 'a'.format_map({}) }}",
+        "{{ '{0.__class__.__name__}'.format(1) }}", "{% set ns = namespace() %}{% set ns._a = 1 %}",
+        "{{ namespace(_a=1) }}", "{% set x.a = 1 %}"}) {
     const Rendered got = render(source, json::parse(R"({"x": {}, "l": []})").as_object());
     ASSERT_FALSE(got.has_value()) << source << " gave " << *got;
     EXPECT_EQ(got.error().kind, Kind::kRuntime) << source;
@@ -171,18 +188,25 @@ TEST(Budgets, HostileTemplatesEndInALimit) {
       "{% macro f() %}{{ caller is defined }}{% call f() %}{% endcall %}{% endmacro %}{{ f() }}",
       "{% set ns = namespace(x='ab') %}" + grow,
       "{% set ns = namespace(x=[1]) %}" + grow,
-      "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
-      "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}",
+      "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% "
+      "endfor %}{{ ns.x }}",
+      "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% "
+      "endfor %}{{ ns.x | tojson }}",
       "{% set ns = namespace(x=[], y=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
       "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
-      "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
-      "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}",
-      "{% set ns = namespace(x='a') %}{% for i in range(5000) %}{% set ns.x = ns.x | map('upper') %}{% endfor %}{{ ns.x | list }}",
+      "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor "
+      "%}{{ ns.x }}",
+      "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor "
+      "%}{{ ns.x | tojson }}",
+      "{% set ns = namespace(x='a') %}{% for i in range(5000) %}{% set ns.x = ns.x | map('upper') "
+      "%}{% endfor %}{{ ns.x | list }}",
       "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
       "{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}",
       "{% set s = 'a' * 1000000 %}{% for i in range(100) %}{{ s }}{% endfor %}",
-      "{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{% set x = s.replace('a', 'bb') %}{% endfor %}",
-      "{% set s = 'a' * 4000000 %}{% set t = 'a' * 2000000 + 'b' %}{% for i in range(100000) %}{{ s.rfind(t) }}{% endfor %}",
+      "{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{% set x = s.replace('a', 'bb') %}{% "
+      "endfor %}",
+      "{% set s = 'a' * 4000000 %}{% set t = 'a' * 2000000 + 'b' %}{% for i in range(100000) %}{{ "
+      "s.rfind(t) }}{% endfor %}",
       "{{ '%1000000000d' % 1 }}",
       "{{ '{:>1000000000}'.format(1) }}",
       "{{ ('a' * 1000000) | indent(1000000000) }}",
@@ -207,7 +231,8 @@ TEST(Budgets, HostileTemplatesEndInALimit) {
     const Rendered got = render(source);
     const auto spent = std::chrono::steady_clock::now() - start;
     ASSERT_FALSE(got.has_value()) << source.substr(0, 150);
-    EXPECT_EQ(got.error().kind, Kind::kLimit) << source.substr(0, 150) << ": " << got.error().message;
+    EXPECT_EQ(got.error().kind, Kind::kLimit)
+        << source.substr(0, 150) << ": " << got.error().message;
     EXPECT_LT(spent, std::chrono::seconds(5)) << source.substr(0, 150);
   }
 }
@@ -225,12 +250,14 @@ TEST(Budgets, LongChainsAreNotDeep) {
   EXPECT_EQ(*render("{{ 1" + repeat(" + 1", 5000) + " }}"), "5001");
   EXPECT_EQ(render("{{ ''" + repeat(" ~ 'a'", 5000) + " }}")->size(), 5000);
   EXPECT_EQ(*render("{{ false" + repeat(" or false", 5000) + " }}"), "False");
-  EXPECT_EQ(*render("{% if false %}" + repeat("{% elif false %}", 5000) + "{% else %}x{% endif %}"), "x");
+  EXPECT_EQ(*render("{% if false %}" + repeat("{% elif false %}", 5000) + "{% else %}x{% endif %}"),
+            "x");
 }
 
 // A template is shared by many threads.
 TEST(ChatTemplate, RendersFromManyThreads) {
-  const auto parsed = ChatTemplate::parse("{% macro f(x) %}{{ x | upper }}{% endmacro %}{% for i in l %}{{ f(i) }}{% endfor %}");
+  const auto parsed = ChatTemplate::parse(
+      "{% macro f(x) %}{{ x | upper }}{% endmacro %}{% for i in l %}{{ f(i) }}{% endfor %}");
   const json::object context{{"l", json::array{"a", "b", "c"}}};
   std::vector<std::thread> threads;
   std::atomic<int> right = 0;
@@ -246,9 +273,12 @@ TEST(ChatTemplate, RendersFromManyThreads) {
 // Broken pieces of templates: any result will do, but no crash.
 TEST(Hostile, EveryPrefixOfATemplate) {
   const std::string source =
-      "{%- macro f(a, b='x') -%}{{ a ~ b }}{% endmacro %}{% for k, v in {'é': [1, (2,)]}.items() recursive %}"
-      "{{ loop.index }}{% raw %}{{{% endraw %}{# c -#}{{ '\\u00e9\\x41' | replace('é', \"q\")[1:-1:2] }}{% endfor %}"
-      "{% set ns.x = 1e5 %}{% call(x) f(1, **{}) %}{{ not x is none }}{% endcall %}{%+ if 1 <= 2 != 3 %}{% endif +%}";
+      "{%- macro f(a, b='x') -%}{{ a ~ b }}{% endmacro %}{% for k, v in {'é': [1, (2,)]}.items() "
+      "recursive %}"
+      "{{ loop.index }}{% raw %}{{{% endraw %}{# c -#}{{ '\\u00e9\\x41' | replace('é', "
+      "\"q\")[1:-1:2] }}{% endfor %}"
+      "{% set ns.x = 1e5 %}{% call(x) f(1, **{}) %}{{ not x is none }}{% endcall %}{%+ if 1 <= 2 "
+      "!= 3 %}{% endif +%}";
   for (size_t n = 0; n <= source.size(); ++n) {
     render(source.substr(0, n));
     render(source.substr(n));

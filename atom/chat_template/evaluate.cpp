@@ -11,21 +11,31 @@ Value Interpreter::evaluate(const Expr& expr) {
   charge(1);
   const DepthGuard guard(nesting_);
   switch (expr.kind) {
-    case ExprKind::kConst: return static_cast<const ConstExpr&>(expr).value;
-    case ExprKind::kName: return evaluate_name(static_cast<const NameExpr&>(expr).symbol);
-    case ExprKind::kList: return list(evaluate_all(static_cast<const ListExpr&>(expr).items));
-    case ExprKind::kTuple: return tuple(evaluate_all(static_cast<const ListExpr&>(expr).items));
-    case ExprKind::kDict: return evaluate_dict(static_cast<const DictExpr&>(expr));
-    case ExprKind::kNot: return boolean(!truth(evaluate(*static_cast<const UnaryExpr&>(expr).operand)));
-    case ExprKind::kNegative: return negative(evaluate(*static_cast<const UnaryExpr&>(expr).operand));
-    case ExprKind::kPositive: return positive(evaluate(*static_cast<const UnaryExpr&>(expr).operand));
+    case ExprKind::kConst:
+      return static_cast<const ConstExpr&>(expr).value;
+    case ExprKind::kName:
+      return evaluate_name(static_cast<const NameExpr&>(expr).symbol);
+    case ExprKind::kList:
+      return list(evaluate_all(static_cast<const ListExpr&>(expr).items));
+    case ExprKind::kTuple:
+      return tuple(evaluate_all(static_cast<const ListExpr&>(expr).items));
+    case ExprKind::kDict:
+      return evaluate_dict(static_cast<const DictExpr&>(expr));
+    case ExprKind::kNot:
+      return boolean(!truth(evaluate(*static_cast<const UnaryExpr&>(expr).operand)));
+    case ExprKind::kNegative:
+      return negative(evaluate(*static_cast<const UnaryExpr&>(expr).operand));
+    case ExprKind::kPositive:
+      return positive(evaluate(*static_cast<const UnaryExpr&>(expr).operand));
     case ExprKind::kBinary: {
       const auto& e = static_cast<const BinaryExpr&>(expr);
       const Value left = evaluate(*e.left);
       return binary(*this, e.op, left, evaluate(*e.right));
     }
-    case ExprKind::kAdd: return evaluate_add(static_cast<const ListExpr&>(expr).items);
-    case ExprKind::kConcat: return evaluate_concat(static_cast<const ListExpr&>(expr).items);
+    case ExprKind::kAdd:
+      return evaluate_add(static_cast<const ListExpr&>(expr).items);
+    case ExprKind::kConcat:
+      return evaluate_concat(static_cast<const ListExpr&>(expr).items);
     case ExprKind::kAnd:
     case ExprKind::kOr: {
       Value v;
@@ -35,23 +45,30 @@ Value Interpreter::evaluate(const Expr& expr) {
       }
       return v;
     }
-    case ExprKind::kCompare: return evaluate_compare(static_cast<const CompareExpr&>(expr));
+    case ExprKind::kCompare:
+      return evaluate_compare(static_cast<const CompareExpr&>(expr));
     case ExprKind::kConditional: {
       const auto& e = static_cast<const ConditionalExpr&>(expr);
       if (truth(evaluate(*e.condition))) return evaluate(*e.then_value);
       if (e.else_value != nullptr) return evaluate(*e.else_value);
-      return undefined(Undefined::Cause::kMessage, {},
-                       string("the inline if-expression evaluated to false and no else section was defined."));
+      return undefined(
+          Undefined::Cause::kMessage, {},
+          string("the inline if-expression evaluated to false and no else section was defined."));
     }
     case ExprKind::kAttribute: {
       const auto& e = static_cast<const AttributeExpr&>(expr);
       return attribute(evaluate(*e.owner), e.symbol);
     }
-    case ExprKind::kItem: return evaluate_item(static_cast<const ItemExpr&>(expr));
-    case ExprKind::kCall: return evaluate_call(static_cast<const CallExpr&>(expr), nullptr);
-    case ExprKind::kFilter: return evaluate_filter(static_cast<const FilterExpr&>(expr));
-    case ExprKind::kTest: return evaluate_test(static_cast<const FilterExpr&>(expr));
-    case ExprKind::kSlice: break;
+    case ExprKind::kItem:
+      return evaluate_item(static_cast<const ItemExpr&>(expr));
+    case ExprKind::kCall:
+      return evaluate_call(static_cast<const CallExpr&>(expr), nullptr);
+    case ExprKind::kFilter:
+      return evaluate_filter(static_cast<const FilterExpr&>(expr));
+    case ExprKind::kTest:
+      return evaluate_test(static_cast<const FilterExpr&>(expr));
+    case ExprKind::kSlice:
+      break;
   }
   raise_error("slices are only possible in subscripts");
 }
@@ -62,7 +79,8 @@ Value Interpreter::evaluate_name(SymbolId symbol) {
   }
   if (!context_[symbol].is(Type::kUnset)) return context_[symbol];
   const Symbol& s = program_.symbols[symbol];
-  if (s.global != nullptr) return object(arena_.make<Function>(Object{ObjectKind::kFunction}, s.global));
+  if (s.global != nullptr)
+    return object(arena_.make<Function>(Object{ObjectKind::kFunction}, s.global));
   return undefined(Undefined::Cause::kName, {}, string(s.text));
 }
 
@@ -73,7 +91,8 @@ std::span<const Value> Interpreter::evaluate_all(ExprList items) {
   return {values, items.size()};
 }
 
-// Without autoescape, ~ joins plain text: markup loses its mark. (+ keeps it and escapes the other side.)
+// Without autoescape, ~ joins plain text: markup loses its mark. (+ keeps it and escapes the other
+// side.)
 Value Interpreter::evaluate_concat(ExprList items) {
   Value text = string({});
   bool first = true;
@@ -98,10 +117,18 @@ Value Interpreter::evaluate_compare(const CompareExpr& expr) {
     const Value right = evaluate(*expr.rest[i]);
     bool holds = false;
     switch (expr.ops[i]) {
-      case CompareOp::kEq: holds = equals(*this, left, right); break;
-      case CompareOp::kNe: holds = !equals(*this, left, right); break;
-      case CompareOp::kLt: holds = compare(*this, left, right, "<") == Order::kLess; break;
-      case CompareOp::kGt: holds = compare(*this, left, right, ">") == Order::kGreater; break;
+      case CompareOp::kEq:
+        holds = equals(*this, left, right);
+        break;
+      case CompareOp::kNe:
+        holds = !equals(*this, left, right);
+        break;
+      case CompareOp::kLt:
+        holds = compare(*this, left, right, "<") == Order::kLess;
+        break;
+      case CompareOp::kGt:
+        holds = compare(*this, left, right, ">") == Order::kGreater;
+        break;
       case CompareOp::kLe: {
         const Order order = compare(*this, left, right, "<=");
         holds = order == Order::kLess || order == Order::kEqual;
@@ -112,8 +139,12 @@ Value Interpreter::evaluate_compare(const CompareExpr& expr) {
         holds = order == Order::kGreater || order == Order::kEqual;
         break;
       }
-      case CompareOp::kIn: holds = contains(*this, left, right); break;
-      case CompareOp::kNotIn: holds = !contains(*this, left, right); break;
+      case CompareOp::kIn:
+        holds = contains(*this, left, right);
+        break;
+      case CompareOp::kNotIn:
+        holds = !contains(*this, left, right);
+        break;
     }
     if (!holds) return boolean(false);
     left = right;

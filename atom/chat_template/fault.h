@@ -1,5 +1,5 @@
-// Fault: how a template error travels inside this room, from the depth of a recursion to ChatTemplate,
-// which turns it into a TemplateError. It never leaves the room.
+// Fault: how a template error travels inside this room, from the depth of a recursion to
+// ChatTemplate, which turns it into a TemplateError. It never leaves the room.
 #pragma once
 
 #include <string>
@@ -14,7 +14,8 @@ struct Fault {
   TemplateError error;
 };
 
-// throw_fault(TemplateError::Kind::kRuntime, 0, "..."): line 0 means "where the interpreter stands".
+// throw_fault(TemplateError::Kind::kRuntime, 0, "..."): line 0 means "where the interpreter
+// stands".
 [[noreturn]] inline void throw_fault(TemplateError::Kind kind, int line, std::string message) {
   throw Fault{{.kind = kind, .message = std::move(message), .line = line}};
 }

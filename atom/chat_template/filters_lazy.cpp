@@ -19,14 +19,16 @@ struct Applied {
   CallArgs args;
 };
 
-Applied named(const CallArgs& args, size_t at, const Builtin* (*find)(std::string_view), std::string_view what) {
+Applied named(const CallArgs& args, size_t at, const Builtin* (*find)(std::string_view),
+              std::string_view what) {
   const std::string_view name = text_arg(args[at], what);
   const Builtin* const builtin = find(name);
   if (builtin == nullptr) raise_error("no {} named '{}'", what, name);
   return {builtin, {args.positional.subspan(at + 1), args.keywords}};
 }
 
-// The items of a generator's input; none at all when the input is false (None, 0, undefined), as in Jinja.
+// The items of a generator's input; none at all when the input is false (None, 0, undefined), as in
+// Jinja.
 Iterator* source_items(Interpreter& in, const Value& source) {
   return truth(source) ? iterate(in, source) : iterate_span(in, {});
 }
@@ -63,10 +65,12 @@ Value filter_map(Interpreter& in, const Value& v, const CallArgs& args) {
   Value path;
   Value otherwise;
   Applied filter;
-  if (const Value* const attribute = find_keyword(args, "attribute"); attribute != nullptr && args.positional.empty()) {
+  if (const Value* const attribute = find_keyword(args, "attribute");
+      attribute != nullptr && args.positional.empty()) {
     path = *attribute;
     if (const Value* const d = find_keyword(args, "default")) otherwise = *d;
-    if (args.keywords.size() > (otherwise.is(Type::kUnset) ? 1 : 2)) raise_error("unexpected keyword argument of map");
+    if (args.keywords.size() > (otherwise.is(Type::kUnset) ? 1 : 2))
+      raise_error("unexpected keyword argument of map");
   } else {
     if (args.positional.empty()) raise_error("map requires a filter argument");
     filter = named(args, 0, find_filter, "filter");
@@ -75,7 +79,8 @@ Value filter_map(Interpreter& in, const Value& v, const CallArgs& args) {
 }
 
 struct SelectIterator final : Iterator {
-  SelectIterator(const Value& v, const Value& p, const Applied& t, bool w) : source(v), path(p), test(t), wanted(w) {}
+  SelectIterator(const Value& v, const Value& p, const Applied& t, bool w)
+      : source(v), path(p), test(t), wanted(w) {}
   bool next(Interpreter& in, Value& out) override {
     if (items == nullptr) items = source_items(in, source);
     while (pull(in, *items, out)) {
@@ -124,7 +129,8 @@ struct BatchIterator final : Iterator {
   bool next(Interpreter& in, Value& out) override {
     if (items == nullptr) items = iterate(in, source);
     std::vector<Value> batch;
-    for (Value item; static_cast<int64_t>(batch.size()) < size && pull(in, *items, item);) batch.push_back(item);
+    for (Value item; static_cast<int64_t>(batch.size()) < size && pull(in, *items, item);)
+      batch.push_back(item);
     if (batch.empty()) return false;
     while (!absent(fill) && static_cast<int64_t>(batch.size()) < size) {
       in.charge(1);

@@ -27,7 +27,10 @@ std::optional<Value> parse_int(std::string_view text, int base) {
   std::string digits = number_text(text);
   const bool minus = digits.starts_with('-');
   if (minus) digits.erase(0, 1);
-  constexpr struct { std::string_view prefix; int base; } kPrefixes[] = {{"0x", 16}, {"0o", 8}, {"0b", 2}};
+  constexpr struct {
+    std::string_view prefix;
+    int base;
+  } kPrefixes[] = {{"0x", 16}, {"0o", 8}, {"0b", 2}};
   for (const auto& p : kPrefixes) {
     if ((base == p.base || base == 0) && to_lower(digits).starts_with(p.prefix)) {
       digits.erase(0, 2);
@@ -37,8 +40,10 @@ std::optional<Value> parse_int(std::string_view text, int base) {
   if (base == 0) base = 10;
   if (base < 2 || base > 36 || digits.empty()) return std::nullopt;
   uint64_t value = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value, base);
-  if (end != digits.data() + digits.size() || error == std::errc::invalid_argument) return std::nullopt;
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), value, base);
+  if (end != digits.data() + digits.size() || error == std::errc::invalid_argument)
+    return std::nullopt;
   if (error != std::errc()) raise_error("OverflowError: integer result does not fit 64 bits");
   return narrow(minus ? -static_cast<Int128>(value) : static_cast<Int128>(value));
 }
@@ -49,7 +54,9 @@ std::optional<double> parse_float(std::string_view text) {
   if (lower.find("0x") != lower.npos || digits.empty()) return std::nullopt;
   char* end = nullptr;
   const double value = std::strtod(digits.c_str(), &end);
-  if (end != digits.c_str() + digits.size() || digits.size() != std::string_view(digits.c_str()).size()) return std::nullopt;
+  if (end != digits.c_str() + digits.size() ||
+      digits.size() != std::string_view(digits.c_str()).size())
+    return std::nullopt;
   return value;
 }
 
@@ -104,7 +111,8 @@ double round_digits(double d, int digits) {
 
 Value filter_round(Interpreter&, const Value& v, const CallArgs& args) {
   if (v.is_undefined()) raise_undefined(v);
-  if (!v.is_number()) raise_error("TypeError: type {} doesn't define __round__ method", type_name(v));
+  if (!v.is_number())
+    raise_error("TypeError: type {} doesn't define __round__ method", type_name(v));
   const auto digits = static_cast<int>(std::clamp<int64_t>(int_arg(args[0], 0), -300, 400));
   const std::string_view method = args[1].is(Type::kUnset) ? "common" : text_arg(args[1], "round");
   if (method == "common") {
@@ -133,7 +141,8 @@ Value filter_filesizeformat(Interpreter& in, const Value& v, const CallArgs& arg
     unit *= base;
     if (bytes < unit || prefix == "Y") {
       const std::string shown = binary && prefix == "k" ? "K" : std::string(prefix);
-      return in.new_string(str_format("{:.1f} {}{}", base * bytes / unit, shown, binary ? "iB" : "B"));
+      return in.new_string(
+          str_format("{:.1f} {}{}", base * bytes / unit, shown, binary ? "iB" : "B"));
     }
   }
   return none();

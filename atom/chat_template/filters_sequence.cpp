@@ -16,9 +16,13 @@ Value filter_default(Interpreter&, const Value& v, const CallArgs& args) {
   return args[0].is(Type::kUnset) ? string({}) : args[0];
 }
 
-Value filter_length(Interpreter& in, const Value& v, const CallArgs&) { return integer(length(in, v)); }
+Value filter_length(Interpreter& in, const Value& v, const CallArgs&) {
+  return integer(length(in, v));
+}
 
-Value filter_list(Interpreter& in, const Value& v, const CallArgs&) { return in.new_list(collect(in, v)); }
+Value filter_list(Interpreter& in, const Value& v, const CallArgs&) {
+  return in.new_list(collect(in, v));
+}
 
 Value nothing(Interpreter& in, std::string_view message) {
   return in.undefined(Undefined::Cause::kMessage, {}, string(message));
@@ -30,7 +34,8 @@ Value filter_first(Interpreter& in, const Value& v, const CallArgs&) {
 }
 
 Value filter_last(Interpreter& in, const Value& v, const CallArgs&) {
-  if (is_object(v, ObjectKind::kIterator)) raise_error("TypeError: 'generator' object is not reversible");
+  if (is_object(v, ObjectKind::kIterator))
+    raise_error("TypeError: 'generator' object is not reversible");
   const std::vector<Value> items = collect(in, v);
   return items.empty() ? nothing(in, "No last item, sequence was empty.") : items.back();
 }
@@ -103,7 +108,8 @@ Value list_key(Interpreter& in, const Value& item, const Value& paths, bool case
 Value filter_sort(Interpreter& in, const Value& v, const CallArgs& args) {
   std::vector<Keyed> keyed;
   const bool case_sensitive = flag_arg(args[1], false);
-  for (const Value& item : collect(in, v)) keyed.push_back({list_key(in, item, args[2], case_sensitive), item});
+  for (const Value& item : collect(in, v))
+    keyed.push_back({list_key(in, item, args[2], case_sensitive), item});
   sort_keyed(in, keyed, flag_arg(args[0], false));
   return in.new_list(items_of(keyed));
 }
@@ -116,7 +122,8 @@ Value filter_dictsort(Interpreter& in, const Value& v, const CallArgs& args) {
   std::vector<Keyed> keyed;
   for (const DictEntry& e : v.dict->list()) {
     const Value pair = in.new_tuple({e.key, e.value});
-    keyed.push_back({sort_key(in, by == "key" ? e.key : e.value, none(), flag_arg(args[0], false)), pair});
+    keyed.push_back(
+        {sort_key(in, by == "key" ? e.key : e.value, none(), flag_arg(args[0], false)), pair});
   }
   sort_keyed(in, keyed, flag_arg(args[2], false));
   return in.new_list(items_of(keyed));
@@ -127,7 +134,8 @@ Value extreme(Interpreter& in, const Value& v, const CallArgs& args, Order wante
   Value best_key;
   for (const Value& item : collect(in, v)) {
     const Value key = sort_key(in, item, args[1], flag_arg(args[0], false));
-    if (best.is(Type::kUnset) || compare(in, key, best_key, wanted == Order::kLess ? "<" : ">") == wanted) {
+    if (best.is(Type::kUnset) ||
+        compare(in, key, best_key, wanted == Order::kLess ? "<" : ">") == wanted) {
       best = item;
       best_key = key;
     }
@@ -135,8 +143,12 @@ Value extreme(Interpreter& in, const Value& v, const CallArgs& args, Order wante
   return best.is(Type::kUnset) ? nothing(in, "No aggregated item, sequence was empty.") : best;
 }
 
-Value filter_min(Interpreter& in, const Value& v, const CallArgs& args) { return extreme(in, v, args, Order::kLess); }
-Value filter_max(Interpreter& in, const Value& v, const CallArgs& args) { return extreme(in, v, args, Order::kGreater); }
+Value filter_min(Interpreter& in, const Value& v, const CallArgs& args) {
+  return extreme(in, v, args, Order::kLess);
+}
+Value filter_max(Interpreter& in, const Value& v, const CallArgs& args) {
+  return extreme(in, v, args, Order::kGreater);
+}
 
 Value filter_groupby(Interpreter& in, const Value& v, const CallArgs& args) {
   const auto key_of = [&](const Value& item, bool case_sensitive) {
@@ -197,14 +209,16 @@ class Seen {
 
 // Items are drawn at the first use, as from Python's generator.
 struct UniqueIterator final : Iterator {
-  UniqueIterator(const Value& v, const CallArgs& a) : source(v), path(a[1]), case_sensitive(flag_arg(a[0], false)) {}
+  UniqueIterator(const Value& v, const CallArgs& a)
+      : source(v), path(a[1]), case_sensitive(flag_arg(a[0], false)) {}
   bool next(Interpreter& in, Value& out) override {
     if (items == nullptr) {
       Seen seen(in);
       std::vector<Value> unique;
       for (const Value& item : collect(in, source)) {
         const Value key = sort_key(in, item, path, case_sensitive);
-        if (key.is(Type::kList) || key.is(Type::kDict)) raise_error("TypeError: unhashable type: '{}'", type_name(key));
+        if (key.is(Type::kList) || key.is(Type::kDict))
+          raise_error("TypeError: unhashable type: '{}'", type_name(key));
         if (seen.insert(key)) unique.push_back(item);
       }
       items = iterate_span(in, in.arena().copy(unique));

@@ -26,7 +26,8 @@ std::string title_words(std::string_view text) {
     const size_t start = i;
     const char32_t c = decode_utf8(text, i);
     const std::string_view piece = text.substr(start, i - start);
-    const bool separates = is_space(c) || std::string_view("-({[<").find(static_cast<char>(c)) != std::string_view::npos;
+    const bool separates = is_space(c) || std::string_view("-({[<").find(static_cast<char>(c)) !=
+                                              std::string_view::npos;
     if (c < 0x80 && separates) {
       out += piece;
       at_start = true;
@@ -72,7 +73,8 @@ Value filter_trim(Interpreter& in, const Value& v, const CallArgs& args) {
 Value filter_replace(Interpreter& in, const Value& v, const CallArgs& args) {
   const int64_t count = absent(args[2]) ? -1 : index_value(args[2]);
   const std::string_view text = text_of(in, v);
-  return text_like(in, replace_text(in, text, text_of(in, args[0]), text_of(in, args[1]), count), v);
+  return text_like(in, replace_text(in, text, text_of(in, args[0]), text_of(in, args[1]), count),
+                   v);
 }
 
 Value filter_indent(Interpreter& in, const Value& v, const CallArgs& args) {
@@ -120,7 +122,8 @@ Value filter_wordcount(Interpreter& in, const Value& v, const CallArgs&) {
 }
 
 // Greedy filling of one line without line ends, as textwrap.wrap.
-void wrap_line(Interpreter& in, std::string_view line, size_t width, bool break_long, std::vector<std::string>& lines) {
+void wrap_line(Interpreter& in, std::string_view line, size_t width, bool break_long,
+               std::vector<std::string>& lines) {
   std::vector<std::string_view> chunks;  // alternating words and white space
   for (size_t pos = 0; pos < line.size();) {
     const bool space = line[pos] == ' ' || line[pos] == '\t';
@@ -187,7 +190,8 @@ Value filter_truncate(Interpreter& in, const Value& v, const CallArgs& args) {
   const auto end_length = static_cast<int64_t>(count_code_points(end));
   if (length < end_length) raise_error("expected length >= {}, got {}", end_length, length);
   if (static_cast<int64_t>(count_code_points(text)) <= length + leeway) return v;
-  std::string_view kept = text.substr(0, byte_offset(text, static_cast<size_t>(length - end_length)));
+  std::string_view kept =
+      text.substr(0, byte_offset(text, static_cast<size_t>(length - end_length)));
   if (!kill_words) kept = kept.substr(0, kept.rfind(' '));
   return text_like(in, std::string(kept) + std::string(end), v);
 }
@@ -195,7 +199,8 @@ Value filter_truncate(Interpreter& in, const Value& v, const CallArgs& args) {
 Value filter_format(Interpreter& in, const Value& v, const CallArgs& args) {
   const Value text = v.is_string() ? v : string(text_of(in, v));
   if (args.keywords.empty()) return percent_format(in, text, tuple(args.positional));
-  if (!args.positional.empty()) raise_error("can't handle positional and keyword arguments at the same time");
+  if (!args.positional.empty())
+    raise_error("can't handle positional and keyword arguments at the same time");
   DictBuilder builder(in.arena(), args.keywords.size());
   for (const KeywordValue& k : args.keywords) builder.set(string(k.name), k.value);
   return percent_format(in, text, dict(builder.finish()));
@@ -263,8 +268,8 @@ Value filter_striptags(Interpreter& in, const Value& v, const CallArgs&) {
     out += words.substr(0, end);
     words.remove_prefix(end);
   }
-  constexpr std::string_view kEntities[][2] = {
-      {"&lt;", "<"}, {"&gt;", ">"}, {"&quot;", "\""}, {"&#34;", "\""}, {"&#39;", "'"}, {"&amp;", "&"}};
+  constexpr std::string_view kEntities[][2] = {{"&lt;", "<"},   {"&gt;", ">"},  {"&quot;", "\""},
+                                               {"&#34;", "\""}, {"&#39;", "'"}, {"&amp;", "&"}};
   for (const auto& [name, character] : kEntities) out = replace_text(in, out, name, character, -1);
   return in.new_string(out);
 }
@@ -283,7 +288,8 @@ Value filter_tojson(Interpreter& in, const Value& v, const CallArgs& args) {
     }
   }
   if (!absent(args[2])) {
-    if (!args[2].is_sequence() || args[2].size != 2) raise_error("ValueError: separators must be a pair");
+    if (!args[2].is_sequence() || args[2].size != 2)
+      raise_error("ValueError: separators must be a pair");
     style.item_separator = text_arg(args[2].items[0], "tojson");
     style.key_separator = text_arg(args[2].items[1], "tojson");
   }

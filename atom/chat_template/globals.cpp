@@ -25,14 +25,16 @@ Value global_range(Interpreter& in, const Value&, const CallArgs& args) {
   const int64_t distance = step > 0 ? stop - start : start - stop;
   const int64_t stride = std::abs(step);
   const int64_t count = distance <= 0 ? 0 : (distance - 1) / stride + 1;
-  if (count > in.limits().max_range) raise_limit("range() of {} items, the limit is {}", count, in.limits().max_range);
+  if (count > in.limits().max_range)
+    raise_limit("range() of {} items, the limit is {}", count, in.limits().max_range);
   return object(in.arena().make<Range>(Object{ObjectKind::kRange}, start, step, count));
 }
 
 // The entries that dict() and namespace() are made of: a mapping or pairs, then keywords.
 Dict* entries_of(Interpreter& in, const CallArgs& args, std::string_view function) {
   if (args.positional.size() > 1) {
-    raise_error("TypeError: {} expected at most 1 argument, got {}", function, args.positional.size());
+    raise_error("TypeError: {} expected at most 1 argument, got {}", function,
+                args.positional.size());
   }
   DictBuilder builder(in.arena(), args.keywords.size());
   const auto set = [&](const Value& key, const Value& value) {
@@ -52,13 +54,17 @@ Dict* entries_of(Interpreter& in, const CallArgs& args, std::string_view functio
   return builder.finish();
 }
 
-Value global_dict(Interpreter& in, const Value&, const CallArgs& args) { return dict(entries_of(in, args, "dict")); }
+Value global_dict(Interpreter& in, const Value&, const CallArgs& args) {
+  return dict(entries_of(in, args, "dict"));
+}
 
 Value global_namespace(Interpreter& in, const Value&, const CallArgs& args) {
-  Namespace* const ns = in.arena().make<Namespace>(Object{ObjectKind::kNamespace}, in.new_scope(nullptr));
+  Namespace* const ns =
+      in.arena().make<Namespace>(Object{ObjectKind::kNamespace}, in.new_scope(nullptr));
   for (const DictEntry& e : entries_of(in, args, "namespace")->list()) {
     const std::string_view name = text_arg(e.key, "namespace");
-    if (name.starts_with('_')) raise_error("namespace attributes cannot start with an underscore: '{}'", name);
+    if (name.starts_with('_'))
+      raise_error("namespace attributes cannot start with an underscore: '{}'", name);
     in.charge(ns->attributes->count / 16);
     in.set_slot(*ns->attributes, in.symbol_of(name), e.value);
   }

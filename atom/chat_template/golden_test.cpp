@@ -1,5 +1,5 @@
-// The shared suite of real chat templates, when it is at hand (ATOM_SHARED_DIR, else ../shared): every render
-// must equal transformers' text, or fail in the same way.
+// The shared suite of real chat templates, when it is at hand (ATOM_SHARED_DIR, else ../shared):
+// every render must equal transformers' text, or fail in the same way.
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
@@ -31,7 +31,8 @@ std::vector<json::value> read_xz_lines(const fs::path& path) {
   const std::string command = "xz -dc '" + path.string() + "'";
   FILE* const pipe = popen(command.c_str(), "r");
   char buffer[1 << 16];
-  for (size_t n; pipe != nullptr && (n = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) text.append(buffer, n);
+  for (size_t n; pipe != nullptr && (n = fread(buffer, 1, sizeof(buffer), pipe)) > 0;)
+    text.append(buffer, n);
   if (pipe != nullptr) pclose(pipe);
   std::vector<json::value> lines;
   std::istringstream stream(text);
@@ -50,20 +51,26 @@ std::string_view kind_name(TemplateError::Kind kind) {
 }
 
 // Empty when the result is as expected, else what differs.
-std::string difference(const json::object& expected, const std::expected<std::string, TemplateError>& got) {
+std::string difference(const json::object& expected,
+                       const std::expected<std::string, TemplateError>& got) {
   if (const json::value* const out = expected.if_contains("out")) {
-    if (!got) return "fails: " + got.error().message + " (line " + std::to_string(got.error().line) + ")";
+    if (!got)
+      return "fails: " + got.error().message + " (line " + std::to_string(got.error().line) + ")";
     if (*got == std::string_view(out->as_string())) return {};
-    return "expected <" + json::serialize(*out) + ">\n     got <" + json::serialize(json::value(*got)) + ">";
+    return "expected <" + json::serialize(*out) + ">\n     got <" +
+           json::serialize(json::value(*got)) + ">";
   }
   const json::object& error = expected.at("error").as_object();
   const std::string_view kind = error.at("kind").as_string();
-  if (got) return "expected to fail: " + std::string(error.at("message").as_string()) + "\n got " + *got;
+  if (got)
+    return "expected to fail: " + std::string(error.at("message").as_string()) + "\n got " + *got;
   if (kind_name(got.error().kind) != kind) {
-    return "expected kind " + std::string(kind) + ", got " + std::string(kind_name(got.error().kind)) + ": " + got.error().message;
+    return "expected kind " + std::string(kind) + ", got " +
+           std::string(kind_name(got.error().kind)) + ": " + got.error().message;
   }
   if (kind == "raise" && got.error().message != std::string_view(error.at("message").as_string())) {
-    return "expected message " + std::string(error.at("message").as_string()) + ", got " + got.error().message;
+    return "expected message " + std::string(error.at("message").as_string()) + ", got " +
+           got.error().message;
   }
   return {};
 }
@@ -75,7 +82,8 @@ std::string_view token(const json::object& line, std::string_view name) {
 
 TEST(Golden, EveryTemplateInEveryScenario) {
   const fs::path dir = shared_templates();
-  if (!fs::exists(dir / "golden.jsonl.xz")) GTEST_SKIP() << "no " << dir << ": set ATOM_SHARED_DIR to run this suite";
+  if (!fs::exists(dir / "golden.jsonl.xz"))
+    GTEST_SKIP() << "no " << dir << ": set ATOM_SHARED_DIR to run this suite";
   std::map<std::string, json::object> scenarios;
   std::map<std::string, ChatTemplate> templates;
   int renders = 0;
@@ -87,7 +95,8 @@ TEST(Golden, EveryTemplateInEveryScenario) {
     const std::string name(o.at("t").as_string());
     if (!templates.contains(name)) {
       auto parsed = ChatTemplate::parse(read_file(dir / name));
-      ASSERT_TRUE(parsed.has_value()) << name << ": " << parsed.error().message << " line " << parsed.error().line;
+      ASSERT_TRUE(parsed.has_value())
+          << name << ": " << parsed.error().message << " line " << parsed.error().line;
       templates.emplace(name, std::move(*parsed));
     }
     const json::object& s = scenarios.at(std::string(o.at("s").as_string()));
@@ -103,7 +112,8 @@ TEST(Golden, EveryTemplateInEveryScenario) {
     });
     ++renders;
     const std::string diff = difference(o, got);
-    if (!diff.empty() && ++failures <= 20) ADD_FAILURE() << name << " / " << o.at("s").as_string() << ": " << diff;
+    if (!diff.empty() && ++failures <= 20)
+      ADD_FAILURE() << name << " / " << o.at("s").as_string() << ": " << diff;
   }
   EXPECT_EQ(failures, 0) << "of " << renders;
   EXPECT_GE(renders, 4860);
@@ -121,9 +131,11 @@ TEST(Golden, EveryFeature) {
     ++cases;
     const auto parsed = ChatTemplate::parse(std::string_view(o.at("template").as_string()));
     const std::expected<std::string, TemplateError> got =
-        parsed ? parsed->render(o.at("context").as_object(), kNow) : std::unexpected(parsed.error());
+        parsed ? parsed->render(o.at("context").as_object(), kNow)
+               : std::unexpected(parsed.error());
     const std::string diff = difference(o, got);
-    if (!diff.empty() && ++failures <= 40) ADD_FAILURE() << o.at("id") << ": " << o.at("template") << "\n" << diff;
+    if (!diff.empty() && ++failures <= 40)
+      ADD_FAILURE() << o.at("id") << ": " << o.at("template") << "\n" << diff;
   }
   EXPECT_EQ(failures, 0) << "of " << cases;
   EXPECT_GE(cases, 265);

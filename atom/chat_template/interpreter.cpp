@@ -7,7 +7,8 @@
 
 namespace atom::jinja {
 
-// The values of a filtered loop: {% for x in items if condition %}, tested as the loop asks for them.
+// The values of a filtered loop: {% for x in items if condition %}, tested as the loop asks for
+// them.
 class ConditionIterator final : public Iterator {
  public:
   ConditionIterator(Iterator* source, const ForStmt& stmt, Scope* around)
@@ -134,7 +135,8 @@ void Interpreter::write(const Value& value) {
   write(std::string_view());
 }
 
-// Runs a body with its output going into a value. The text passes through the end of the output buffer.
+// Runs a body with its output going into a value. The text passes through the end of the output
+// buffer.
 Value Interpreter::capture(Body body, Scope* scope) {
   const size_t start = out_.size();
   Scope* const outer = std::exchange(scope_, scope);
@@ -157,28 +159,49 @@ Interpreter::Flow Interpreter::execute(const Stmt& stmt) {
   charge(1);
   line_ = stmt.line;
   switch (stmt.kind) {
-    case StmtKind::kText: write(static_cast<const TextStmt&>(stmt).text); break;
-    case StmtKind::kOutput: write(evaluate(*static_cast<const OutputStmt&>(stmt).value)); break;
-    case StmtKind::kIf: return execute_if(static_cast<const IfStmt&>(stmt));
-    case StmtKind::kFor: execute_for(static_cast<const ForStmt&>(stmt)); break;
+    case StmtKind::kText:
+      write(static_cast<const TextStmt&>(stmt).text);
+      break;
+    case StmtKind::kOutput:
+      write(evaluate(*static_cast<const OutputStmt&>(stmt).value));
+      break;
+    case StmtKind::kIf:
+      return execute_if(static_cast<const IfStmt&>(stmt));
+    case StmtKind::kFor:
+      execute_for(static_cast<const ForStmt&>(stmt));
+      break;
     case StmtKind::kSet: {
       const auto& set = static_cast<const SetStmt&>(stmt);
       assign(*set.target, evaluate(*set.value), *scope_);
       break;
     }
-    case StmtKind::kSetBlock: execute_set_block(static_cast<const SetBlockStmt&>(stmt)); break;
+    case StmtKind::kSetBlock:
+      execute_set_block(static_cast<const SetBlockStmt&>(stmt));
+      break;
     case StmtKind::kMacro: {
       const auto& macro = static_cast<const MacroStmt&>(stmt);
-      set_slot(*scope_, macro.symbol, object(arena_.make<Macro>(Object{ObjectKind::kMacro}, &macro, scope_)));
+      set_slot(*scope_, macro.symbol,
+               object(arena_.make<Macro>(Object{ObjectKind::kMacro}, &macro, scope_)));
       break;
     }
-    case StmtKind::kCallBlock: execute_call_block(static_cast<const CallBlockStmt&>(stmt)); break;
-    case StmtKind::kFilterBlock: execute_filter_block(static_cast<const FilterBlockStmt&>(stmt)); break;
-    case StmtKind::kWith: execute_with(static_cast<const WithStmt&>(stmt)); break;
-    case StmtKind::kScope: execute_scope(static_cast<const ScopeStmt&>(stmt).body); break;
-    case StmtKind::kBreak: return Flow::kBreak;
-    case StmtKind::kContinue: return Flow::kContinue;
-    case StmtKind::kUnsupported: raise_error("{}", static_cast<const UnsupportedStmt&>(stmt).message);
+    case StmtKind::kCallBlock:
+      execute_call_block(static_cast<const CallBlockStmt&>(stmt));
+      break;
+    case StmtKind::kFilterBlock:
+      execute_filter_block(static_cast<const FilterBlockStmt&>(stmt));
+      break;
+    case StmtKind::kWith:
+      execute_with(static_cast<const WithStmt&>(stmt));
+      break;
+    case StmtKind::kScope:
+      execute_scope(static_cast<const ScopeStmt&>(stmt).body);
+      break;
+    case StmtKind::kBreak:
+      return Flow::kBreak;
+    case StmtKind::kContinue:
+      return Flow::kContinue;
+    case StmtKind::kUnsupported:
+      raise_error("{}", static_cast<const UnsupportedStmt&>(stmt).message);
   }
   return Flow::kNext;
 }
@@ -202,7 +225,8 @@ void Interpreter::run_loop(const ForStmt& stmt, const Value& iterable, Scope* ar
   if (stmt.condition != nullptr) {
     loop->source = arena_.make<ConditionIterator>(loop->source, stmt, around);
   } else if (!is_object(iterable, ObjectKind::kIterator)) {
-    loop->length = iterable.is_undefined() || iterable.is_string() ? -1 : jinja::length(*this, iterable);
+    loop->length =
+        iterable.is_undefined() || iterable.is_string() ? -1 : jinja::length(*this, iterable);
   }
   loop->stmt = &stmt;
   loop->scope = around;
@@ -255,18 +279,21 @@ void Interpreter::assign(const Target& target, const Value& value, Scope& scope)
       raise_error("cannot assign attribute on non-namespace object");
     }
     const std::string_view name = symbol_text(target.attribute);
-    if (name.starts_with('_')) raise_error("namespace attributes cannot start with an underscore: '{}'", name);
+    if (name.starts_with('_'))
+      raise_error("namespace attributes cannot start with an underscore: '{}'", name);
     return set_slot(*as<Namespace>(owner).attributes, target.attribute, value);
   }
   Iterator* const items = iterate(*this, value);
   Value item;
   for (size_t i = 0; i < target.parts.size(); ++i) {
     if (!items->next(*this, item)) {
-      raise_error("ValueError: not enough values to unpack (expected {}, got {})", target.parts.size(), i);
+      raise_error("ValueError: not enough values to unpack (expected {}, got {})",
+                  target.parts.size(), i);
     }
     assign(*target.parts[i], item, scope);
   }
-  if (items->next(*this, item)) raise_error("ValueError: too many values to unpack (expected {})", target.parts.size());
+  if (items->next(*this, item))
+    raise_error("ValueError: too many values to unpack (expected {})", target.parts.size());
 }
 
 void Interpreter::execute_set_block(const SetBlockStmt& stmt) {
@@ -295,7 +322,8 @@ void Interpreter::execute_filter_block(const FilterBlockStmt& stmt) {
 
 void Interpreter::execute_with(const WithStmt& stmt) {
   Scope* const inner = new_scope(scope_);
-  for (size_t i = 0; i < stmt.targets.size(); ++i) assign(*stmt.targets[i], evaluate(*stmt.values[i]), *inner);
+  for (size_t i = 0; i < stmt.targets.size(); ++i)
+    assign(*stmt.targets[i], evaluate(*stmt.values[i]), *inner);
   Scope* const outer = std::exchange(scope_, inner);
   execute(stmt.body);
   scope_ = outer;

@@ -1,6 +1,6 @@
-// Interpreter: runs a Program once. It owns the render's arena, output, scopes and budgets; nothing outside the
-// values given to it can be reached. Statements are in interpreter.cpp, expressions in evaluate.cpp, calls in
-// call.cpp. One thread, one use.
+// Interpreter: runs a Program once. It owns the render's arena, output, scopes and budgets; nothing
+// outside the values given to it can be reached. Statements are in interpreter.cpp, expressions in
+// evaluate.cpp, calls in call.cpp. One thread, one use.
 #pragma once
 
 #include <chrono>
@@ -104,7 +104,7 @@ class Interpreter {
   const int64_t now_unix_;
   Arena arena_;
   std::string out_;
-  std::vector<Value> context_;                  // by SymbolId
+  std::vector<Value> context_;                   // by SymbolId
   std::vector<std::string_view> extra_symbols_;  // numbered after the program's
   Scope* scope_ = nullptr;
   const Value* filter_input_ = nullptr;  // body of the filter block being applied

@@ -19,15 +19,27 @@ class Dumper {
     in_.charge(1);
     in_.check_size(out.size());
     switch (v.type) {
-      case Type::kNone: out += "null"; return;
-      case Type::kBool: out += v.boolean ? "true" : "false"; return;
-      case Type::kInt: out += int_text(v); return;
-      case Type::kFloat: out += number(v.real); return;
-      case Type::kString: return text(v.text());
+      case Type::kNone:
+        out += "null";
+        return;
+      case Type::kBool:
+        out += v.boolean ? "true" : "false";
+        return;
+      case Type::kInt:
+        out += int_text(v);
+        return;
+      case Type::kFloat:
+        out += number(v.real);
+        return;
+      case Type::kString:
+        return text(v.text());
       case Type::kList:
-      case Type::kTuple: return items(v);
-      case Type::kDict: return entries(*v.dict);
-      default: raise_error("TypeError: Object of type {} is not JSON serializable", type_name(v));
+      case Type::kTuple:
+        return items(v);
+      case Type::kDict:
+        return entries(*v.dict);
+      default:
+        raise_error("TypeError: Object of type {} is not JSON serializable", type_name(v));
     }
   }
 
@@ -60,13 +72,27 @@ class Dumper {
       }
       ++i;
       switch (c) {
-        case '"': out += "\\\""; break;
-        case '\\': out += "\\\\"; break;
-        case '\n': out += "\\n"; break;
-        case '\r': out += "\\r"; break;
-        case '\t': out += "\\t"; break;
-        case '\b': out += "\\b"; break;
-        case '\f': out += "\\f"; break;
+        case '"':
+          out += "\\\"";
+          break;
+        case '\\':
+          out += "\\\\";
+          break;
+        case '\n':
+          out += "\\n";
+          break;
+        case '\r':
+          out += "\\r";
+          break;
+        case '\t':
+          out += "\\t";
+          break;
+        case '\b':
+          out += "\\b";
+          break;
+        case '\f':
+          out += "\\f";
+          break;
         default:
           if (static_cast<unsigned char>(c) < 0x20) {
             escape_unit(static_cast<unsigned char>(c));
@@ -101,12 +127,17 @@ class Dumper {
 
   std::string key_text(const Value& key) const {
     switch (key.type) {
-      case Type::kNone: return "null";
-      case Type::kBool: return key.boolean ? "true" : "false";
-      case Type::kInt: return int_text(key);
-      case Type::kFloat: return number(key.real);
+      case Type::kNone:
+        return "null";
+      case Type::kBool:
+        return key.boolean ? "true" : "false";
+      case Type::kInt:
+        return int_text(key);
+      case Type::kFloat:
+        return number(key.real);
       default:
-        raise_error("TypeError: keys must be str, int, float, bool or None, not {}", type_name(key));
+        raise_error("TypeError: keys must be str, int, float, bool or None, not {}",
+                    type_name(key));
     }
   }
 

@@ -9,7 +9,7 @@ namespace atom::jinja {
 
 struct JsonStyle {
   bool ensure_ascii = false;
-  bool pretty = false;      // one item a line, indented by `indent` a level
+  bool pretty = false;  // one item a line, indented by `indent` a level
   std::string indent;
   std::string item_separator = ", ";
   std::string key_separator = ": ";

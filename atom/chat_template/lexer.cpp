@@ -19,15 +19,15 @@ struct Operator {
 
 // Longest first.
 constexpr auto kOperators = std::to_array<Operator>({
-    {"//", TokenKind::kFloorDiv}, {"**", TokenKind::kPow}, {"==", TokenKind::kEq},
-    {"!=", TokenKind::kNe}, {">=", TokenKind::kGe}, {"<=", TokenKind::kLe},
-    {"+", TokenKind::kAdd}, {"-", TokenKind::kSub}, {"/", TokenKind::kDiv},
-    {"*", TokenKind::kMul}, {"%", TokenKind::kMod}, {"~", TokenKind::kTilde},
+    {"//", TokenKind::kFloorDiv},   {"**", TokenKind::kPow},         {"==", TokenKind::kEq},
+    {"!=", TokenKind::kNe},         {">=", TokenKind::kGe},          {"<=", TokenKind::kLe},
+    {"+", TokenKind::kAdd},         {"-", TokenKind::kSub},          {"/", TokenKind::kDiv},
+    {"*", TokenKind::kMul},         {"%", TokenKind::kMod},          {"~", TokenKind::kTilde},
     {"[", TokenKind::kLeftBracket}, {"]", TokenKind::kRightBracket}, {"(", TokenKind::kLeftParen},
-    {")", TokenKind::kRightParen}, {"{", TokenKind::kLeftBrace}, {"}", TokenKind::kRightBrace},
-    {">", TokenKind::kGt}, {"<", TokenKind::kLt}, {"=", TokenKind::kAssign},
-    {".", TokenKind::kDot}, {":", TokenKind::kColon}, {"|", TokenKind::kPipe},
-    {",", TokenKind::kComma}, {";", TokenKind::kSemicolon},
+    {")", TokenKind::kRightParen},  {"{", TokenKind::kLeftBrace},    {"}", TokenKind::kRightBrace},
+    {">", TokenKind::kGt},          {"<", TokenKind::kLt},           {"=", TokenKind::kAssign},
+    {".", TokenKind::kDot},         {":", TokenKind::kColon},        {"|", TokenKind::kPipe},
+    {",", TokenKind::kComma},       {";", TokenKind::kSemicolon},
 });
 
 bool is_ascii_digit(char c) { return c >= '0' && c <= '9'; }
@@ -88,7 +88,8 @@ class Unescaper {
     char32_t value = 0;
     for (int i = 0; i < digits; ++i, ++at) {
       const int digit = at < body_.size() ? hex_digit(body_[at]) : -1;
-      if (digit < 0) throw_fault(TemplateError::Kind::kSyntax, line_, "truncated \\x, \\u or \\U escape");
+      if (digit < 0)
+        throw_fault(TemplateError::Kind::kSyntax, line_, "truncated \\x, \\u or \\U escape");
       value = value * 16 + static_cast<char32_t>(digit);
     }
     return value;
@@ -97,7 +98,8 @@ class Unescaper {
   void hex(int digits) {
     char32_t value = read_hex(pos_ + 1, digits);
     pos_ += 1 + static_cast<size_t>(digits);
-    if (value > 0x10FFFF) throw_fault(TemplateError::Kind::kSyntax, line_, "illegal Unicode character");
+    if (value > 0x10FFFF)
+      throw_fault(TemplateError::Kind::kSyntax, line_, "illegal Unicode character");
     const bool high = digits == 4 && value >= 0xD800 && value < 0xDC00;
     if (high && body_.substr(pos_, 2) == "\\u") {
       const char32_t low = read_hex(pos_ + 2, 4);
@@ -132,7 +134,8 @@ class Lexer {
 
   Token& push(TokenKind kind, std::string_view text) {
     if (tokens_.size() >= kMaxTokens) {
-      throw_fault(TemplateError::Kind::kLimit, line_, str_format("more than {} tokens", kMaxTokens));
+      throw_fault(TemplateError::Kind::kLimit, line_,
+                  str_format("more than {} tokens", kMaxTokens));
     }
     Token& token = tokens_.emplace_back();
     token.kind = kind;
@@ -176,7 +179,8 @@ class Lexer {
     if (!text.empty()) push(TokenKind::kData, text);
   }
 
-  // `-` removes all white space before the tag, lstrip_blocks the indentation of a tag alone on its line.
+  // `-` removes all white space before the tag, lstrip_blocks the indentation of a tag alone on its
+  // line.
   std::string_view strip_before_tag(std::string_view text, char kind, char mark) const {
     if (mark == '-') return trim_right(text);
     if (mark == '+' || kind == '{') return text;
@@ -225,7 +229,8 @@ class Lexer {
   }
 
   void raw_body() {
-    for (size_t open = source_.find("{%", pos_); open != source_.npos; open = source_.find("{%", open + 2)) {
+    for (size_t open = source_.find("{%", pos_); open != source_.npos;
+         open = source_.find("{%", open + 2)) {
       size_t p = open + 2;
       const char mark = p < source_.size() ? source_[p] : '\0';
       if (mark == '-' || mark == '+') ++p;
@@ -297,7 +302,8 @@ class Lexer {
   }
 
   void number() {
-    const char prefix = pos_ + 1 < source_.size() ? static_cast<char>(source_[pos_ + 1] | 0x20) : '\0';
+    const char prefix =
+        pos_ + 1 < source_.size() ? static_cast<char>(source_[pos_ + 1] | 0x20) : '\0';
     if (source_[pos_] == '0' && (prefix == 'x' || prefix == 'o' || prefix == 'b')) {
       const int base = prefix == 'x' ? 16 : prefix == 'o' ? 8 : 2;
       const size_t end = digits(pos_ + 2, [base](char c) {
@@ -309,7 +315,8 @@ class Lexer {
     size_t end = digits(pos_, is_ascii_digit);
     const size_t whole = end;
     const bool after_dot = pos_ > 0 && source_[pos_ - 1] == '.';
-    if (!after_dot && end + 1 < source_.size() && source_[end] == '.' && is_ascii_digit(source_[end + 1])) {
+    if (!after_dot && end + 1 < source_.size() && source_[end] == '.' &&
+        is_ascii_digit(source_[end + 1])) {
       end = digits(end + 1, is_ascii_digit);
     }
     if (!after_dot && end < source_.size() && (source_[end] | 0x20) == 'e') {
@@ -374,7 +381,8 @@ class Lexer {
         brackets.push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
       } else if (c == ')' || c == ']' || c == '}') {
         if (brackets.empty()) fail(str_format("unexpected '{}'", op.text));
-        if (brackets.back() != c) fail(str_format("unexpected '{}', expected '{}'", op.text, brackets.back()));
+        if (brackets.back() != c)
+          fail(str_format("unexpected '{}', expected '{}'", op.text, brackets.back()));
         brackets.pop_back();
       }
       push(op.kind, op.text);
@@ -395,6 +403,8 @@ class Lexer {
 
 }  // namespace
 
-std::vector<Token> tokenize(std::string_view source, Arena& arena) { return Lexer(source, arena).run(); }
+std::vector<Token> tokenize(std::string_view source, Arena& arena) {
+  return Lexer(source, arena).run();
+}
 
 }  // namespace atom::jinja

@@ -1,5 +1,6 @@
-// Lexer: template text -> tokens, with Jinja's white space rules (trim_blocks, lstrip_blocks, `-` and `+`
-// marks), comments and raw blocks already applied. It knows no tags and no grammar; the parser does.
+// Lexer: template text -> tokens, with Jinja's white space rules (trim_blocks, lstrip_blocks, `-`
+// and `+` marks), comments and raw blocks already applied. It knows no tags and no grammar; the
+// parser does.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +13,40 @@ namespace atom::jinja {
 
 enum class TokenKind : uint8_t {
   kData,  // literal text
-  kBlockBegin, kBlockEnd, kVariableBegin, kVariableEnd,
-  kName, kString, kInteger, kFloat,
-  kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow, kTilde, kPipe,
-  kLeftBracket, kRightBracket, kLeftParen, kRightParen, kLeftBrace, kRightBrace,
-  kEq, kNe, kGt, kGe, kLt, kLe, kAssign, kDot, kColon, kComma, kSemicolon,
+  kBlockBegin,
+  kBlockEnd,
+  kVariableBegin,
+  kVariableEnd,
+  kName,
+  kString,
+  kInteger,
+  kFloat,
+  kAdd,
+  kSub,
+  kMul,
+  kDiv,
+  kFloorDiv,
+  kMod,
+  kPow,
+  kTilde,
+  kPipe,
+  kLeftBracket,
+  kRightBracket,
+  kLeftParen,
+  kRightParen,
+  kLeftBrace,
+  kRightBrace,
+  kEq,
+  kNe,
+  kGt,
+  kGe,
+  kLt,
+  kLe,
+  kAssign,
+  kDot,
+  kColon,
+  kComma,
+  kSemicolon,
   kEnd,
 };
 

@@ -1,5 +1,5 @@
-// Methods of dict, list and tuple, and the yes-or-no methods of str. Rows without a function exist in Python
-// but change the object, which the immutable sandbox refuses.
+// Methods of dict, list and tuple, and the yes-or-no methods of str. Rows without a function exist
+// in Python but change the object, which the immutable sandbox refuses.
 #include <algorithm>
 
 #include "atom/chat_template/builtin_tables.h"
@@ -61,7 +61,8 @@ Value method_isidentifier(Interpreter& in, const Value& self, const CallArgs&) {
 }
 
 Value method_isascii(Interpreter&, const Value& self, const CallArgs&) {
-  return boolean(std::ranges::all_of(self.text(), [](char c) { return static_cast<unsigned char>(c) < 0x80; }));
+  return boolean(std::ranges::all_of(self.text(),
+                                     [](char c) { return static_cast<unsigned char>(c) < 0x80; }));
 }
 
 Value method_isprintable(Interpreter& in, const Value& self, const CallArgs& args) {

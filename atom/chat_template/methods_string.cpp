@@ -1,4 +1,5 @@
-// Methods of str that give text, lists or positions. The is...() methods are in methods_collection.cpp.
+// Methods of str that give text, lists or positions. The is...() methods are in
+// methods_collection.cpp.
 #include <algorithm>
 
 #include "atom/chat_template/builtin_tables.h"
@@ -65,15 +66,18 @@ std::vector<Value> split_space(Interpreter& in, const Value& self, int64_t limit
   return parts;
 }
 
-std::vector<Value> split_at(Interpreter& in, const Value& self, std::string_view separator, int64_t limit, bool from_right) {
+std::vector<Value> split_at(Interpreter& in, const Value& self, std::string_view separator,
+                            int64_t limit, bool from_right) {
   if (separator.empty()) raise_error("ValueError: empty separator");
   std::vector<Value> parts;
   std::string_view rest = self.text();
   while (limit < 0 || static_cast<int64_t>(parts.size()) < limit) {
     in.charge(1);
-    const size_t at = from_right ? find_last_text(in, rest, separator) : find_text(in, rest, separator);
+    const size_t at =
+        from_right ? find_last_text(in, rest, separator) : find_text(in, rest, separator);
     if (at == rest.npos) break;
-    parts.push_back(piece(self, from_right ? rest.substr(at + separator.size()) : rest.substr(0, at)));
+    parts.push_back(
+        piece(self, from_right ? rest.substr(at + separator.size()) : rest.substr(0, at)));
     rest = from_right ? rest.substr(0, at) : rest.substr(at + separator.size());
   }
   parts.push_back(piece(self, rest));
@@ -98,7 +102,8 @@ Value method_splitlines(Interpreter& in, const Value& self, const CallArgs& args
     while (pos < text.size()) {
       const size_t at = pos;
       const char32_t c = decode_utf8(text, pos);
-      const bool breaks = (c >= 10 && c <= 13) || (c >= 28 && c <= 30) || c == 0x85 || c == 0x2028 || c == 0x2029;
+      const bool breaks =
+          (c >= 10 && c <= 13) || (c >= 28 && c <= 30) || c == 0x85 || c == 0x2028 || c == 0x2029;
       if (!breaks) continue;
       if (c == '\r' && pos < text.size() && text[pos] == '\n') ++pos;
       end = at;
@@ -116,12 +121,14 @@ Value partition_method(Interpreter& in, const Value& self, const CallArgs& args)
   const std::string_view separator = text_arg(args[0], "partition");
   if (separator.empty()) raise_error("ValueError: empty separator");
   const std::string_view text = self.text();
-  const size_t at = from_right ? find_last_text(in, text, separator) : find_text(in, text, separator);
+  const size_t at =
+      from_right ? find_last_text(in, text, separator) : find_text(in, text, separator);
   const Value empty = string({});
   if (at == text.npos) {
     return from_right ? in.new_tuple({empty, empty, self}) : in.new_tuple({self, empty, empty});
   }
-  return in.new_tuple({piece(self, text.substr(0, at)), piece(self, text.substr(at, separator.size())),
+  return in.new_tuple({piece(self, text.substr(0, at)),
+                       piece(self, text.substr(at, separator.size())),
                        piece(self, text.substr(at + separator.size()))});
 }
 
@@ -138,7 +145,8 @@ Value method_join(Interpreter& in, const Value& self, const CallArgs& args) {
   for (Value item; items->next(in, item); ++count) {
     in.charge(1);
     if (!item.is_string()) {
-      raise_error("TypeError: sequence item {}: expected str instance, {} found", count, type_name(item));
+      raise_error("TypeError: sequence item {}: expected str instance, {} found", count,
+                  type_name(item));
     }
     if (count > 0) append_str(in, out, self);
     append_str(in, out, item);
@@ -158,7 +166,8 @@ Window window(Interpreter& in, const Value& self, const Value& start, const Valu
   const int64_t length = jinja::length(in, self);
   int64_t from = absent(start) ? 0 : index_value(start);
   if (from < 0) from = std::max<int64_t>(0, from < -length ? 0 : from + length);
-  const Value part = slice(in, self, {absent(start) ? none() : start, absent(end) ? none() : end, none()});
+  const Value part =
+      slice(in, self, {absent(start) ? none() : start, absent(end) ? none() : end, none()});
   return {part.text(), from, from <= length};
 }
 
@@ -190,7 +199,8 @@ Value method_count(Interpreter& in, const Value& self, const CallArgs& args) {
   if (!w.possible) return integer(0);
   if (wanted.empty()) return integer(static_cast<int64_t>(count_code_points(w.text)) + 1);
   int64_t count = 0;
-  for (size_t pos = 0; (pos = find_text(in, w.text, wanted, pos)) != w.text.npos; pos += wanted.size()) {
+  for (size_t pos = 0; (pos = find_text(in, w.text, wanted, pos)) != w.text.npos;
+       pos += wanted.size()) {
     in.charge(1);
     ++count;
   }

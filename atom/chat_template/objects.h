@@ -9,7 +9,8 @@ namespace atom::jinja {
 
 class Interpreter;
 
-// Variables of one block. Look-up goes outwards through the parents, then to the template's context.
+// Variables of one block. Look-up goes outwards through the parents, then to the template's
+// context.
 struct Scope {
   struct Slot {
     SymbolId symbol = 0;
@@ -34,7 +35,8 @@ struct DictView : Object {
   Part part;
 };
 
-// Yields values one at a time and only once, as a Python generator. Lives in the arena, is never destroyed.
+// Yields values one at a time and only once, as a Python generator. Lives in the arena, is never
+// destroyed.
 struct Iterator : Object {
   Iterator() : Object{ObjectKind::kIterator} {}
   virtual bool next(Interpreter& interpreter, Value& out) = 0;

@@ -1,4 +1,5 @@
-// Truth, equality, order, membership and arithmetic. Lengths, slices and iteration are in sequences.cpp.
+// Truth, equality, order, membership and arithmetic. Lengths, slices and iteration are in
+// sequences.cpp.
 #include "atom/chat_template/operators.h"
 
 #include <algorithm>
@@ -34,7 +35,8 @@ bool equal_objects(const Value& a, const Value& b) {
   if (is_object(a, ObjectKind::kRange) && is_object(b, ObjectKind::kRange)) {
     const auto& x = as<Range>(a);
     const auto& y = as<Range>(b);
-    return x.count == y.count && (x.count == 0 || (x.start == y.start && (x.count == 1 || x.step == y.step)));
+    return x.count == y.count &&
+           (x.count == 0 || (x.start == y.start && (x.count == 1 || x.step == y.step)));
   }
   return a.object == b.object;
 }
@@ -42,7 +44,8 @@ bool equal_objects(const Value& a, const Value& b) {
 [[noreturn]] void raise_operands(std::string_view op, const Value& a, const Value& b) {
   if (a.is_undefined()) raise_undefined(a);
   if (b.is_undefined()) raise_undefined(b);
-  raise_error("TypeError: unsupported operand type(s) for {}: '{}' and '{}'", op, type_name(a), type_name(b));
+  raise_error("TypeError: unsupported operand type(s) for {}: '{}' and '{}'", op, type_name(a),
+              type_name(b));
 }
 
 Value concat_lists(Interpreter& in, const Value& a, const Value& b) {
@@ -77,7 +80,8 @@ Value multiply(Interpreter& in, const Value& a, const Value& b) {
   if (a.is_number() && b.is_number()) {
     if (!a.is_integral() || !b.is_integral()) return real(as_double(a) * as_double(b));
     Int128 result = 0;
-    if (__builtin_mul_overflow(wide(a), wide(b), &result)) raise_error("OverflowError: integer result does not fit 64 bits");
+    if (__builtin_mul_overflow(wide(a), wide(b), &result))
+      raise_error("OverflowError: integer result does not fit 64 bits");
     return narrow(result);
   }
   if ((a.is_string() || a.is_sequence()) && b.is_integral()) return repeat(in, a, b);
@@ -114,7 +118,8 @@ Value modulo(const Value& a, const Value& b) {
 
 Value power(const Value& a, const Value& b) {
   if (!a.is_integral() || !b.is_integral() || wide(b) < 0) {
-    if (as_double(a) == 0 && as_double(b) < 0) raise_error("ZeroDivisionError: 0.0 cannot be raised to a negative power");
+    if (as_double(a) == 0 && as_double(b) < 0)
+      raise_error("ZeroDivisionError: 0.0 cannot be raised to a negative power");
     return real(std::pow(as_double(a), as_double(b)));
   }
   Int128 base = wide(a);
@@ -123,7 +128,8 @@ Value power(const Value& a, const Value& b) {
   if (base == 0 || base == 1) return narrow(exponent == 0 ? 1 : base);
   if (base == -1) return narrow(exponent % 2 == 0 ? 1 : -1);
   for (Int128 i = 0; i < exponent; ++i) {  // leaves through narrow() after at most 64 rounds
-    if (__builtin_mul_overflow(result, base, &result)) raise_error("OverflowError: integer result does not fit 64 bits");
+    if (__builtin_mul_overflow(result, base, &result))
+      raise_error("OverflowError: integer result does not fit 64 bits");
     narrow(result);
   }
   return narrow(result);
@@ -135,15 +141,22 @@ bool truth(const Value& v) {
   switch (v.type) {
     case Type::kUnset:
     case Type::kUndefined:
-    case Type::kNone: return false;
-    case Type::kBool: return v.boolean;
-    case Type::kInt: return v.integer != 0;
-    case Type::kFloat: return v.real != 0;
+    case Type::kNone:
+      return false;
+    case Type::kBool:
+      return v.boolean;
+    case Type::kInt:
+      return v.integer != 0;
+    case Type::kFloat:
+      return v.real != 0;
     case Type::kString:
     case Type::kList:
-    case Type::kTuple: return v.size != 0;
-    case Type::kDict: return v.dict->size != 0;
-    case Type::kObject: break;
+    case Type::kTuple:
+      return v.size != 0;
+    case Type::kDict:
+      return v.dict->size != 0;
+    case Type::kObject:
+      break;
   }
   if (v.object->kind == ObjectKind::kRange) return as<Range>(v).count != 0;
   if (v.object->kind == ObjectKind::kDictView) return as<DictView>(v).dict->size != 0;
@@ -160,12 +173,15 @@ bool equals(Interpreter& in, const Value& a, const Value& b) {
   switch (a.type) {
     case Type::kList:
     case Type::kTuple:
-      return a.size == b.size && std::ranges::equal(a.list(), b.list(), [&](const Value& x, const Value& y) {
+      return a.size == b.size &&
+             std::ranges::equal(a.list(), b.list(), [&](const Value& x, const Value& y) {
                in.charge(1);
                return equals(in, x, y);
              });
-    case Type::kDict: return a.dict == b.dict || equal_dicts(in, *a.dict, *b.dict);
-    default: return equal_objects(a, b);
+    case Type::kDict:
+      return a.dict == b.dict || equal_dicts(in, *a.dict, *b.dict);
+    default:
+      return equal_objects(a, b);
   }
 }
 
@@ -182,7 +198,8 @@ Order compare(Interpreter& in, const Value& a, const Value& b, std::string_view 
   }
   if (a.is_undefined()) raise_undefined(a);
   if (b.is_undefined()) raise_undefined(b);
-  raise_error("TypeError: '{}' not supported between instances of '{}' and '{}'", op, type_name(a), type_name(b));
+  raise_error("TypeError: '{}' not supported between instances of '{}' and '{}'", op, type_name(a),
+              type_name(b));
 }
 
 bool contains(Interpreter& in, const Value& item, const Value& container) {
@@ -191,22 +208,28 @@ bool contains(Interpreter& in, const Value& item, const Value& container) {
     return equals(in, item, v);
   };
   switch (container.type) {
-    case Type::kUndefined: return false;
+    case Type::kUndefined:
+      return false;
     case Type::kString:
       if (item.is_undefined()) raise_undefined(item);
       if (!item.is_string()) {
-        raise_error("TypeError: 'in <string>' requires string as left operand, not {}", type_name(item));
+        raise_error("TypeError: 'in <string>' requires string as left operand, not {}",
+                    type_name(item));
       }
       in.charge_text(container.size);
-      return item.size == 0 || memmem(container.chars, container.size, item.chars, item.size) != nullptr;
+      return item.size == 0 ||
+             memmem(container.chars, container.size, item.chars, item.size) != nullptr;
     case Type::kList:
-    case Type::kTuple: return std::ranges::any_of(container.list(), has);
+    case Type::kTuple:
+      return std::ranges::any_of(container.list(), has);
     case Type::kDict:
       in.charge(container.dict->size / 64);
       return container.dict->find(in.arena(), item) != nullptr;
-    default: break;
+    default:
+      break;
   }
-  if (is_object(container, ObjectKind::kDictView) && as<DictView>(container).part == DictView::Part::kKeys) {
+  if (is_object(container, ObjectKind::kDictView) &&
+      as<DictView>(container).part == DictView::Part::kKeys) {
     return as<DictView>(container).dict->find(in.arena(), item) != nullptr;
   }
   if (container.is(Type::kObject)) {
@@ -224,12 +247,23 @@ std::string escape_html(std::string_view text) {
   out.reserve(text.size());
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&#34;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out.push_back(c);
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out.push_back(c);
     }
   }
   return out;
@@ -270,7 +304,8 @@ Value add(Interpreter& in, const Value& a, const Value& b) {
   if (a.is_undefined()) raise_undefined(a);
   if (b.is_undefined()) raise_undefined(b);
   if (a.is_string() || a.is_sequence()) {
-    raise_error("TypeError: can only concatenate {} (not \"{}\") to {}", type_name(a), type_name(b), type_name(a));
+    raise_error("TypeError: can only concatenate {} (not \"{}\") to {}", type_name(a), type_name(b),
+                type_name(a));
   }
   raise_operands("+", a, b);
 }
@@ -287,9 +322,12 @@ Value binary(Interpreter& in, BinaryOp op, const Value& a, const Value& b) {
     case BinaryOp::kDiv:
       if (as_double(b) == 0) raise_error("ZeroDivisionError: division by zero");
       return real(as_double(a) / as_double(b));
-    case BinaryOp::kFloorDiv: return floor_divide(a, b);
-    case BinaryOp::kMod: return modulo(a, b);
-    default: return power(a, b);
+    case BinaryOp::kFloorDiv:
+      return floor_divide(a, b);
+    case BinaryOp::kMod:
+      return modulo(a, b);
+    default:
+      return power(a, b);
   }
 }
 

@@ -1,4 +1,5 @@
-// Python's operators on values: truth, equality, order, membership, arithmetic, length, slices, iteration.
+// Python's operators on values: truth, equality, order, membership, arithmetic, length, slices,
+// iteration.
 #pragma once
 
 #include <vector>

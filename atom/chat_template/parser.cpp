@@ -40,27 +40,43 @@ bool contains(std::span<const std::string_view> names, std::string_view name) {
 
 std::string describe_token(const Token& token) {
   switch (token.kind) {
-    case TokenKind::kEnd: return "end of template";
-    case TokenKind::kBlockEnd: return "end of statement block";
-    case TokenKind::kVariableEnd: return "end of print statement";
-    case TokenKind::kData: return "template data / text";
-    default: return std::string(token.text.substr(0, 40));
+    case TokenKind::kEnd:
+      return "end of template";
+    case TokenKind::kBlockEnd:
+      return "end of statement block";
+    case TokenKind::kVariableEnd:
+      return "end of print statement";
+    case TokenKind::kData:
+      return "template data / text";
+    default:
+      return std::string(token.text.substr(0, 40));
   }
 }
 
 std::string_view kind_name(TokenKind kind) {
   switch (kind) {
-    case TokenKind::kBlockEnd: return "end of statement block";
-    case TokenKind::kVariableEnd: return "end of print statement";
-    case TokenKind::kName: return "name";
-    case TokenKind::kLeftParen: return "(";
-    case TokenKind::kRightParen: return ")";
-    case TokenKind::kRightBracket: return "]";
-    case TokenKind::kRightBrace: return "}";
-    case TokenKind::kColon: return ":";
-    case TokenKind::kComma: return ",";
-    case TokenKind::kAssign: return "=";
-    default: return "token";
+    case TokenKind::kBlockEnd:
+      return "end of statement block";
+    case TokenKind::kVariableEnd:
+      return "end of print statement";
+    case TokenKind::kName:
+      return "name";
+    case TokenKind::kLeftParen:
+      return "(";
+    case TokenKind::kRightParen:
+      return ")";
+    case TokenKind::kRightBracket:
+      return "]";
+    case TokenKind::kRightBrace:
+      return "}";
+    case TokenKind::kColon:
+      return ":";
+    case TokenKind::kComma:
+      return ",";
+    case TokenKind::kAssign:
+      return "=";
+    default:
+      return "token";
   }
 }
 
@@ -121,7 +137,8 @@ void Parser::fail(int line, std::string message) const {
 
 void Parser::count_node(int line) {
   if (++nodes_ > kMaxNodes) {
-    throw_fault(TemplateError::Kind::kLimit, line, str_format("more than {} syntax nodes", kMaxNodes));
+    throw_fault(TemplateError::Kind::kLimit, line,
+                str_format("more than {} syntax nodes", kMaxNodes));
   }
 }
 
@@ -138,7 +155,8 @@ SymbolId Parser::intern(std::string_view name) {
   return at->second;
 }
 
-// Statements up to one of `end_tags`, whose name stays the current token; without end tags, to the end.
+// Statements up to one of `end_tags`, whose name stays the current token; without end tags, to the
+// end.
 Body Parser::parse_body(EndTags end_tags, std::string_view opened_by, int opened_at) {
   const Nesting nesting(*this, current().line);
   std::vector<const Stmt*> body;
@@ -164,7 +182,8 @@ Body Parser::parse_body(EndTags end_tags, std::string_view opened_by, int opened
     }
   }
   if (!end_tags.empty()) {
-    fail(current().line, str_format("unexpected end of template: '{}' of line {} is not closed", opened_by, opened_at));
+    fail(current().line, str_format("unexpected end of template: '{}' of line {} is not closed",
+                                    opened_by, opened_at));
   }
   return arena_.copy(body);
 }
@@ -268,7 +287,8 @@ std::span<const Parameter> Parser::parse_parameters() {
   return arena_.copy(parameters);
 }
 
-void Parser::parse_macro_body(MacroStmt& macro, std::string_view end_tag, std::string_view opened_by) {
+void Parser::parse_macro_body(MacroStmt& macro, std::string_view end_tag,
+                              std::string_view opened_by) {
   const int outer_loops = std::exchange(loop_depth_, 0);
   open_macros_.push_back(&macro);
   macro.body = parse_inner(std::span(&end_tag, 1), opened_by, macro.line);
@@ -356,7 +376,8 @@ const Stmt* Parser::parse_print(int line) {
 
 const Stmt* Parser::parse_autoescape(int line) {
   static constexpr std::string_view kEnd[] = {"endautoescape"};
-  if (!skip_name("false") && !skip_name("False")) fail(line, "only 'autoescape false' is supported");
+  if (!skip_name("false") && !skip_name("False"))
+    fail(line, "only 'autoescape false' is supported");
   auto* const node = stmt<ScopeStmt>(StmtKind::kScope, line);
   node->body = parse_inner(kEnd, "autoescape", line);
   next();
@@ -373,7 +394,8 @@ const Stmt* Parser::parse_continue(int line) {
   return stmt<Stmt>(StmtKind::kContinue, line);
 }
 
-// There is nothing to include, import or extend: it fails when reached, as without a loader in Python.
+// There is nothing to include, import or extend: it fails when reached, as without a loader in
+// Python.
 const Stmt* Parser::parse_include(int line) {
   auto* const node = stmt<UnsupportedStmt>(StmtKind::kUnsupported, line);
   node->message = arena_.copy(
@@ -391,9 +413,11 @@ const Target* Parser::parse_single_target() {
     return target;
   }
   const Token& name = current();
-  if (name.kind != TokenKind::kName) fail(name.line, str_format("cannot assign to '{}'", describe_token(name)));
+  if (name.kind != TokenKind::kName)
+    fail(name.line, str_format("cannot assign to '{}'", describe_token(name)));
   constexpr std::string_view kConstants[] = {"true", "false", "none", "True", "False", "None"};
-  if (contains(kConstants, name.text)) fail(name.line, str_format("cannot assign to '{}'", name.text));
+  if (contains(kConstants, name.text))
+    fail(name.line, str_format("cannot assign to '{}'", name.text));
   next();
   count_node(name.line);
   Target* const target = arena_.make<Target>();
@@ -411,7 +435,8 @@ const Target* Parser::parse_target(bool with_tuple, std::string_view end_name) {
   while (with_tuple && skip(TokenKind::kComma)) {
     is_tuple = true;
     const TokenKind kind = current().kind;
-    const bool ends = kind == TokenKind::kAssign || kind == TokenKind::kBlockEnd || kind == TokenKind::kRightParen;
+    const bool ends = kind == TokenKind::kAssign || kind == TokenKind::kBlockEnd ||
+                      kind == TokenKind::kRightParen;
     if (ends || (!end_name.empty() && at_name(end_name))) break;
     parts.push_back(parse_single_target());
   }

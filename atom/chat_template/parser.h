@@ -1,5 +1,5 @@
-// Parser: tokens -> Program, by recursive descent after Jinja's grammar. Bounds: nesting 100, 100,000 nodes.
-// To add a tag, write its function and one row in kTags (parser.cpp).
+// Parser: tokens -> Program, by recursive descent after Jinja's grammar. Bounds: nesting 100,
+// 100,000 nodes. To add a tag, write its function and one row in kTags (parser.cpp).
 #pragma once
 
 #include <string>
@@ -104,8 +104,8 @@ class Parser {
 
   class Nesting;  // counts depth while it lives
 
-  // An unknown filter is an error at once, except on a path that may not run (if, inline if): then it
-  // fails when reached. Inline ifs are known only after their first part, hence the list.
+  // An unknown filter is an error at once, except on a path that may not run (if, inline if): then
+  // it fails when reached. Inline ifs are known only after their first part, hence the list.
   struct UnknownName {
     int line;
     std::string message;
@@ -127,7 +127,8 @@ template <class Node>
 Node* Parser::expr(ExprKind kind, int line, uint16_t below) {
   count_node(line);
   if (below >= kMaxDepth) {
-    throw_fault(TemplateError::Kind::kLimit, line, str_format("expression nested deeper than {}", kMaxDepth));
+    throw_fault(TemplateError::Kind::kLimit, line,
+                str_format("expression nested deeper than {}", kMaxDepth));
   }
   Node* const node = arena_.make<Node>();
   node->kind = kind;
@@ -150,7 +151,8 @@ class Parser::Nesting {
   Nesting(Parser& parser, int line) : depth_(parser.depth_) {
     if (++depth_ > kMaxDepth) {
       --depth_;
-      throw_fault(TemplateError::Kind::kLimit, line, str_format("nested deeper than {}", kMaxDepth));
+      throw_fault(TemplateError::Kind::kLimit, line,
+                  str_format("nested deeper than {}", kMaxDepth));
     }
   }
   ~Nesting() { --depth_; }

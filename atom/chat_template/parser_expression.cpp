@@ -1,5 +1,5 @@
-// Expressions, one function a precedence level, weakest first. Chains of +, ~, and, or become one node with
-// many operands, so that long ones are not deep.
+// Expressions, one function a precedence level, weakest first. Chains of +, ~, and, or become one
+// node with many operands, so that long ones are not deep.
 #include <algorithm>
 
 #include "atom/chat_template/builtins.h"
@@ -52,8 +52,9 @@ const Expr* Parser::parse_conditional() {
   const Expr* const condition = parse_or();
   const Expr* const otherwise = skip_name("else") ? parse_conditional() : nullptr;
   unknown_.resize(unknown_before);
-  auto* const node = expr<ConditionalExpr>(ExprKind::kConditional, line,
-                                           std::max({value->height, condition->height, height(otherwise)}));
+  auto* const node =
+      expr<ConditionalExpr>(ExprKind::kConditional, line,
+                            std::max({value->height, condition->height, height(otherwise)}));
   node->condition = condition;
   node->then_value = value;
   node->else_value = otherwise;
@@ -108,7 +109,8 @@ const Expr* Parser::parse_compare() {
     rest.push_back(parse_sum());
   }
   if (ops.empty()) return first;
-  auto* const node = expr<CompareExpr>(ExprKind::kCompare, line, std::max(first->height, tallest(rest)));
+  auto* const node =
+      expr<CompareExpr>(ExprKind::kCompare, line, std::max(first->height, tallest(rest)));
   node->first = first;
   node->ops = arena_.copy(ops);
   node->rest = arena_.copy(rest);
@@ -118,14 +120,17 @@ const Expr* Parser::parse_compare() {
 const Expr* Parser::parse_sum() {
   int line = current().line;
   std::vector<const Expr*> sum{parse_concat()};  // operands of + not yet made into a node
-  const auto flush = [&] { return sum.size() == 1 ? sum.front() : list_expr(ExprKind::kAdd, line, sum); };
+  const auto flush = [&] {
+    return sum.size() == 1 ? sum.front() : list_expr(ExprKind::kAdd, line, sum);
+  };
   for (;;) {
     if (skip(TokenKind::kAdd)) {
       sum.push_back(parse_concat());
     } else if (skip(TokenKind::kSub)) {
       const Expr* const left = flush();
       const Expr* const right = parse_concat();
-      auto* const node = expr<BinaryExpr>(ExprKind::kBinary, line, std::max(left->height, right->height));
+      auto* const node =
+          expr<BinaryExpr>(ExprKind::kBinary, line, std::max(left->height, right->height));
       node->op = BinaryOp::kSub;
       node->left = left;
       node->right = right;
@@ -149,15 +154,25 @@ const Expr* Parser::parse_product() {
     const Token& token = current();
     BinaryOp op;
     switch (token.kind) {
-      case TokenKind::kMul: op = BinaryOp::kMul; break;
-      case TokenKind::kDiv: op = BinaryOp::kDiv; break;
-      case TokenKind::kFloorDiv: op = BinaryOp::kFloorDiv; break;
-      case TokenKind::kMod: op = BinaryOp::kMod; break;
-      default: return left;
+      case TokenKind::kMul:
+        op = BinaryOp::kMul;
+        break;
+      case TokenKind::kDiv:
+        op = BinaryOp::kDiv;
+        break;
+      case TokenKind::kFloorDiv:
+        op = BinaryOp::kFloorDiv;
+        break;
+      case TokenKind::kMod:
+        op = BinaryOp::kMod;
+        break;
+      default:
+        return left;
     }
     next();
     const Expr* const right = parse_power();
-    auto* const node = expr<BinaryExpr>(ExprKind::kBinary, token.line, std::max(left->height, right->height));
+    auto* const node =
+        expr<BinaryExpr>(ExprKind::kBinary, token.line, std::max(left->height, right->height));
     node->op = op;
     node->left = left;
     node->right = right;
@@ -170,7 +185,8 @@ const Expr* Parser::parse_power() {
   while (current().kind == TokenKind::kPow) {
     const int line = next().line;
     const Expr* const right = parse_unary(true);
-    auto* const node = expr<BinaryExpr>(ExprKind::kBinary, line, std::max(left->height, right->height));
+    auto* const node =
+        expr<BinaryExpr>(ExprKind::kBinary, line, std::max(left->height, right->height));
     node->op = BinaryOp::kPow;
     node->left = left;
     node->right = right;
@@ -187,7 +203,8 @@ const Expr* Parser::parse_unary(bool with_filter) {
     next();
     const Expr* const operand = parse_unary(false);
     const bool negative = token.kind == TokenKind::kSub;
-    auto* const node = expr<UnaryExpr>(negative ? ExprKind::kNegative : ExprKind::kPositive, token.line, operand->height);
+    auto* const node = expr<UnaryExpr>(negative ? ExprKind::kNegative : ExprKind::kPositive,
+                                       token.line, operand->height);
     node->operand = operand;
     e = node;
   } else {
@@ -200,12 +217,17 @@ const Expr* Parser::parse_unary(bool with_filter) {
 const Expr* Parser::parse_primary() {
   const Token& token = current();
   switch (token.kind) {
-    case TokenKind::kName: return parse_name();
-    case TokenKind::kString: return parse_string();
+    case TokenKind::kName:
+      return parse_name();
+    case TokenKind::kString:
+      return parse_string();
     case TokenKind::kInteger:
-    case TokenKind::kFloat: return parse_number();
-    case TokenKind::kLeftBracket: return parse_list();
-    case TokenKind::kLeftBrace: return parse_dict();
+    case TokenKind::kFloat:
+      return parse_number();
+    case TokenKind::kLeftBracket:
+      return parse_list();
+    case TokenKind::kLeftBrace:
+      return parse_dict();
     case TokenKind::kLeftParen: {
       const Nesting nesting(*this, token.line);
       next();
@@ -213,7 +235,8 @@ const Expr* Parser::parse_primary() {
       expect(TokenKind::kRightParen);
       return e;
     }
-    default: fail(token.line, str_format("unexpected '{}'", shown(token)));
+    default:
+      fail(token.line, str_format("unexpected '{}'", shown(token)));
   }
 }
 
@@ -271,7 +294,8 @@ const Expr* Parser::parse_dict() {
     values.push_back(parse_expression());
   }
   expect(TokenKind::kRightBrace);
-  auto* const node = expr<DictExpr>(ExprKind::kDict, line, std::max(tallest(keys), tallest(values)));
+  auto* const node =
+      expr<DictExpr>(ExprKind::kDict, line, std::max(tallest(keys), tallest(values)));
   node->keys = arena_.copy(keys);
   node->values = arena_.copy(values);
   return node;
@@ -279,11 +303,12 @@ const Expr* Parser::parse_dict() {
 
 bool Parser::at_tuple_end(std::string_view end_name) const {
   const TokenKind kind = current().kind;
-  return kind == TokenKind::kVariableEnd || kind == TokenKind::kBlockEnd || kind == TokenKind::kRightParen ||
-         (!end_name.empty() && at_name(end_name));
+  return kind == TokenKind::kVariableEnd || kind == TokenKind::kBlockEnd ||
+         kind == TokenKind::kRightParen || (!end_name.empty() && at_name(end_name));
 }
 
-const Expr* Parser::parse_tuple(bool with_conditional, std::string_view end_name, bool in_parentheses) {
+const Expr* Parser::parse_tuple(bool with_conditional, std::string_view end_name,
+                                bool in_parentheses) {
   const int line = current().line;
   std::vector<const Expr*> items;
   bool is_tuple = false;
@@ -296,7 +321,8 @@ const Expr* Parser::parse_tuple(bool with_conditional, std::string_view end_name
   }
   if (!is_tuple) {
     if (!items.empty()) return items.front();
-    if (!in_parentheses) fail(line, str_format("expected an expression, got '{}'", shown(current())));
+    if (!in_parentheses)
+      fail(line, str_format("expected an expression, got '{}'", shown(current())));
   }
   return list_expr(ExprKind::kTuple, line, items);
 }
@@ -304,10 +330,17 @@ const Expr* Parser::parse_tuple(bool with_conditional, std::string_view end_name
 const Expr* Parser::parse_postfix(const Expr* e) {
   for (;;) {
     switch (current().kind) {
-      case TokenKind::kDot: e = parse_dot(e); break;
-      case TokenKind::kLeftBracket: e = parse_subscript(e); break;
-      case TokenKind::kLeftParen: e = parse_call(e); break;
-      default: return e;
+      case TokenKind::kDot:
+        e = parse_dot(e);
+        break;
+      case TokenKind::kLeftBracket:
+        e = parse_subscript(e);
+        break;
+      case TokenKind::kLeftParen:
+        e = parse_call(e);
+        break;
+      default:
+        return e;
     }
   }
 }
@@ -350,7 +383,8 @@ const Expr* Parser::parse_subscript(const Expr* owner) {
     indices.push_back(parse_subscript_index());
   }
   expect(TokenKind::kRightBracket);
-  const Expr* const index = indices.size() == 1 ? indices.front() : list_expr(ExprKind::kTuple, line, indices);
+  const Expr* const index =
+      indices.size() == 1 ? indices.front() : list_expr(ExprKind::kTuple, line, indices);
   auto* const node = expr<ItemExpr>(ExprKind::kItem, line, std::max(owner->height, index->height));
   node->owner = owner;
   node->index = index;
@@ -361,7 +395,8 @@ const Expr* Parser::parse_subscript_index() {
   const int line = current().line;
   const auto ends = [this] {
     const TokenKind kind = current().kind;
-    return kind == TokenKind::kColon || kind == TokenKind::kRightBracket || kind == TokenKind::kComma;
+    return kind == TokenKind::kColon || kind == TokenKind::kRightBracket ||
+           kind == TokenKind::kComma;
   };
   const Expr* start = nullptr;
   if (current().kind != TokenKind::kColon) {
@@ -372,7 +407,8 @@ const Expr* Parser::parse_subscript_index() {
   const Expr* const stop = ends() ? nullptr : parse_expression();
   const Expr* step = nullptr;
   if (skip(TokenKind::kColon) && !ends()) step = parse_expression();
-  auto* const node = expr<SliceExpr>(ExprKind::kSlice, line, std::max({height(start), height(stop), height(step)}));
+  auto* const node = expr<SliceExpr>(ExprKind::kSlice, line,
+                                     std::max({height(start), height(stop), height(step)}));
   node->start = start;
   node->stop = stop;
   node->step = step;
@@ -425,7 +461,8 @@ uint16_t Parser::height_of(const Arguments& a) const {
 const Expr* Parser::parse_call(const Expr* callee) {
   const int line = current().line;
   const Arguments arguments = parse_arguments();
-  auto* const node = expr<CallExpr>(ExprKind::kCall, line, std::max(callee->height, height_of(arguments)));
+  auto* const node =
+      expr<CallExpr>(ExprKind::kCall, line, std::max(callee->height, height_of(arguments)));
   node->callee = callee;
   node->arguments = arguments;
   return node;
@@ -444,12 +481,14 @@ const Expr* Parser::parse_filter(const Expr* input) {
   const std::string_view name = parse_dotted_name();
   Arguments arguments;
   if (current().kind == TokenKind::kLeftParen) arguments = parse_arguments();
-  auto* const node = expr<FilterExpr>(ExprKind::kFilter, line, std::max(height(input), height_of(arguments)));
+  auto* const node =
+      expr<FilterExpr>(ExprKind::kFilter, line, std::max(height(input), height_of(arguments)));
   node->input = input;
   node->name = name;
   node->builtin = find_filter(name);
   node->arguments = arguments;
-  if (node->builtin == nullptr && !conditional_) unknown_.push_back({line, str_format("no filter named '{}'", name)});
+  if (node->builtin == nullptr && !conditional_)
+    unknown_.push_back({line, str_format("no filter named '{}'", name)});
   return node;
 }
 
@@ -459,22 +498,25 @@ const Expr* Parser::parse_test(const Expr* input) {
   const std::string_view name = parse_dotted_name();
   Arguments arguments;
   const TokenKind kind = current().kind;
-  const bool has_operand = (kind == TokenKind::kName && !at_name("else") && !at_name("or") && !at_name("and")) ||
-                           kind == TokenKind::kString || kind == TokenKind::kInteger || kind == TokenKind::kFloat ||
-                           kind == TokenKind::kLeftBracket || kind == TokenKind::kLeftBrace;
+  const bool has_operand =
+      (kind == TokenKind::kName && !at_name("else") && !at_name("or") && !at_name("and")) ||
+      kind == TokenKind::kString || kind == TokenKind::kInteger || kind == TokenKind::kFloat ||
+      kind == TokenKind::kLeftBracket || kind == TokenKind::kLeftBrace;
   if (kind == TokenKind::kLeftParen) {
     arguments = parse_arguments();
   } else if (has_operand) {
     if (at_name("is")) fail(line, "tests cannot be chained with 'is'");
     arguments.positional = arena_.copy(std::vector<const Expr*>{parse_postfix(parse_primary())});
   }
-  auto* const node = expr<FilterExpr>(ExprKind::kTest, line, std::max(input->height, height_of(arguments)));
+  auto* const node =
+      expr<FilterExpr>(ExprKind::kTest, line, std::max(input->height, height_of(arguments)));
   node->input = input;
   node->name = name;
   node->builtin = find_test(name);
   node->arguments = arguments;
   node->negated = negated;
-  if (node->builtin == nullptr && !conditional_) unknown_.push_back({line, str_format("no test named '{}'", name)});
+  if (node->builtin == nullptr && !conditional_)
+    unknown_.push_back({line, str_format("no test named '{}'", name)});
   return node;
 }
 

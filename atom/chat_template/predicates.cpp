@@ -13,12 +13,13 @@ Value test(Interpreter&, const Value& v, const CallArgs&) {
 }
 
 bool is_sequence(const Value& v) {
-  return v.is_string() || v.is_sequence() || v.is(Type::kDict) || v.is_undefined() || is_object(v, ObjectKind::kRange);
+  return v.is_string() || v.is_sequence() || v.is(Type::kDict) || v.is_undefined() ||
+         is_object(v, ObjectKind::kRange);
 }
 
 bool is_iterable(const Value& v) {
-  return is_sequence(v) || is_object(v, ObjectKind::kDictView) || is_object(v, ObjectKind::kIterator) ||
-         is_object(v, ObjectKind::kLoop);
+  return is_sequence(v) || is_object(v, ObjectKind::kDictView) ||
+         is_object(v, ObjectKind::kIterator) || is_object(v, ObjectKind::kLoop);
 }
 
 bool is_callable(const Value& v) {
@@ -29,20 +30,27 @@ bool is_callable(const Value& v) {
     case ObjectKind::kMethod:
     case ObjectKind::kFunction:
     case ObjectKind::kLoop:
-    case ObjectKind::kJoiner: return true;
-    default: return false;
+    case ObjectKind::kJoiner:
+      return true;
+    default:
+      return false;
   }
 }
 
 bool is_same(const Value& a, const Value& b) {
   if (a.type != b.type) return false;
   switch (a.type) {
-    case Type::kNone: return true;
-    case Type::kBool: return a.boolean == b.boolean;
-    case Type::kString: return a.chars == b.chars && a.size == b.size;
+    case Type::kNone:
+      return true;
+    case Type::kBool:
+      return a.boolean == b.boolean;
+    case Type::kString:
+      return a.chars == b.chars && a.size == b.size;
     case Type::kList:
-    case Type::kTuple: return a.items == b.items && a.size == b.size;
-    default: return a.integer == b.integer;
+    case Type::kTuple:
+      return a.items == b.items && a.size == b.size;
+    default:
+      return a.integer == b.integer;
   }
 }
 
@@ -65,7 +73,9 @@ Value test_upper(Interpreter& in, const Value& v, const CallArgs&) {
   return boolean(has_only_case(text_of(in, v), is_upper, is_lower));
 }
 
-Value test_sameas(Interpreter&, const Value& v, const CallArgs& args) { return boolean(is_same(v, args[0])); }
+Value test_sameas(Interpreter&, const Value& v, const CallArgs& args) {
+  return boolean(is_same(v, args[0]));
+}
 
 Value test_divisible(Interpreter& in, const Value& v, const CallArgs& args) {
   return boolean(!truth(binary(in, BinaryOp::kMod, v, args[0])));
@@ -79,9 +89,15 @@ Value test_even(Interpreter& in, const Value& v, const CallArgs&) {
   return boolean(equals(in, binary(in, BinaryOp::kMod, v, integer(2)), integer(0)));
 }
 
-Value test_in(Interpreter& in, const Value& v, const CallArgs& args) { return boolean(contains(in, v, args[0])); }
-Value test_eq(Interpreter& in, const Value& v, const CallArgs& args) { return boolean(equals(in, v, args[0])); }
-Value test_ne(Interpreter& in, const Value& v, const CallArgs& args) { return boolean(!equals(in, v, args[0])); }
+Value test_in(Interpreter& in, const Value& v, const CallArgs& args) {
+  return boolean(contains(in, v, args[0]));
+}
+Value test_eq(Interpreter& in, const Value& v, const CallArgs& args) {
+  return boolean(equals(in, v, args[0]));
+}
+Value test_ne(Interpreter& in, const Value& v, const CallArgs& args) {
+  return boolean(!equals(in, v, args[0]));
+}
 
 Value test_lt(Interpreter& in, const Value& v, const CallArgs& args) {
   return boolean(compare(in, v, args[0], "<") == Order::kLess);

@@ -20,7 +20,8 @@ constexpr size_t kMaxCached = 64;  // parsed templates kept between lines
 using Rendered = std::expected<std::string, TemplateError>;
 
 template <class... Args>
-[[nodiscard]] std::unexpected<TemplateError> bad_value(fmt::format_string<Args...> text, Args&&... args) {
+[[nodiscard]] std::unexpected<TemplateError> bad_value(fmt::format_string<Args...> text,
+                                                       Args&&... args) {
   return std::unexpected(TemplateError{.kind = TemplateError::Kind::kValue,
                                        .message = str_format(text, std::forward<Args>(args)...)});
 }
@@ -37,7 +38,9 @@ bool read_digits(std::string_view text, size_t& pos, size_t count, int& number) 
   return true;
 }
 
-bool skip(std::string_view text, size_t& pos, char c) { return pos < text.size() && text[pos] == c && ++pos > 0; }
+bool skip(std::string_view text, size_t& pos, char c) {
+  return pos < text.size() && text[pos] == c && ++pos > 0;
+}
 
 // The fields of one line, each checked for its type. A null is as good as no field.
 class Fields {
@@ -113,7 +116,8 @@ class LineRenderer {
     }
     const auto chat = parse(model.text);
     if (!chat) return std::unexpected(chat.error());
-    return fields.find("context") != nullptr ? render_context(**chat, fields) : render_chat(**chat, fields, model);
+    return fields.find("context") != nullptr ? render_context(**chat, fields)
+                                             : render_chat(**chat, fields, model);
   }
 
   static Rendered render_context(const ChatTemplate& chat, Fields& fields) {
@@ -123,17 +127,21 @@ class LineRenderer {
     return chat.render(context->get_object(), now);
   }
 
-  static Rendered render_chat(const ChatTemplate& chat, Fields& fields, const ModelTemplate& model) {
+  static Rendered render_chat(const ChatTemplate& chat, Fields& fields,
+                              const ModelTemplate& model) {
     const bool continues = fields.flag("continue_final_message", false);
-    const json::value* const kwargs = fields.typed("chat_template_kwargs", json::kind::object, "an object");
+    const json::value* const kwargs =
+        fields.typed("chat_template_kwargs", json::kind::object, "an object");
     const ChatRenderRequest request{
         .messages = fields.typed("messages", json::kind::array, "an array"),
         .tools = fields.typed("tools", json::kind::array, "an array"),
         .chat_template_kwargs = kwargs == nullptr ? nullptr : &kwargs->get_object(),
         .add_generation_prompt = fields.flag("add_generation_prompt", !continues),
         .continue_final_message = continues,
-        .bos_token = fields.find("bos_token") != nullptr ? fields.text("bos_token") : model.bos_token,
-        .eos_token = fields.find("eos_token") != nullptr ? fields.text("eos_token") : model.eos_token,
+        .bos_token =
+            fields.find("bos_token") != nullptr ? fields.text("bos_token") : model.bos_token,
+        .eos_token =
+            fields.find("eos_token") != nullptr ? fields.text("eos_token") : model.eos_token,
         .now_unix = fields.moment("now"),
     };
     if (!fields.problem().empty()) return bad_value("{}", fields.problem());
@@ -166,12 +174,15 @@ json::object to_json(const Rendered& result) {
 std::optional<int64_t> parse_wall_time(std::string_view text) {
   int year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0;
   size_t pos = 0;
-  const bool date = read_digits(text, pos, 4, year) && skip(text, pos, '-') && read_digits(text, pos, 2, month) &&
-                    skip(text, pos, '-') && read_digits(text, pos, 2, day);
+  const bool date = read_digits(text, pos, 4, year) && skip(text, pos, '-') &&
+                    read_digits(text, pos, 2, month) && skip(text, pos, '-') &&
+                    read_digits(text, pos, 2, day);
   if (!date) return std::nullopt;
   if (pos < text.size()) {
     if (!skip(text, pos, ' ') && !skip(text, pos, 'T')) return std::nullopt;
-    if (!read_digits(text, pos, 2, hour) || !skip(text, pos, ':') || !read_digits(text, pos, 2, minute)) return std::nullopt;
+    if (!read_digits(text, pos, 2, hour) || !skip(text, pos, ':') ||
+        !read_digits(text, pos, 2, minute))
+      return std::nullopt;
     if (skip(text, pos, ':') && !read_digits(text, pos, 2, second)) return std::nullopt;
     if (skip(text, pos, '.')) {
       const size_t end = text.find_first_not_of("0123456789", pos);
@@ -183,10 +194,12 @@ std::optional<int64_t> parse_wall_time(std::string_view text) {
     if (!zone.empty() && zone != "Z" && !offset) return std::nullopt;
   }
   using namespace std::chrono;
-  const year_month_day ymd{std::chrono::year{year}, std::chrono::month{static_cast<unsigned>(month)},
+  const year_month_day ymd{std::chrono::year{year},
+                           std::chrono::month{static_cast<unsigned>(month)},
                            std::chrono::day{static_cast<unsigned>(day)}};
   if (!ymd.ok() || hour > 23 || minute > 59 || second > 59) return std::nullopt;
-  return duration_cast<seconds>(sys_days{ymd}.time_since_epoch()).count() + hour * 3600 + minute * 60 + second;
+  return duration_cast<seconds>(sys_days{ymd}.time_since_epoch()).count() + hour * 3600 +
+         minute * 60 + second;
 }
 
 int run_render_lines(std::istream& in, std::ostream& out, const ModelTemplateLoader& load_model) {

@@ -24,12 +24,12 @@ struct ModelTemplate {
 };
 using ModelTemplateLoader = std::function<Result<ModelTemplate>(const std::string& model)>;
 
-// A bad line is an error object on its own line; the next one is read. Returns the exit status: 0, or 1 when
-// the output cannot be written.
+// A bad line is an error object on its own line; the next one is read. Returns the exit status: 0,
+// or 1 when the output cannot be written.
 int run_render_lines(std::istream& in, std::ostream& out, const ModelTemplateLoader& load_model);
 
-// Seconds since 1970 of "2026-11-22 12:34:56" (or "T" between, seconds, fraction and zone optional, or the
-// date alone). It is wall time: a zone is read over.
+// Seconds since 1970 of "2026-11-22 12:34:56" (or "T" between, seconds, fraction and zone optional,
+// or the date alone). It is wall time: a zone is read over.
 std::optional<int64_t> parse_wall_time(std::string_view text);
 
 }  // namespace atom

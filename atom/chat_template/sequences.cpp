@@ -124,12 +124,18 @@ int64_t index_value(const Value& v) {
 
 int64_t length(Interpreter& in, const Value& v) {
   switch (v.type) {
-    case Type::kUndefined: return 0;
-    case Type::kString: in.charge_text(v.size); return static_cast<int64_t>(count_code_points(v.text()));
+    case Type::kUndefined:
+      return 0;
+    case Type::kString:
+      in.charge_text(v.size);
+      return static_cast<int64_t>(count_code_points(v.text()));
     case Type::kList:
-    case Type::kTuple: return v.size;
-    case Type::kDict: return v.dict->size;
-    default: break;
+    case Type::kTuple:
+      return v.size;
+    case Type::kDict:
+      return v.dict->size;
+    default:
+      break;
   }
   if (is_object(v, ObjectKind::kRange)) return as<Range>(v).count;
   if (is_object(v, ObjectKind::kDictView)) return as<DictView>(v).dict->size;
@@ -157,7 +163,8 @@ Value slice(Interpreter& in, const Value& v, const Slice& s) {
   } else {
     in.charge(span.count / 8);
     Value* const picked = in.arena().array<Value>(count);
-    for (size_t i = 0; i < count; ++i) picked[i] = v.items[span.start + static_cast<int64_t>(i) * span.step];
+    for (size_t i = 0; i < count; ++i)
+      picked[i] = v.items[span.start + static_cast<int64_t>(i) * span.step];
     items = {picked, count};
   }
   return v.is(Type::kList) ? list(items) : tuple(items);
@@ -170,20 +177,29 @@ Iterator* iterate_span(Interpreter& in, std::span<const Value> items) {
 Iterator* iterate(Interpreter& in, const Value& v) {
   Arena& arena = in.arena();
   switch (v.type) {
-    case Type::kUndefined: return iterate_span(in, {});
-    case Type::kString: return arena.make<TextIterator>(v.text());
+    case Type::kUndefined:
+      return iterate_span(in, {});
+    case Type::kString:
+      return arena.make<TextIterator>(v.text());
     case Type::kList:
-    case Type::kTuple: return iterate_span(in, v.list());
-    case Type::kDict: return arena.make<DictIterator>(*v.dict, DictView::Part::kKeys);
+    case Type::kTuple:
+      return iterate_span(in, v.list());
+    case Type::kDict:
+      return arena.make<DictIterator>(*v.dict, DictView::Part::kKeys);
     case Type::kObject:
       switch (v.object->kind) {
-        case ObjectKind::kRange: return arena.make<RangeIterator>(as<Range>(v));
-        case ObjectKind::kDictView: return arena.make<DictIterator>(*as<DictView>(v).dict, as<DictView>(v).part);
-        case ObjectKind::kIterator: return &as<Iterator>(v);
-        default: break;
+        case ObjectKind::kRange:
+          return arena.make<RangeIterator>(as<Range>(v));
+        case ObjectKind::kDictView:
+          return arena.make<DictIterator>(*as<DictView>(v).dict, as<DictView>(v).part);
+        case ObjectKind::kIterator:
+          return &as<Iterator>(v);
+        default:
+          break;
       }
       break;
-    default: break;
+    default:
+      break;
   }
   raise_error("TypeError: '{}' object is not iterable", type_name(v));
 }

@@ -9,9 +9,11 @@
 namespace atom::jinja {
 namespace {
 
-constexpr std::string_view kDays[] = {"Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"};
-constexpr std::string_view kMonths[] = {"January", "February", "March",     "April",   "May",      "June",
-                                        "July",    "August",   "September", "October", "November", "December"};
+constexpr std::string_view kDays[] = {"Sunday",   "Monday", "Tuesday", "Wednesday",
+                                      "Thursday", "Friday", "Saturday"};
+constexpr std::string_view kMonths[] = {"January",   "February", "March",    "April",
+                                        "May",       "June",     "July",     "August",
+                                        "September", "October",  "November", "December"};
 
 struct Moment {
   int64_t unix_seconds;
@@ -26,7 +28,6 @@ struct IsoWeek {
   int year;
   int week;
 };
-
 
 // ISO 8601: week 1 is the one with the year's first Thursday.
 IsoWeek iso_week(const Moment& m) {
@@ -83,7 +84,8 @@ constexpr Number kNumbers[] = {
     {'w', 1, '0', [](const Moment& m) -> int64_t { return m.weekday; }},
     {'u', 1, '0', [](const Moment& m) -> int64_t { return m.monday_based() + 1; }},
     {'U', 2, '0', [](const Moment& m) -> int64_t { return (m.year_day + 6 - m.weekday) / 7; }},
-    {'W', 2, '0', [](const Moment& m) -> int64_t { return (m.year_day + 6 - m.monday_based()) / 7; }},
+    {'W', 2, '0',
+     [](const Moment& m) -> int64_t { return (m.year_day + 6 - m.monday_based()) / 7; }},
     {'V', 2, '0', [](const Moment& m) -> int64_t { return iso_week(m).week; }},
     {'G', 1, '0', [](const Moment& m) -> int64_t { return iso_week(m).year; }},
     {'g', 2, '0', [](const Moment& m) -> int64_t { return iso_week(m).year % 100; }},
@@ -96,9 +98,19 @@ struct Text {
 };
 
 constexpr Text kTexts[] = {
-    {'c', "%a %b %e %H:%M:%S %Y"}, {'x', "%m/%d/%y"}, {'X', "%H:%M:%S"}, {'D', "%m/%d/%y"},
-    {'F', "%Y-%m-%d"}, {'T', "%H:%M:%S"}, {'R', "%H:%M"}, {'r', "%I:%M:%S %p"},
-    {'n', "\n"}, {'t', "\t"}, {'Z', ""}, {'z', ""}, {'%', "%%"},
+    {'c', "%a %b %e %H:%M:%S %Y"},
+    {'x', "%m/%d/%y"},
+    {'X', "%H:%M:%S"},
+    {'D', "%m/%d/%y"},
+    {'F', "%Y-%m-%d"},
+    {'T', "%H:%M:%S"},
+    {'R', "%H:%M"},
+    {'r', "%I:%M:%S %p"},
+    {'n', "\n"},
+    {'t', "\t"},
+    {'Z', ""},
+    {'z', ""},
+    {'%', "%%"},
 };
 
 void append_number(std::string& out, const Number& row, const Moment& m, char flag) {
@@ -110,7 +122,9 @@ void append_number(std::string& out, const Number& row, const Moment& m, char fl
 }
 
 std::string upper(std::string text) {
-  std::ranges::transform(text, text.begin(), [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
+  std::ranges::transform(text, text.begin(), [](char c) {
+    return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c;
+  });
   return text;
 }
 
@@ -124,14 +138,27 @@ std::string conversion(char c, char flag, const Moment& m) {
     return out;
   }
   switch (c) {
-    case 'a': out = kDays[m.weekday].substr(0, 3); break;
-    case 'A': out = kDays[m.weekday]; break;
+    case 'a':
+      out = kDays[m.weekday].substr(0, 3);
+      break;
+    case 'A':
+      out = kDays[m.weekday];
+      break;
     case 'b':
-    case 'h': out = kMonths[m.month - 1].substr(0, 3); break;
-    case 'B': out = kMonths[m.month - 1]; break;
-    case 'p': out = m.hour < 12 ? "AM" : "PM"; break;
-    case 'P': out = m.hour < 12 ? "am" : "pm"; break;
-    case '%': return "%";
+    case 'h':
+      out = kMonths[m.month - 1].substr(0, 3);
+      break;
+    case 'B':
+      out = kMonths[m.month - 1];
+      break;
+    case 'p':
+      out = m.hour < 12 ? "AM" : "PM";
+      break;
+    case 'P':
+      out = m.hour < 12 ? "am" : "pm";
+      break;
+    case '%':
+      return "%";
     default: {
       const auto* const text = std::ranges::find(kTexts, c, &Text::conversion);
       if (text == std::end(kTexts)) return std::string("%") + c;
@@ -148,7 +175,8 @@ std::string expand(std::string_view format, const Moment& m) {
       out.push_back(format[i]);
       continue;
     }
-    const bool flagged = std::string_view("-_0^#").find(format[i + 1]) != std::string_view::npos && i + 2 < format.size();
+    const bool flagged = std::string_view("-_0^#").find(format[i + 1]) != std::string_view::npos &&
+                         i + 2 < format.size();
     const char flag = flagged ? format[i + 1] : '\0';
     i += flagged ? 2 : 1;
     out += conversion(format[i], flag, m);
@@ -158,6 +186,8 @@ std::string expand(std::string_view format, const Moment& m) {
 
 }  // namespace
 
-std::string format_time(std::string_view format, int64_t unix_seconds) { return expand(format, split(unix_seconds)); }
+std::string format_time(std::string_view format, int64_t unix_seconds) {
+  return expand(format, split(unix_seconds));
+}
 
 }  // namespace atom::jinja

@@ -1,5 +1,5 @@
-// strftime of a moment in UTC with English names, as Python's datetime.strftime in the C locale. It reads no
-// clock, locale or time zone. A row in the table of strftime.cpp adds a conversion.
+// strftime of a moment in UTC with English names, as Python's datetime.strftime in the C locale. It
+// reads no clock, locale or time zone. A row in the table of strftime.cpp adds a conversion.
 #pragma once
 
 #include <cstdint>

@@ -97,10 +97,16 @@ void append_object(Interpreter& in, std::string& out, const Value& v) {
       out += r.step == 1 ? std::string(")") : str_format(", {})", r.step);
       return;
     }
-    case ObjectKind::kDictView: return append_view(in, out, as<DictView>(v));
-    case ObjectKind::kNamespace: return append_namespace(in, out, as<Namespace>(v));
-    case ObjectKind::kMacro: out += str_format("<Macro '{}'>", as<Macro>(v).stmt->name); return;
-    default: out += str_format("<{} object>", type_name(v)); return;
+    case ObjectKind::kDictView:
+      return append_view(in, out, as<DictView>(v));
+    case ObjectKind::kNamespace:
+      return append_namespace(in, out, as<Namespace>(v));
+    case ObjectKind::kMacro:
+      out += str_format("<Macro '{}'>", as<Macro>(v).stmt->name);
+      return;
+    default:
+      out += str_format("<{} object>", type_name(v));
+      return;
   }
 }
 
@@ -110,7 +116,9 @@ std::string float_repr(double d) {
   if (std::isnan(d)) return "nan";
   if (std::isinf(d)) return d < 0 ? "-inf" : "inf";
   char buffer[40];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), std::abs(d), std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof(buffer), std::abs(d), std::chars_format::scientific)
+          .ptr;
   const std::string_view all(buffer, static_cast<size_t>(end - buffer));  // d[.ddd]e±xx
   const size_t e = all.find('e');
   std::string digits(1, all[0]);
@@ -125,8 +133,10 @@ std::string float_repr(double d) {
     if (count > 1) out += "." + digits.substr(1);
     return out + str_format("e{}{:02}", exponent < 0 ? '-' : '+', std::abs(exponent));
   }
-  if (exponent < 0) return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
-  if (count <= exponent + 1) return out + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
+  if (exponent < 0)
+    return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  if (count <= exponent + 1)
+    return out + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
   const auto point = static_cast<size_t>(exponent + 1);
   return out + digits.substr(0, point) + "." + digits.substr(point);
 }
@@ -151,11 +161,21 @@ void append_repr(Interpreter& in, std::string& out, const Value& v) {
   in.check_size(out.size());
   switch (v.type) {
     case Type::kUnset:
-    case Type::kUndefined: out += "Undefined"; return;
-    case Type::kNone: out += "None"; return;
-    case Type::kBool: out += v.boolean ? "True" : "False"; return;
-    case Type::kInt: out += int_text(v); return;
-    case Type::kFloat: out += float_repr(v.real); return;
+    case Type::kUndefined:
+      out += "Undefined";
+      return;
+    case Type::kNone:
+      out += "None";
+      return;
+    case Type::kBool:
+      out += v.boolean ? "True" : "False";
+      return;
+    case Type::kInt:
+      out += int_text(v);
+      return;
+    case Type::kFloat:
+      out += float_repr(v.real);
+      return;
     case Type::kString:
       in.charge_text(v.size);
       in.check_size(out.size() + v.size);
@@ -163,7 +183,8 @@ void append_repr(Interpreter& in, std::string& out, const Value& v) {
       append_string_repr(out, v.text());
       if (v.is_markup()) out.push_back(')');
       return;
-    default: break;
+    default:
+      break;
   }
   const DepthGuard guard(in.nesting());
   switch (v.type) {
@@ -177,8 +198,10 @@ void append_repr(Interpreter& in, std::string& out, const Value& v) {
       append_items(in, out, v.list());
       out += v.size == 1 ? ",)" : ")";
       return;
-    case Type::kDict: return append_dict(in, out, *v.dict);
-    default: return append_object(in, out, v);
+    case Type::kDict:
+      return append_dict(in, out, *v.dict);
+    default:
+      return append_object(in, out, v);
   }
 }
 

@@ -41,7 +41,8 @@ std::string pad(Interpreter& in, const std::string& text, const Spec& s, char de
   if (align == '<') return text + repeat(missing);
   if (align == '^') return repeat(missing / 2) + text + repeat(missing - missing / 2);
   if (align == '=') {
-    const size_t sign = !text.empty() && std::string_view("+- ").find(text[0]) != std::string_view::npos ? 1 : 0;
+    const size_t sign =
+        !text.empty() && std::string_view("+- ").find(text[0]) != std::string_view::npos ? 1 : 0;
     return text.substr(0, sign) + repeat(missing) + text.substr(sign);
   }
   return repeat(missing) + text;
@@ -96,14 +97,16 @@ std::string format_float(double d, const Spec& s) {
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
   const int size = std::snprintf(buffer, sizeof(buffer), pattern.c_str(), precision, shown);
 #pragma GCC diagnostic pop
-  std::string text(buffer, static_cast<size_t>(std::clamp(size, 0, static_cast<int>(sizeof(buffer)) - 1)));
+  std::string text(buffer,
+                   static_cast<size_t>(std::clamp(size, 0, static_cast<int>(sizeof(buffer)) - 1)));
   if (s.grouping != '\0') text = group(text, s.grouping, 3);
   if (percent) text += '%';
   return with_sign(std::signbit(d), text, s);
 }
 
 std::string format_number(Interpreter& in, const Value& v, const Spec& s) {
-  const bool float_type = s.type != '\0' && std::string_view("eEfFgG%").find(s.type) != std::string_view::npos;
+  const bool float_type =
+      s.type != '\0' && std::string_view("eEfFgG%").find(s.type) != std::string_view::npos;
   if (v.is(Type::kFloat) || float_type) {
     if (s.type != '\0' && !float_type && s.type != 'n') {
       raise_error("ValueError: Unknown format code '{}' for object of type 'float'", s.type);
@@ -165,7 +168,8 @@ class PercentFormatter {
  private:
   // Such values may stay unused: they could have been meant for %(name)s.
   bool is_subscriptable() const {
-    return values_.is(Type::kDict) || values_.is(Type::kList) || is_object(values_, ObjectKind::kRange);
+    return values_.is(Type::kDict) || values_.is(Type::kList) ||
+           is_object(values_, ObjectKind::kRange);
   }
 
   Value next_value() {
@@ -203,12 +207,18 @@ class PercentFormatter {
     if (pos_ < format_.size() && format_[pos_] == '(') value = keyed_value();
     for (; pos_ < format_.size(); ++pos_) {
       const char c = format_[pos_];
-      if (c == '-') s.align = '<';
-      else if (c == '+') s.sign = '+';
-      else if (c == ' ') s.sign = s.sign == '+' ? '+' : ' ';
-      else if (c == '#') s.alternate = true;
-      else if (c == '0') s.fill = "0";
-      else break;
+      if (c == '-')
+        s.align = '<';
+      else if (c == '+')
+        s.sign = '+';
+      else if (c == ' ')
+        s.sign = s.sign == '+' ? '+' : ' ';
+      else if (c == '#')
+        s.alternate = true;
+      else if (c == '0')
+        s.fill = "0";
+      else
+        break;
     }
     s.width = std::max<int64_t>(0, star_or_number(kMaxWidth, "width"));
     if (pos_ < format_.size() && format_[pos_] == '.') {
@@ -240,18 +250,21 @@ class PercentFormatter {
       return;
     }
     if (!value.is_number()) {
-      raise_error("TypeError: %{} format: a real number is required, not {}", s.type, type_name(value));
+      raise_error("TypeError: %{} format: a real number is required, not {}", s.type,
+                  type_name(value));
     }
     if (s.type == 'i' || s.type == 'u') s.type = 'd';
     if (s.type == 'd' && value.is(Type::kFloat)) {
-      if (!(std::abs(value.real) < 1.8e19)) raise_error("OverflowError: integer result does not fit 64 bits");
+      if (!(std::abs(value.real) < 1.8e19))
+        raise_error("OverflowError: integer result does not fit 64 bits");
       out_ += format_number(in_, narrow(static_cast<Int128>(value.real)), s);
       return;
     }
     if (std::string_view("dxXoeEfFgGc").find(s.type) == std::string_view::npos) {
       raise_error("ValueError: unsupported format character '{}'", s.type);
     }
-    if (std::string_view("eEfFgG").find(s.type) != std::string_view::npos && s.precision < 0) s.precision = 6;
+    if (std::string_view("eEfFgG").find(s.type) != std::string_view::npos && s.precision < 0)
+      s.precision = 6;
     out_ += format_number(in_, value, s);
   }
 
@@ -279,18 +292,25 @@ Spec parse_spec(std::string_view text) {
       s.align = text[pos++];
     }
   }
-  const auto skip = [&](char c) { return pos < text.size() && text[pos] == c ? (++pos, true) : false; };
-  if (skip('+')) s.sign = '+';
-  else if (skip(' ')) s.sign = ' ';
-  else skip('-');
+  const auto skip = [&](char c) {
+    return pos < text.size() && text[pos] == c ? (++pos, true) : false;
+  };
+  if (skip('+'))
+    s.sign = '+';
+  else if (skip(' '))
+    s.sign = ' ';
+  else
+    skip('-');
   s.alternate = skip('#');
   if (skip('0') && s.align == '\0') {
     s.fill = "0";
     s.align = '=';
   }
   s.width = std::max<int64_t>(0, read_number(text, pos, kMaxWidth, "width"));
-  if (skip(',')) s.grouping = ',';
-  else if (skip('_')) s.grouping = '_';
+  if (skip(','))
+    s.grouping = ',';
+  else if (skip('_'))
+    s.grouping = '_';
   if (skip('.')) {
     s.precision = read_number(text, pos, kMaxPrecision, "precision");
     if (s.precision < 0) raise_error("ValueError: Format specifier missing precision");
@@ -347,10 +367,13 @@ class BraceFormatter {
       conversion = name[bang + 1];
       name = name.substr(0, bang);
     }
-    const std::string spec_text = colon == text.size() ? std::string() : run(text.substr(colon + 1), depth + 1);
+    const std::string spec_text =
+        colon == text.size() ? std::string() : run(text.substr(colon + 1), depth + 1);
     const Value v = lookup(name);
-    const bool formattable = conversion != '\0' || v.is_string() || v.is_number() || spec_text.empty();
-    if (!formattable) raise_error("TypeError: unsupported format string passed to {}.__format__", type_name(v));
+    const bool formattable =
+        conversion != '\0' || v.is_string() || v.is_number() || spec_text.empty();
+    if (!formattable)
+      raise_error("TypeError: unsupported format string passed to {}.__format__", type_name(v));
     return convert(v, conversion, parse_spec(spec_text));
   }
 
@@ -360,13 +383,15 @@ class BraceFormatter {
     name.remove_prefix(end);
     while (!name.empty()) {
       const bool item = name[0] == '[';
-      const size_t stop = item ? name.find(']') : std::min(name.find_first_of(".[", 1), name.size());
+      const size_t stop =
+          item ? name.find(']') : std::min(name.find_first_of(".[", 1), name.size());
       if (stop == name.npos) raise_error("ValueError: Missing ']' in format string");
       const std::string_view part = name.substr(1, stop - 1);
       size_t pos = 0;
       const int64_t index = read_number(part, pos, INT32_MAX, "index");
       const bool number = index >= 0 && pos == part.size();
-      v = item ? in_.get_item(v, number ? integer(index) : string(part)) : in_.get_attribute(v, part);
+      v = item ? in_.get_item(v, number ? integer(index) : string(part))
+               : in_.get_attribute(v, part);
       name.remove_prefix(stop + (item ? 1 : 0));
     }
     return v;
@@ -377,7 +402,8 @@ class BraceFormatter {
     const int64_t given = read_number(name, pos, INT32_MAX, "index");
     if (name.empty() || (given >= 0 && pos == name.size())) {
       const auto index = name.empty() ? next_++ : static_cast<size_t>(given);
-      if (index >= args_.positional.size()) raise_error("IndexError: Replacement index {} out of range", index);
+      if (index >= args_.positional.size())
+        raise_error("IndexError: Replacement index {} out of range", index);
       return args_.positional[index];
     }
     for (const KeywordValue& k : args_.keywords) {
@@ -387,11 +413,13 @@ class BraceFormatter {
   }
 
   std::string convert(const Value& v, char conversion, const Spec& s) {
-    if (conversion == '\0' && v.is_number() && !(v.is(Type::kBool) && s.type == '\0')) return format_number(in_, v, s);
+    if (conversion == '\0' && v.is_number() && !(v.is(Type::kBool) && s.type == '\0'))
+      return format_number(in_, v, s);
     std::string text;
     conversion == 'r' || conversion == 'a' ? append_repr(in_, text, v) : append_str(in_, text, v);
     if (s.type != '\0' && s.type != 's') {
-      raise_error("ValueError: Unknown format code '{}' for object of type '{}'", s.type, type_name(v));
+      raise_error("ValueError: Unknown format code '{}' for object of type '{}'", s.type,
+                  type_name(v));
     }
     if (s.grouping != '\0' || s.sign != '-' || s.alternate || s.align == '=') {
       raise_error("ValueError: format specifier is not for text");

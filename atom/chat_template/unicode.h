@@ -1,5 +1,6 @@
-// UTF-8 text by code points, as Python strings see it: lengths, offsets, white space, case, classes.
-// Input need not be valid UTF-8: every function is total, a stray byte counts as one code point.
+// UTF-8 text by code points, as Python strings see it: lengths, offsets, white space, case,
+// classes. Input need not be valid UTF-8: every function is total, a stray byte counts as one code
+// point.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,7 @@ size_t byte_offset(std::string_view text, size_t n);
 bool is_space(char32_t code_point);
 bool is_alpha(char32_t code_point);
 bool is_decimal(char32_t code_point);
-bool is_digit(char32_t code_point);    // decimal, or a digit such as a superscript
+bool is_digit(char32_t code_point);  // decimal, or a digit such as a superscript
 bool is_numeric(char32_t code_point);
 bool is_upper(char32_t code_point);
 bool is_lower(char32_t code_point);
@@ -35,7 +36,7 @@ inline std::string_view trim(std::string_view text) { return trim_left(trim_righ
 
 std::string to_upper(std::string_view text);
 std::string to_lower(std::string_view text);
-std::string to_title(std::string_view text);       // every run of letters: first upper, others lower
+std::string to_title(std::string_view text);  // every run of letters: first upper, others lower
 std::string to_capitalized(std::string_view text);  // first character upper, others lower
 std::string swap_case(std::string_view text);
 

@@ -66,7 +66,8 @@ Value object(Object* object) {
 }
 
 Int128 wide(const Value& v) {
-  if ((v.flags & Value::kUnsigned) != 0) return static_cast<Int128>(static_cast<uint64_t>(v.integer));
+  if ((v.flags & Value::kUnsigned) != 0)
+    return static_cast<Int128>(static_cast<uint64_t>(v.integer));
   return v.is(Type::kBool) ? Int128{v.boolean} : Int128{v.integer};
 }
 
@@ -79,7 +80,9 @@ Value narrow(Int128 i) {
   return v;
 }
 
-double as_double(const Value& v) { return v.is(Type::kFloat) ? v.real : static_cast<double>(wide(v)); }
+double as_double(const Value& v) {
+  return v.is(Type::kFloat) ? v.real : static_cast<double>(wide(v));
+}
 
 void Dict::build_index(Arena& arena) const {
   indexed = true;
@@ -103,7 +106,8 @@ const Value* Dict::find(Arena& arena, std::string_view key) const {
   const uint32_t* const begin = sorted;
   const uint32_t* const end = sorted + sorted_count;
   const uint32_t* const at = std::lower_bound(
-      begin, end, key, [this](uint32_t i, std::string_view k) { return entries[i].key.text() < k; });
+      begin, end, key,
+      [this](uint32_t i, std::string_view k) { return entries[i].key.text() < k; });
   return at != end && entries[*at].key.text() == key ? &entries[*at].value : nullptr;
 }
 
@@ -146,28 +150,48 @@ void DictBuilder::set(const Value& key, const Value& value) {
 std::string_view type_name(const Value& v) {
   switch (v.type) {
     case Type::kUnset:
-    case Type::kUndefined: return "Undefined";
-    case Type::kNone: return "NoneType";
-    case Type::kBool: return "bool";
-    case Type::kInt: return "int";
-    case Type::kFloat: return "float";
-    case Type::kString: return v.is_markup() ? "Markup" : "str";
-    case Type::kList: return "list";
-    case Type::kTuple: return "tuple";
-    case Type::kDict: return "dict";
-    case Type::kObject: break;
+    case Type::kUndefined:
+      return "Undefined";
+    case Type::kNone:
+      return "NoneType";
+    case Type::kBool:
+      return "bool";
+    case Type::kInt:
+      return "int";
+    case Type::kFloat:
+      return "float";
+    case Type::kString:
+      return v.is_markup() ? "Markup" : "str";
+    case Type::kList:
+      return "list";
+    case Type::kTuple:
+      return "tuple";
+    case Type::kDict:
+      return "dict";
+    case Type::kObject:
+      break;
   }
   switch (v.object->kind) {
-    case ObjectKind::kRange: return "range";
-    case ObjectKind::kDictView: return "dict_view";
-    case ObjectKind::kIterator: return "generator";
-    case ObjectKind::kNamespace: return "Namespace";
-    case ObjectKind::kMacro: return "Macro";
-    case ObjectKind::kMethod: return "builtin_function_or_method";
-    case ObjectKind::kFunction: return "function";
-    case ObjectKind::kLoop: return "LoopContext";
-    case ObjectKind::kCycler: return "Cycler";
-    case ObjectKind::kJoiner: return "Joiner";
+    case ObjectKind::kRange:
+      return "range";
+    case ObjectKind::kDictView:
+      return "dict_view";
+    case ObjectKind::kIterator:
+      return "generator";
+    case ObjectKind::kNamespace:
+      return "Namespace";
+    case ObjectKind::kMacro:
+      return "Macro";
+    case ObjectKind::kMethod:
+      return "builtin_function_or_method";
+    case ObjectKind::kFunction:
+      return "function";
+    case ObjectKind::kLoop:
+      return "LoopContext";
+    case ObjectKind::kCycler:
+      return "Cycler";
+    case ObjectKind::kJoiner:
+      return "Joiner";
   }
   return "object";
 }
@@ -179,14 +203,20 @@ std::string object_name(const Value& v) {
 
 std::string describe(const Undefined& u) {
   switch (u.cause) {
-    case Undefined::Cause::kName: return str_format("'{}' is undefined", u.name.text());
-    case Undefined::Cause::kMessage: return std::string(u.name.text());
+    case Undefined::Cause::kName:
+      return str_format("'{}' is undefined", u.name.text());
+    case Undefined::Cause::kMessage:
+      return std::string(u.name.text());
     case Undefined::Cause::kUnsafe:
-      return str_format("access to attribute '{}' of '{}' object is unsafe.", u.name.text(), type_name(u.owner));
-    case Undefined::Cause::kAttribute: break;
+      return str_format("access to attribute '{}' of '{}' object is unsafe.", u.name.text(),
+                        type_name(u.owner));
+    case Undefined::Cause::kAttribute:
+      break;
   }
-  if (u.name.is_string()) return str_format("'{}' has no attribute '{}'", object_name(u.owner), u.name.text());
-  if (u.name.is(Type::kInt)) return str_format("{} has no element {}", object_name(u.owner), u.name.integer);
+  if (u.name.is_string())
+    return str_format("'{}' has no attribute '{}'", object_name(u.owner), u.name.text());
+  if (u.name.is(Type::kInt))
+    return str_format("{} has no element {}", object_name(u.owner), u.name.integer);
   return str_format("{} has no such element", object_name(u.owner));
 }
 

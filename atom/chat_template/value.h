@@ -1,7 +1,8 @@
-// Value: what a template computes with. It behaves as the Python object of the same name, is 16 bytes,
-// trivially copyable, and points into the render's Arena (or into the request's JSON, which outlives it).
-// Lists, tuples and dicts never change once built, as the immutable sandbox demands. To add a kind of object,
-// derive from Object and give it a row in attribute lookup (attributes.cpp) and, if callable, in call.cpp.
+// Value: what a template computes with. It behaves as the Python object of the same name, is 16
+// bytes, trivially copyable, and points into the render's Arena (or into the request's JSON, which
+// outlives it). Lists, tuples and dicts never change once built, as the immutable sandbox demands.
+// To add a kind of object, derive from Object and give it a row in attribute lookup
+// (attributes.cpp) and, if callable, in call.cpp.
 #pragma once
 
 #include <cstdint>
@@ -103,12 +104,14 @@ struct DictEntry {
   Value value;
 };
 
-// Insertion-ordered map. Small ones are searched in order, larger ones through an index sorted by key.
+// Insertion-ordered map. Small ones are searched in order, larger ones through an index sorted by
+// key.
 struct Dict {
   DictEntry* entries = nullptr;
   uint32_t size = 0;
   uint32_t capacity = 0;
-  mutable uint32_t* sorted = nullptr;  // string keys only; made by the first look-up in a large dict
+  mutable uint32_t* sorted =
+      nullptr;  // string keys only; made by the first look-up in a large dict
   mutable uint32_t sorted_count = 0;
   mutable bool indexed = false;
 
@@ -124,8 +127,8 @@ struct Dict {
 class DictBuilder {
  public:
   DictBuilder(Arena& arena, size_t expected);
-  void add(const Value& key, const Value& value);   // the key must be new
-  void set(const Value& key, const Value& value);   // raises for an unhashable key
+  void add(const Value& key, const Value& value);  // the key must be new
+  void set(const Value& key, const Value& value);  // raises for an unhashable key
   Dict* finish() { return dict_; }
 
  private:
@@ -160,8 +163,8 @@ struct Undefined {
 
 std::string describe(const Undefined& undefined);  // "'x' is undefined"
 [[noreturn]] void raise_undefined(const Value& v);
-std::string_view type_name(const Value& v);        // Python's: "str", "NoneType"
-std::string object_name(const Value& v);           // Jinja's: "str object", "None"
+std::string_view type_name(const Value& v);  // Python's: "str", "NoneType"
+std::string object_name(const Value& v);     // Jinja's: "str object", "None"
 
 // A bound on recursion in the C++ code that walks nested values.
 class DepthGuard {
