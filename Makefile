@@ -13,14 +13,14 @@ JOBS ?=
 
 build:
 	@scripts/setup.sh build
-	@scripts/build.sh $(JOBS)
+	@JOBS=$(JOBS) scripts/build.sh
 
 run: build
 	@MODEL='$(MODEL)' PORT='$(PORT)' ARGS='$(ARGS)' scripts/run.sh
 
 test:
 	@scripts/setup.sh build test
-	@scripts/test.sh $(JOBS)
+	@JOBS=$(JOBS) scripts/test.sh
 
 check:
 	@scripts/presubmit.sh --checks

@@ -14,7 +14,10 @@ if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
   exit 1
 fi
 model=${MODEL:-}
-[ -n "$model" ] || model=$(scripts/fetch_demo_model.sh)
+if [ -z "$model" ]; then
+  model=$(scripts/fetch_demo_model.sh)
+  extra=(--served-model-name SmolLM2-135M-Instruct "${extra[@]}")
+fi
 
 healthy() {
   local status
@@ -40,6 +43,7 @@ curl http://127.0.0.1:$port/v1/chat/completions -H 'Content-Type: application/js
 TXT
 }
 
-echo "run: atom serve --model $model --host 127.0.0.1 --server-port $port ${extra[*]:-}"
+command=(build/bin/atom serve --model "$model" --host 127.0.0.1 --server-port "$port" "${extra[@]}")
+echo "run: ${command[*]}"
 announce $$ &
-exec build/bin/atom serve --model "$model" --host 127.0.0.1 --server-port "$port" "${extra[@]}"
+exec "${command[@]}"

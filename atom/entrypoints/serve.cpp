@@ -167,29 +167,39 @@ bool is_loopback(const std::string& host) { return host == "localhost" || host =
 }  // namespace
 
 Status check_server_config(const ServerConfig& config) {
-  if (config.port < 0 || config.port > 65535) return flag_error("--server-port", "must be between 0 and 65535");
-  if (config.host.empty()) return flag_error("--host", "must not be empty");
+  if (config.host.empty()) return flag_error("--host", "(empty): names no address");
+  constexpr double kBytes = 1e12;
+  constexpr double kCount = 1e9;
+  constexpr double kSeconds = 1e6;
   const struct {
     const char* flag;
     double value;
     double min;
+    double max;
   } limits[] = {
-      {"--max-body-bytes", static_cast<double>(config.max_body_bytes), 1},
-      {"--max-header-bytes", static_cast<double>(config.max_header_bytes), 256},
-      {"--max-connections", static_cast<double>(config.max_connections), 1},
-      {"--max-queued-requests", static_cast<double>(config.max_queued_requests), 0},
-      {"--max-n", static_cast<double>(config.max_n), 1},
-      {"--max-logprobs", static_cast<double>(config.max_logprobs), 0},
-      {"--max-stop", static_cast<double>(config.max_stop), 0},
-      {"--timeout-keep-alive", config.timeout_keep_alive, 0.001},
-      {"--header-timeout", config.header_timeout, 0.001},
-      {"--body-timeout", config.body_timeout, 0.001},
-      {"--write-timeout", config.write_timeout, 0.001},
-      {"--shutdown-timeout", config.shutdown_timeout, 0},
+      {"--server-port", static_cast<double>(config.port), 0, 65535},
+      {"--max-body-bytes", static_cast<double>(config.max_body_bytes), 1, kBytes},
+      {"--max-total-body-bytes", static_cast<double>(config.max_total_body_bytes), 1, kBytes},
+      {"--max-header-bytes", static_cast<double>(config.max_header_bytes), 256, kBytes},
+      {"--max-header-fields", static_cast<double>(config.max_header_fields), 1, kCount},
+      {"--max-connections", static_cast<double>(config.max_connections), 1, kCount},
+      {"--max-queued-requests", static_cast<double>(config.max_queued_requests), 0, kCount},
+      {"--max-stream-backlog", static_cast<double>(config.max_stream_backlog), 1, kBytes},
+      {"--max-n", static_cast<double>(config.max_n), 1, kCount},
+      {"--max-logprobs", static_cast<double>(config.max_logprobs), 0, kCount},
+      {"--max-stop", static_cast<double>(config.max_stop), 0, kCount},
+      {"--max-sequences", static_cast<double>(config.max_sequences), 1, kCount},
+      {"--timeout-keep-alive", config.timeout_keep_alive, 0.001, kSeconds},
+      {"--header-timeout", config.header_timeout, 0.001, kSeconds},
+      {"--body-timeout", config.body_timeout, 0.001, kSeconds},
+      {"--write-timeout", config.write_timeout, 0.001, kSeconds},
+      {"--shutdown-timeout", config.shutdown_timeout, 0, kSeconds},
+      {"--io-threads", static_cast<double>(config.io_threads), 0, 256},
+      {"--pool-threads", static_cast<double>(config.pool_threads), 0, 256},
   };
   for (const auto& limit : limits) {
-    if (!(limit.value >= limit.min) || limit.value > 1e15) {
-      return flag_error(limit.flag, str_format("must be at least {}", limit.min));
+    if (!(limit.value >= limit.min && limit.value <= limit.max)) {
+      return flag_error(limit.flag, str_format("{}: out of range; allowed: {} to {}", limit.value, limit.min, limit.max));
     }
   }
   return {};

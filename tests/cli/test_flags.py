@@ -1,7 +1,7 @@
 """Wrong flags and values on the real binary: exit status 2, one line, nothing loaded."""
 import pytest
 
-ENGINE_COMMANDS = ["generate", "chat", "inspect"]
+ENGINE_COMMANDS = ["serve", "generate", "chat", "inspect"]
 
 WRONG = [
     (["--modle", "x"], "--modle: unknown flag; did you mean --model?"),
@@ -45,12 +45,26 @@ def test_sampling_ranges(atom, flags):
     assert result.returncode == 2 and f"{flags[0]}: {flags[1]}: out of range" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "tokenize", "render", "inspect"])
+@pytest.mark.parametrize("command", ["serve", "generate", "chat", "tokenize", "render", "inspect"])
 def test_help_is_grouped_and_fits_the_terminal(atom, command):
     result = atom(command, "--help")
     assert result.returncode == 0 and result.stderr == ""
     assert result.stdout.startswith(f"Usage: atom {command} ")
     assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--server-port", "70000"], "--server-port: 70000: "),
+    (["--max-n", "0"], "--max-n: 0: "),
+    (["--api-key", ""], "--api-key: (empty): needs a value"),
+    (["--timeout-keep-alive", "-1"], "--timeout-keep-alive: -1: "),
+    (["--default-chat-template-kwargs", "[1]"], "--default-chat-template-kwargs: "),
+])
+def test_server_flags_are_refused_before_a_model_is_looked_for(atom, flags, message):
+    result = atom("serve", "--model", "/not/there", *flags)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("atom: --") and message in line
 
 
 def test_help_shows_defaults_and_units(atom):

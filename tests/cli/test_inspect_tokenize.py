@@ -29,7 +29,7 @@ def test_the_plan_follows_the_flags(atom, demo_model):
     assert fp8["num_blocks"] > 1.5 * small["num_blocks"]
 
 
-@pytest.mark.parametrize("command", ["inspect", "tokenize", "generate", "chat"])
+@pytest.mark.parametrize("command", ["inspect", "tokenize", "generate", "chat", "serve"])
 def test_a_model_that_is_not_there(atom, command, tmp_path):
     flags = ["--server-port", "0"] if command == "serve" else []
     result = atom(command, "--model", str(tmp_path / "no such model"), *flags, stdin="hello\n")

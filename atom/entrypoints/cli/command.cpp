@@ -17,7 +17,7 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
-    {"serve", "OpenAI-compatible HTTP server", nullptr},
+    {"serve", "OpenAI-compatible HTTP server", serve_command},
     {"generate", "complete one prompt and print the text as it comes", generate_command},
     {"chat", "talk to a model in the terminal or through a pipe", chat_command},
     {"tokenize", "text lines to token ids, or back with --decode", tokenize_command},

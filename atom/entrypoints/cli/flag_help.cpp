@@ -12,7 +12,7 @@ constexpr size_t kTextColumn = 36;
 
 // Appends `text` at `column`, wrapped between words; the cursor starts at `position`.
 void append_wrapped(std::string& out, std::string_view text, size_t column, size_t position) {
-  if (position + 1 > column) {
+  if (position > 0 && position + 1 > column) {
     out += '\n';
     position = 0;
   }
