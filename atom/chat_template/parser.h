@@ -86,6 +86,8 @@ class Parser {
   const Expr* parse_dot(const Expr* owner);
   const Expr* parse_subscript(const Expr* owner);
   const Expr* parse_subscript_index();
+
+  // parser_call.cpp
   const Expr* parse_call(const Expr* callee);
   const Expr* parse_filter(const Expr* input);
   const Expr* parse_test(const Expr* input);
