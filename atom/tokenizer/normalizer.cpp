@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <vector>
 
 #include "atom/core/check.h"
 #include "atom/tokenizer/unicode.h"
@@ -44,15 +46,37 @@ size_t find_copied_as_is(std::string_view text, size_t from) {
   return text.size();
 }
 
+// Orders each run of combining marks by its class. (utf8proc's own way takes quadratic time.)
+void order_marks(std::vector<utf8proc_int32_t>& chars) {
+  const auto combining = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  for (size_t i = 0; i < chars.size(); ++i) {
+    if (combining(chars[i]) == 0) continue;
+    const size_t begin = i;
+    while (i < chars.size() && combining(chars[i]) != 0) ++i;
+    std::stable_sort(chars.begin() + begin, chars.begin() + i,
+                     [&](utf8proc_int32_t x, utf8proc_int32_t y) { return combining(x) < combining(y); });
+  }
+}
+
 void append_normalized(UnicodeForm form, std::string_view text, std::string& out) {
-  utf8proc_uint8_t* mapped = nullptr;
-  const utf8proc_ssize_t n =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-                   static_cast<utf8proc_option_t>(utf8proc_options(form)));
-  ATOM_CHECK(n >= 0) << "utf8proc: " << utf8proc_errmsg(n);  // the text is well-formed
-  out.append(reinterpret_cast<const char*>(mapped), static_cast<size_t>(n));
-  std::free(mapped);
+  const auto options = static_cast<utf8proc_option_t>(utf8proc_options(form));
+  const auto decompose = static_cast<utf8proc_option_t>((options & ~UTF8PROC_COMPOSE) | UTF8PROC_DECOMPOSE);
+  std::vector<utf8proc_int32_t> chars;
+  chars.reserve(text.size() / 2 + 8);
+  for (size_t i = 0; i < text.size();) {
+    const CodePoint c = decode_utf8(text.data() + i);
+    i += c.length;
+    utf8proc_int32_t parts[32];  // the longest decomposition has 18
+    const utf8proc_ssize_t n =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts, std::size(parts), decompose, nullptr);
+    ATOM_CHECK(n >= 0 && n <= std::ssize(parts)) << "utf8proc: " << n;
+    chars.insert(chars.end(), parts, parts + n);
+  }
+  order_marks(chars);
+  auto count = static_cast<utf8proc_ssize_t>(chars.size());
+  if (options & UTF8PROC_COMPOSE) count = utf8proc_normalize_utf32(chars.data(), count, options);
+  ATOM_CHECK(count >= 0) << "utf8proc: " << count;
+  for (utf8proc_ssize_t i = 0; i < count; ++i) append_utf8(static_cast<char32_t>(chars[i]), out);
 }
 
 bool apply(const UnicodeStep& step, std::string_view text, std::string& out) {

@@ -9,7 +9,6 @@
 #include <ctime>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,12 +19,18 @@
 
 namespace {
 
+std::string read_all(const char* file) {
+  std::ifstream in(file, std::ios::binary | std::ios::ate);
+  std::string text(in ? static_cast<size_t>(in.tellg()) : 0, '\0');
+  in.seekg(0).read(text.data(), static_cast<std::streamsize>(text.size()));
+  return text;
+}
+
 double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 // Encodes documents of about 2000 bytes each, cut at line ends, as the benchmark script does.
 int bench(const atom::Tokenizer& tokenizer, const char* file, double seconds) {
-  std::ifstream in(file, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(in)), {});
+  const std::string text = read_all(file);
   std::vector<std::string_view> documents;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', std::min(begin + 2000, text.size())), text.size() - 1) + 1;
@@ -47,8 +52,7 @@ int bench(const atom::Tokenizer& tokenizer, const char* file, double seconds) {
 
 atom::Result<std::shared_ptr<const atom::Tokenizer>> load(const std::string& path) {
   if (!path.ends_with(".gguf")) return atom::Tokenizer::from_directory(path);
-  std::ifstream in(path, std::ios::binary);
-  const std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  const std::string bytes = read_all(path.c_str());
   ATOM_ASSIGN_OR_RETURN(const atom::GgufFile gguf, atom::parse_gguf(std::as_bytes(std::span(bytes))));
   ATOM_ASSIGN_OR_RETURN(const atom::GgufVocab vocab, atom::read_gguf_vocab(gguf));
   return atom::Tokenizer::from_gguf(vocab);
