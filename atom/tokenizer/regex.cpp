@@ -43,6 +43,29 @@ std::string rewrite_intersections(std::string_view pattern) {
   return out;
 }
 
+// \p{Han} is the script to Oniguruma, and the wider set of script extensions to PCRE2.
+std::string rewrite_scripts(std::string pattern) {
+  for (const std::string_view script : {"Han", "Hiragana", "Katakana", "Hangul", "Latin", "Greek", "Cyrillic",
+                                        "Arabic", "Hebrew", "Thai", "Devanagari"}) {
+    const std::string name = "{" + std::string(script) + "}";
+    for (size_t at = 0; (at = pattern.find(name, at)) != std::string::npos; at += name.size()) {
+      if (at >= 2 && pattern[at - 2] == '\\' && (pattern[at - 1] | 32) == 'p') pattern.insert(at + 1, "sc:");
+    }
+  }
+  return pattern;
+}
+
+// x{1,3}+ takes no characters back in PCRE2 and repeats in Oniguruma.
+bool has_possessive_count(std::string_view pattern) {
+  for (size_t end = 0; (end = pattern.find("}+", end)) != std::string_view::npos; ++end) {
+    const size_t open = pattern.rfind('{', end);
+    if (open == std::string_view::npos) continue;
+    const std::string_view count = pattern.substr(open + 1, end - open - 1);
+    if (!count.empty() && count.find_first_not_of("0123456789,") == std::string_view::npos) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 struct Regex::Code {
@@ -62,11 +85,11 @@ Result<Regex> Regex::compile(std::string_view pattern) {
     return make_error(ErrorCode::kInvalidArgument, "the regular expression \"{}...\" has {} bytes (limit {})",
                       shown, pattern.size(), kMaxPattern);
   }
-  if (pattern.find("}+") != std::string_view::npos) {
+  if (has_possessive_count(pattern)) {
     return make_error(ErrorCode::kUnsupported,
-                      "the regular expression \"{}\" has \"}}+\", which engines read differently", shown);
+                      "the regular expression \"{}\" has a + after {{n,m}}, which engines read differently", shown);
   }
-  const std::string text = rewrite_intersections(pattern);
+  const std::string text = rewrite_scripts(rewrite_intersections(pattern));
   int error = 0;
   size_t offset = 0;
   auto code = std::make_unique<Code>();
