@@ -1,0 +1,341 @@
+// The HTTP layer and the routes together over loopback sockets, with a mock engine that produces tokens as
+// fast as it is asked to: streams, disconnects, slow readers, limits, shutdown.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <map>
+#include <thread>
+
+#include "atom/entrypoints/http/http_server.h"
+#include "atom/entrypoints/openai/api_server.h"
+
+namespace atom {
+namespace {
+
+using openai::ApiServer;
+
+// Every byte is a token.
+class ByteTokenizer final : public Tokenizer {
+ public:
+  std::vector<int32_t> encode(std::string_view text, bool) const override {
+    std::vector<int32_t> ids;
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+  std::string decode(std::span<const int32_t> ids, bool) const override {
+    return {ids.begin(), ids.end()};
+  }
+  std::string token_bytes(int32_t id) const override { return std::string(1, static_cast<char>(id)); }
+  std::string_view id_to_token(int32_t) const override { return "t"; }
+  std::optional<int32_t> token_to_id(std::string_view) const override { return {}; }
+  bool is_special(int32_t) const override { return false; }
+  int64_t vocab_size() const override { return 256; }
+  std::string_view bos_token() const override { return {}; }
+  std::string_view eos_token() const override { return {}; }
+  std::string_view pad_token() const override { return {}; }
+  std::string_view unk_token() const override { return {}; }
+};
+
+// One thread gives each request a token of text a round, until its max_tokens or an abort.
+class MockEngine final : public openai::EngineClient {
+ public:
+  MockEngine() : thread_([this] { run(); }) {}
+  ~MockEngine() override {
+    stop_ = true;
+    thread_.join();
+  }
+  Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) override {
+    if (request.prompt_token_ids[0] == '!') return make_error(ErrorCode::kInvalidArgument, "refused by the engine");
+    const std::lock_guard lock(mutex_);
+    active_[++last_id_] = {.request = std::move(request), .callback = std::move(callback)};
+    return last_id_;
+  }
+  void abort(RequestId id) override {
+    const std::lock_guard lock(mutex_);
+    if (active_.erase(id) > 0) ++aborts;
+  }
+  EngineStats stats() const override { return {.alive = alive.load()}; }
+  const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
+  const ChatTemplate* chat_template() const override { return nullptr; }
+  int64_t max_model_len() const override { return 1 << 20; }
+  int64_t vocab_size() const override { return 256; }
+
+  std::atomic<int> aborts{0};
+  std::atomic<bool> alive{true};
+  std::string piece = "x";       // text of one token
+  std::atomic<bool> fail_next{false};
+
+ private:
+  struct Active {
+    GenerationRequest request;
+    OutputCallback callback;
+    int64_t made = 0;
+  };
+  void run() {
+    while (!stop_) {
+      std::vector<std::pair<OutputCallback, RequestOutput>> events;
+      {
+        const std::lock_guard lock(mutex_);
+        for (auto it = active_.begin(); it != active_.end();) {
+          Active& a = it->second;
+          const bool last = ++a.made >= a.request.sampling.max_tokens;
+          RequestOutput out{.request_id = it->first, .finished = last, .num_generated_tokens = a.made};
+          for (int32_t i = 0; i < a.request.sampling.n; ++i) {
+            out.choices.push_back({.index = i, .text = piece, .token_ids = {'x'}});
+            if (last) out.choices.back().finish_reason = FinishReason::kLength;
+          }
+          if (a.made == 2 && fail_next.exchange(false)) {
+            out.error = Error{.code = ErrorCode::kInternal, .message = "secret /path"};
+          }
+          events.emplace_back(a.callback, std::move(out));
+          it = last ? active_.erase(it) : std::next(it);
+        }
+      }
+      for (auto& [callback, out] : events) callback(std::move(out));
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  }
+
+  std::shared_ptr<const Tokenizer> tokenizer_ = std::make_shared<ByteTokenizer>();
+  std::mutex mutex_;
+  std::map<RequestId, Active> active_;
+  RequestId last_id_ = 0;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+class Client {
+ public:
+  explicit Client(int port, int receive_buffer = 0) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_buffer > 0) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
+    timeval timeout{.tv_sec = 20, .tv_usec = 0};
+    setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  }
+  ~Client() { close(); }
+  void close() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+  void send(const std::string& bytes) { EXPECT_EQ(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size())); }
+  void post(const std::string& path, const std::string& body, const std::string& fields = "") {
+    send("POST " + path + " HTTP/1.1\r\nHost: a\r\n" + fields + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+  }
+  // Reads up to and with `mark`; what was read so far when the server closed.
+  std::string until(const std::string& mark) {
+    while (buffer_.find(mark) == std::string::npos) {
+      char bytes[65536];
+      const ssize_t n = recv(fd_, bytes, sizeof(bytes), 0);
+      if (n <= 0) return std::exchange(buffer_, {});
+      buffer_.append(bytes, static_cast<size_t>(n));
+    }
+    const size_t end = buffer_.find(mark) + mark.size();
+    std::string out = buffer_.substr(0, end);
+    buffer_.erase(0, end);
+    return out;
+  }
+
+ private:
+  int fd_;
+  std::string buffer_;
+};
+
+class ServerTest : public testing::Test {
+ protected:
+  void start(http::HttpOptions options = {}, openai::ApiOptions api_options = {}) {
+    api_options.served_model_names = {"mock"};
+    api_ = std::make_unique<ApiServer>(engine_, nullptr, std::move(api_options));
+    options.io_threads = 2;
+    server_ = std::make_unique<http::HttpServer>(
+        std::move(options), [this](http::Request&& r, std::shared_ptr<http::ResponseWriter> w) { api_->handle(std::move(r), std::move(w)); },
+        ApiServer::refuse);
+    ASSERT_TRUE(server_->bind());
+    ASSERT_TRUE(server_->listen());
+  }
+  void TearDown() override {
+    if (server_) server_->stop();
+  }
+  template <class Condition>
+  bool eventually(Condition condition) {
+    for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return condition();
+  }
+  int port() const { return server_->port(); }
+
+  MockEngine engine_;
+  std::unique_ptr<ApiServer> api_;
+  std::unique_ptr<http::HttpServer> server_;
+};
+
+constexpr char kEndless[] = R"({"prompt":"a","max_tokens":1000000,"stream":true})";
+constexpr char kShort[] = R"({"prompt":"a","max_tokens":3,"stream":true})";
+
+TEST_F(ServerTest, RefusesConnectionsUntilItListens) {
+  http::HttpServer early({}, nullptr, ApiServer::refuse);
+  ASSERT_TRUE(early.bind());
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(early.port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_NE(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ::close(fd);
+  start();
+  http::HttpServer second({.port = port()}, nullptr, ApiServer::refuse);
+  EXPECT_FALSE(second.bind());
+}
+
+TEST_F(ServerTest, ManyStreamsOnFewThreads) {
+  start();
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 200; ++i) clients.push_back(std::make_unique<Client>(port()));
+  for (auto& client : clients) client->post("/v1/completions", R"({"prompt":"a","max_tokens":20,"n":2,"stream":true})");
+  for (auto& client : clients) {
+    const std::string answer = client->until("0\r\n\r\n");
+    size_t events = 0;
+    for (size_t at = 0; (at = answer.find("\"text\":\"x\"", at)) != std::string::npos; ++at) ++events;
+    EXPECT_EQ(events, 40U);
+    EXPECT_NE(answer.find("data: [DONE]"), std::string::npos);
+  }
+  EXPECT_TRUE(eventually([&] { return api_->counters().in_flight.load() == 0; }));
+  EXPECT_EQ(server_->stats().open_connections, 200);  // kept alive
+}
+
+TEST_F(ServerTest, DisconnectAbortsStreamAndWhole) {
+  start();
+  for (const char* body : {kEndless, R"({"prompt":"a","max_tokens":1000000})"}) {
+    const int before = engine_.aborts;
+    Client client(port());
+    client.post("/v1/completions", body);
+    ASSERT_TRUE(eventually([&] { return api_->counters().in_flight.load() == 1; }));
+    client.close();
+    EXPECT_TRUE(eventually([&] { return engine_.aborts == before + 1; }));
+    EXPECT_TRUE(eventually([&] { return api_->counters().in_flight.load() == 0; }));
+  }
+  EXPECT_TRUE(eventually([&] { return server_->stats().disconnects == 2; }));
+}
+
+TEST_F(ServerTest, ASlowReaderIsDroppedAndOthersGoOn) {
+  engine_.piece = std::string(4000, 'y');
+  start({.max_stream_backlog = 65536});
+  Client slow(port(), 4096);
+  slow.post("/v1/completions", kEndless);
+  Client good(port());
+  good.post("/v1/completions", R"({"prompt":"a","max_tokens":50,"stream":true})");
+  EXPECT_NE(good.until("0\r\n\r\n").find("[DONE]"), std::string::npos);
+  EXPECT_TRUE(eventually([&] { return engine_.aborts == 1; }));  // its backlog was full
+}
+
+TEST_F(ServerTest, AReaderThatTakesNothingMeetsTheWriteDeadline) {
+  engine_.piece = std::string(100000, 'y');
+  start({.max_stream_backlog = int64_t{1} << 40, .write_timeout = std::chrono::milliseconds(300)});
+  Client slow(port(), 4096);
+  slow.post("/v1/completions", kEndless);
+  EXPECT_TRUE(eventually([&] { return engine_.aborts == 1; }));
+}
+
+TEST_F(ServerTest, DeadlinesAreAbsolute) {
+  start({.keep_alive_timeout = std::chrono::milliseconds(600), .header_timeout = std::chrono::milliseconds(400), .body_timeout = std::chrono::milliseconds(400)});
+  Client idle(port()), header(port()), body(port());
+  header.send("GET /hea");
+  body.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{");
+  EXPECT_NE(header.until("}}").find("408 Request Timeout"), std::string::npos);
+  EXPECT_NE(body.until("}}").find("408 Request Timeout"), std::string::npos);
+  EXPECT_EQ(idle.until("never"), "");
+  EXPECT_TRUE(eventually([&] { return server_->stats().open_connections <= 2; }));
+}
+
+TEST_F(ServerTest, EngineErrorsReachTheClientWithoutTheirText) {
+  start();
+  Client client(port());
+  engine_.fail_next = true;
+  client.post("/v1/completions", kEndless);
+  const std::string stream = client.until("0\r\n\r\n");
+  EXPECT_NE(stream.find("data: {\"error\":{\"message\":\"internal error\""), std::string::npos);
+  EXPECT_NE(stream.find("data: [DONE]"), std::string::npos);
+  EXPECT_EQ(stream.find("secret"), std::string::npos);
+  client.post("/v1/completions", R"({"prompt":"!"})");
+  EXPECT_NE(client.until("}}").find("400 Bad Request"), std::string::npos);
+  client.post("/v1/completions", kShort);
+  EXPECT_NE(client.until("0\r\n\r\n").find("[DONE]"), std::string::npos);
+}
+
+TEST_F(ServerTest, LimitsAnswer503WithRetryAfter) {
+  openai::ApiOptions options;
+  options.max_in_flight = 2;
+  start({.max_total_body_bytes = 1000}, options);
+  Client busy(port()), late(port()), big(port());
+  busy.post("/v1/completions", R"({"prompt":"a","max_tokens":1000000,"n":2,"stream":true})");
+  busy.until("data: ");
+  late.post("/v1/completions", kShort);
+  const std::string refused = late.until("}}");
+  EXPECT_NE(refused.find("503 "), std::string::npos);
+  EXPECT_NE(refused.find("Retry-After: 1"), std::string::npos);
+  big.post("/tokenize", std::string(2000, ' '));
+  EXPECT_NE(big.until("}}").find("503 "), std::string::npos);
+}
+
+TEST_F(ServerTest, TooManyConnections) {
+  start({.max_connections = 3});
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 3; ++i) clients.push_back(std::make_unique<Client>(port()));
+  ASSERT_TRUE(eventually([&] { return server_->stats().open_connections == 3; }));
+  EXPECT_NE(Client(port()).until("}}").find("503 "), std::string::npos);
+  clients.pop_back();
+  ASSERT_TRUE(eventually([&] { return server_->stats().open_connections == 2; }));
+  Client next(port());
+  next.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_NE(next.until("}").find("200 OK"), std::string::npos);
+}
+
+TEST_F(ServerTest, HealthTellsTheTruth) {
+  start();
+  Client client(port());
+  const std::string get = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+  client.send(get);
+  EXPECT_NE(client.until("}").find("200 OK"), std::string::npos);
+  engine_.alive = false;
+  client.send(get);
+  EXPECT_NE(client.until("}}").find("503 "), std::string::npos);
+  engine_.alive = true;
+  api_->begin_drain();
+  client.send(get);
+  EXPECT_NE(client.until("}}").find("503 "), std::string::npos);
+}
+
+// Answers that outlive their server are let go of quietly.
+TEST_F(ServerTest, StopsWithStreamsOpen) {
+  start();
+  Client client(port());
+  client.post("/v1/completions", kEndless);
+  client.until("data: ");
+  server_->stop();
+  EXPECT_TRUE(eventually([&] { return engine_.aborts == 1; }));
+}
+
+// Every route but the open ones asks for the key.
+TEST_F(ServerTest, TheRouteTableIsGuarded) {
+  openai::ApiOptions options;
+  options.api_key = "k";
+  start({}, options);
+  int guarded = 0;
+  for (const ApiServer::Route& route : ApiServer::routes()) {
+    Client client(port());
+    client.send(std::string(route.method) + " " + std::string(route.path) + (route.is_prefix ? "x" : "") + " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    const bool refused = client.until("never").find("401 ") != std::string::npos;
+    EXPECT_EQ(refused, !route.open) << route.path;
+    guarded += refused ? 1 : 0;
+  }
+  EXPECT_EQ(static_cast<size_t>(guarded), ApiServer::routes().size() - 3);
+}
+
+}  // namespace
+}  // namespace atom
