@@ -59,7 +59,7 @@ bool OutputRequest::apply(SequenceUpdate&& update, double now) {
   }
   if (update.finish_reason) {
     if (update.error) {
-      error_ = std::move(update.error);
+      error_ = *update.error;
     }
     const bool whole_text = *update.finish_reason != FinishReason::kError;
     if (whole_text && choice.detokenizer && add_text(choice, choice.detokenizer->flush())) {

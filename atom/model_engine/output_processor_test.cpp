@@ -219,7 +219,7 @@ TEST_F(OutputProcessorTest, PromptLogprobsComeOnceWithTheFirstEvent) {
   start({.prompt_logprobs = 1}, 5);
   for (const auto& [first, count] : std::vector<std::pair<int64_t, size_t>>{{1, 2}, {1, 2}, {3, 2}}) {
     SequenceUpdate update{.request_id = 1};
-    update.prompt_logprobs = PromptLogprobRows{.id = 1, .first_position = first};
+    update.prompt_logprobs = std::make_shared<PromptLogprobRows>(PromptLogprobRows{.id = 1, .first_position = first});
     for (size_t i = 0; i < count; ++i) {
       update.prompt_logprobs->logprobs.push_back({.logprob = static_cast<float>(first + static_cast<int64_t>(i))});
     }

@@ -38,6 +38,7 @@ struct SchedulerOptions {
 };
 
 // What a step, an abort or an error means for one sequence; goes to the OutputProcessor in order.
+// One per sequence and step: what is rare is behind a pointer.
 struct SequenceUpdate {
   RequestId request_id = 0;
   int32_t choice = 0;
@@ -45,8 +46,8 @@ struct SequenceUpdate {
   std::optional<FinishReason> finish_reason;
   std::optional<int32_t> stop_token_id;  // a requested stop id ended it (not EOS)
   bool ended_by_token = false;           // EOS or stop id: the token itself is no text
-  std::optional<Error> error;            // with kError
-  std::optional<PromptLogprobRows> prompt_logprobs;
+  std::shared_ptr<const Error> error;    // with kError
+  std::shared_ptr<PromptLogprobRows> prompt_logprobs;
   double first_scheduled = 0;
   int64_t num_cached_tokens = 0;
 };

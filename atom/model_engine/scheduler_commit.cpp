@@ -41,6 +41,7 @@ Status Scheduler::commit(StepOutput&& output, std::vector<SequenceUpdate>& updat
   const Flight flight = std::move(in_flight_.front());
   in_flight_.pop_front();
 
+  updates.reserve(updates.size() + flight.entries.size() + output.prompt_logprobs.size());
   take_prompt_logprobs(flight, output, updates);
   SampledRow* row = output.rows.data();
   std::vector<RequestId> done;
@@ -127,7 +128,7 @@ void Scheduler::take_prompt_logprobs(const Flight& flight, StepOutput& output,
     });
     if (entry != flight.entries.end() && entry->sequence->state != SequenceState::kFinished) {
       SequenceUpdate update = update_for(*entry->sequence);
-      update.prompt_logprobs = std::move(rows);
+      update.prompt_logprobs = std::make_shared<PromptLogprobRows>(std::move(rows));
       updates.push_back(std::move(update));
     }
   }
@@ -142,13 +143,14 @@ SequenceUpdate Scheduler::update_for(const Sequence& sequence) const {
 
 void Scheduler::fail_request(Request& request, const Error& error,
                              std::vector<SequenceUpdate>& updates) {
+  const auto shared = std::make_shared<const Error>(error);
   for (const auto& sequence : request.sequences) {
     if (sequence->state == SequenceState::kFinished) {
       continue;
     }
     SequenceUpdate update = update_for(*sequence);
     update.finish_reason = FinishReason::kError;
-    update.error = error;
+    update.error = shared;
     updates.push_back(std::move(update));
     sequence->poisoned = true;  // forgotten now, and again when the last step that writes them is done
     blocks_.forget(sequence->block_table);
