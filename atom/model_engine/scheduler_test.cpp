@@ -190,6 +190,17 @@ TEST_F(SchedulerTest, DelayFactorHoldsAdmissionWhilePromptsGather) {
   EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 4), Pair(3, 4)));
 }
 
+TEST_F(SchedulerTest, WhatAFailedSequenceComputedIsNotFound) {
+  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 32, .num_blocks = 8, .block_size = 4});
+  add(1, prompt(8));
+  plan();
+  outputs_[0].rows[0].token.token_id = -1;
+  commit();
+  EXPECT_EQ(updates_.back().finish_reason, FinishReason::kError);
+  add(2, prompt(9));
+  EXPECT_THAT(step(), ElementsAre(Pair(2, 9)));
+}
+
 TEST_F(SchedulerTest, AnOutputThatDoesNotFitTheStepIsRefusedUnchanged) {
   start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 32, .num_blocks = 8, .block_size = 4});
   add(1, prompt(4));
