@@ -1,4 +1,5 @@
-// Puts the server together: port first, then the model, then the routes; and takes it apart on a signal.
+// Puts the server together: port first, then the model, then the routes; and takes it apart on a
+// signal.
 #include "atom/entrypoints/serve.h"
 
 #include <poll.h>
@@ -45,8 +46,8 @@ class LocalEngine final : public openai::EngineClient {
   LLMEngine& engine_;
 };
 
-// SIGTERM and SIGINT on a thread of their own. Before the server listens, and the second time, a signal ends
-// the process at once; the first one while serving wakes wait().
+// SIGTERM and SIGINT on a thread of their own. Before the server listens, and the second time, a
+// signal ends the process at once; the first one while serving wakes wait().
 class SignalWatcher {
  public:
   SignalWatcher() {
@@ -104,7 +105,9 @@ class SignalWatcher {
   std::thread thread_;
 };
 
-std::chrono::milliseconds to_ms(double seconds) { return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); }
+std::chrono::milliseconds to_ms(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
 
 int fail(const Error& error) {
   std::fprintf(stderr, "atom: %s\n", error.message.c_str());
@@ -112,7 +115,9 @@ int fail(const Error& error) {
 }
 
 std::unexpected<Error> flag_error(const char* flag, std::string reason) {
-  return std::unexpected(Error{.code = ErrorCode::kInvalidArgument, .message = str_format("{}: {}", flag, reason), .param = flag});
+  return std::unexpected(Error{.code = ErrorCode::kInvalidArgument,
+                               .message = str_format("{}: {}", flag, reason),
+                               .param = flag});
 }
 
 // --chat-template: the template itself when it looks like one, else a file.
@@ -121,14 +126,17 @@ Result<ChatTemplate> load_chat_template(const std::string& value) {
   if (value.find("{{") == std::string::npos && value.find("{%") == std::string::npos) {
     std::error_code ec;
     const auto size = std::filesystem::file_size(value, ec);
-    if (ec || !std::filesystem::is_regular_file(value)) return flag_error("--chat-template", "no such file: " + value);
-    if (static_cast<int64_t>(size) > kMaxTemplateBytes) return flag_error("--chat-template", "the file is larger than 1 MiB");
+    if (ec || !std::filesystem::is_regular_file(value))
+      return flag_error("--chat-template", "no such file: " + value);
+    if (static_cast<int64_t>(size) > kMaxTemplateBytes)
+      return flag_error("--chat-template", "the file is larger than 1 MiB");
     std::ifstream file(value, std::ios::binary);
     source.assign(std::istreambuf_iterator<char>(file), {});
   }
   auto parsed = ChatTemplate::parse(source);
   if (parsed) return std::move(*parsed);
-  return flag_error("--chat-template", str_format("line {}: {}", parsed.error().line, parsed.error().message));
+  return flag_error("--chat-template",
+                    str_format("line {}: {}", parsed.error().line, parsed.error().message));
 }
 
 http::HttpOptions http_options(const ServerConfig& config) {
@@ -148,21 +156,28 @@ http::HttpOptions http_options(const ServerConfig& config) {
           .write_timeout = to_ms(config.write_timeout)};
 }
 
-openai::ApiOptions api_options(const EngineConfig& engine_config, const ServerConfig& config, boost::json::object kwargs) {
+openai::ApiOptions api_options(const EngineConfig& engine_config, const ServerConfig& config,
+                               boost::json::object kwargs) {
   openai::ApiOptions out;
   out.served_model_names = config.served_model_names;
   if (out.served_model_names.empty()) out.served_model_names.push_back(engine_config.model.model);
   out.api_key = config.api_key;
   out.allowed_origins = config.allowed_origins;
   out.default_chat_template_kwargs = std::move(kwargs);
-  out.limits = {.max_n = config.max_n, .max_logprobs = config.max_logprobs, .max_stop = config.max_stop, .max_sequences = config.max_sequences};
+  out.limits = {.max_n = config.max_n,
+                .max_logprobs = config.max_logprobs,
+                .max_stop = config.max_stop,
+                .max_sequences = config.max_sequences};
   out.max_in_flight = engine_config.scheduler.max_num_seqs + config.max_queued_requests;
-  out.pool_threads = config.pool_threads > 0 ? config.pool_threads : std::clamp(available_cpus() / 2, 1, 8);
+  out.pool_threads =
+      config.pool_threads > 0 ? config.pool_threads : std::clamp(available_cpus() / 2, 1, 8);
   out.access_log = config.access_log;
   return out;
 }
 
-bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
 
 }  // namespace
 
@@ -199,7 +214,8 @@ Status check_server_config(const ServerConfig& config) {
   };
   for (const auto& limit : limits) {
     if (!(limit.value >= limit.min && limit.value <= limit.max)) {
-      return flag_error(limit.flag, str_format("{}: out of range; allowed: {} to {}", limit.value, limit.min, limit.max));
+      return flag_error(limit.flag, str_format("{}: out of range; allowed: {} to {}", limit.value,
+                                               limit.min, limit.max));
     }
   }
   return {};
@@ -210,7 +226,8 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
   boost::json::object kwargs;
   if (!config.default_chat_template_kwargs.empty()) {
     Result<boost::json::value> parsed = parse_json(config.default_chat_template_kwargs);
-    if (!parsed || !parsed->is_object()) return fail(flag_error("--default-chat-template-kwargs", "must be a JSON object").error());
+    if (!parsed || !parsed->is_object())
+      return fail(flag_error("--default-chat-template-kwargs", "must be a JSON object").error());
     kwargs = std::move(parsed->get_object());
   }
   std::optional<ChatTemplate> chat_template;
@@ -221,17 +238,21 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
   }
   SignalWatcher signals;
 
-  // Destroyed in reverse: the engine outlives the routes, and both outlive the sockets that call them.
+  // Destroyed in reverse: the engine outlives the routes, and both outlive the sockets that call
+  // them.
   std::unique_ptr<LLMEngine> engine;
   std::unique_ptr<LocalEngine> client;
   std::unique_ptr<openai::ApiServer> api;
   http::HttpServer server(
       http_options(config),
-      [&api](http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) { api->handle(std::move(request), std::move(writer)); },
+      [&api](http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) {
+        api->handle(std::move(request), std::move(writer));
+      },
       openai::ApiServer::refuse);
   if (const Status bound = server.bind(); !bound) return fail(bound.error());
   if (config.api_key.empty() && !is_loopback(config.host)) {
-    log_warning("serving on {} without --api-key: anyone who reaches this port can use the model", config.host);
+    log_warning("serving on {} without --api-key: anyone who reaches this port can use the model",
+                config.host);
   }
 
   Result<std::unique_ptr<LLMEngine>> created = LLMEngine::create(engine_config);

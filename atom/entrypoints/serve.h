@@ -1,6 +1,7 @@
-// The server as one call: run_server binds, loads the model, listens and serves until a signal ends it.
-// ServerConfig holds every knob of the server; flags fill it (entrypoints/cli), nothing else reads them.
-// To add a knob: a field here, a row in the flag table, a line in docs/limits.md when it bounds something.
+// The server as one call: run_server binds, loads the model, listens and serves until a signal ends
+// it. ServerConfig holds every knob of the server; flags fill it (entrypoints/cli), nothing else
+// reads them. To add a knob: a field here, a row in the flag table, a line in docs/limits.md when
+// it bounds something.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +16,13 @@ namespace atom {
 
 struct ServerConfig {
   std::string host = "0.0.0.0";
-  int port = 8000;  // --server-port; 0 = any free port (tests)
+  int port = 8000;                              // --server-port; 0 = any free port (tests)
   std::vector<std::string> served_model_names;  // first one is shown; default: the model as typed
   std::string api_key;                          // empty = no key; --api-key or ATOM_API_KEY
-  std::optional<std::string> chat_template;     // a file, or the template itself; overrides the model's
-  std::string default_chat_template_kwargs;     // a JSON object, or empty
-  std::vector<std::string> allowed_origins;     // CORS; empty = off, "*" = any
+  std::optional<std::string>
+      chat_template;  // a file, or the template itself; overrides the model's
+  std::string default_chat_template_kwargs;  // a JSON object, or empty
+  std::vector<std::string> allowed_origins;  // CORS; empty = off, "*" = any
   bool access_log = true;
 
   // Limits; every one refuses with a message that names it.
@@ -29,7 +31,8 @@ struct ServerConfig {
   int64_t max_header_bytes = 16384;
   int64_t max_header_fields = 100;
   int64_t max_connections = 10000;
-  int64_t max_queued_requests = 4096;  // waiting sequences beyond --max-num-seqs, then 503 + Retry-After
+  int64_t max_queued_requests =
+      4096;  // waiting sequences beyond --max-num-seqs, then 503 + Retry-After
   int64_t max_stream_backlog = 262144;  // unsent bytes of one blocked stream before it is aborted
   int64_t max_n = 128;
   int64_t max_logprobs = 20;
@@ -50,8 +53,9 @@ struct ServerConfig {
 // Checks values and conflicts; an error's `param` is the flag.
 Status check_server_config(const ServerConfig& config);
 
-// Serves until SIGTERM or SIGINT, then drains. Returns the exit status of the process: 0 after a drain,
-// 1 when the address or the model cannot be had (said in one line on stderr), 2 for a wrong flag value.
+// Serves until SIGTERM or SIGINT, then drains. Returns the exit status of the process: 0 after a
+// drain, 1 when the address or the model cannot be had (said in one line on stderr), 2 for a wrong
+// flag value.
 int run_server(const EngineConfig& engine_config, const ServerConfig& config);
 
 }  // namespace atom

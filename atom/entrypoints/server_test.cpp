@@ -1,5 +1,5 @@
-// The HTTP layer and the routes together over loopback sockets, with a mock engine that produces tokens as
-// fast as it is asked to: streams, disconnects, slow readers, limits, shutdown.
+// The HTTP layer and the routes together over loopback sockets, with a mock engine that produces
+// tokens as fast as it is asked to: streams, disconnects, slow readers, limits, shutdown.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -29,7 +29,9 @@ class ByteTokenizer final : public Tokenizer {
   std::string decode(std::span<const int32_t> ids, bool) const override {
     return {ids.begin(), ids.end()};
   }
-  std::string token_bytes(int32_t id) const override { return std::string(1, static_cast<char>(id)); }
+  std::string token_bytes(int32_t id) const override {
+    return std::string(1, static_cast<char>(id));
+  }
   std::string_view id_to_token(int32_t) const override { return "t"; }
   std::optional<int32_t> token_to_id(std::string_view) const override { return {}; }
   bool is_special(int32_t) const override { return false; }
@@ -49,7 +51,8 @@ class MockEngine final : public openai::EngineClient {
     thread_.join();
   }
   Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) override {
-    if (request.prompt_token_ids[0] == '!') return make_error(ErrorCode::kInvalidArgument, "refused by the engine");
+    if (request.prompt_token_ids[0] == '!')
+      return make_error(ErrorCode::kInvalidArgument, "refused by the engine");
     const std::lock_guard lock(mutex_);
     active_[++last_id_] = {.request = std::move(request), .callback = std::move(callback)};
     return last_id_;
@@ -66,7 +69,7 @@ class MockEngine final : public openai::EngineClient {
 
   std::atomic<int> aborts{0};
   std::atomic<bool> alive{true};
-  std::string piece = "x";       // text of one token
+  std::string piece = "x";  // text of one token
   std::atomic<bool> fail_next{false};
 
  private:
@@ -83,7 +86,8 @@ class MockEngine final : public openai::EngineClient {
         for (auto it = active_.begin(); it != active_.end();) {
           Active& a = it->second;
           const bool last = ++a.made >= a.request.sampling.max_tokens;
-          RequestOutput out{.request_id = it->first, .finished = last, .num_generated_tokens = a.made};
+          RequestOutput out{
+              .request_id = it->first, .finished = last, .num_generated_tokens = a.made};
           for (int32_t i = 0; i < a.request.sampling.n; ++i) {
             out.choices.push_back({.index = i, .text = piece, .token_ids = {'x'}});
             if (last) out.choices.back().finish_reason = FinishReason::kLength;
@@ -111,7 +115,8 @@ class MockEngine final : public openai::EngineClient {
 class Client {
  public:
   explicit Client(int port, int receive_buffer = 0) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
-    if (receive_buffer > 0) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
+    if (receive_buffer > 0)
+      setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
     timeval timeout{.tv_sec = 20, .tv_usec = 0};
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
     sockaddr_in address{};
@@ -125,9 +130,13 @@ class Client {
     if (fd_ >= 0) ::close(fd_);
     fd_ = -1;
   }
-  void send(const std::string& bytes) { EXPECT_EQ(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size())); }
+  void send(const std::string& bytes) {
+    EXPECT_EQ(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(bytes.size()));
+  }
   void post(const std::string& path, const std::string& body, const std::string& fields = "") {
-    send("POST " + path + " HTTP/1.1\r\nHost: a\r\n" + fields + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+    send("POST " + path + " HTTP/1.1\r\nHost: a\r\n" + fields +
+         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
   }
   // Reads up to and with `mark`; what was read so far when the server closed.
   std::string until(const std::string& mark) {
@@ -155,7 +164,10 @@ class ServerTest : public testing::Test {
     api_ = std::make_unique<ApiServer>(engine_, nullptr, std::move(api_options));
     options.io_threads = 2;
     server_ = std::make_unique<http::HttpServer>(
-        std::move(options), [this](http::Request&& r, std::shared_ptr<http::ResponseWriter> w) { api_->handle(std::move(r), std::move(w)); },
+        std::move(options),
+        [this](http::Request&& r, std::shared_ptr<http::ResponseWriter> w) {
+          api_->handle(std::move(r), std::move(w));
+        },
         ApiServer::refuse);
     ASSERT_TRUE(server_->bind());
     ASSERT_TRUE(server_->listen());
@@ -165,7 +177,8 @@ class ServerTest : public testing::Test {
   }
   template <class Condition>
   bool eventually(Condition condition) {
-    for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    for (int i = 0; i < 2000 && !condition(); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return condition();
   }
   int port() const { return server_->port(); }
@@ -197,11 +210,13 @@ TEST_F(ServerTest, ManyStreamsOnFewThreads) {
   start();
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < 200; ++i) clients.push_back(std::make_unique<Client>(port()));
-  for (auto& client : clients) client->post("/v1/completions", R"({"prompt":"a","max_tokens":20,"n":2,"stream":true})");
+  for (auto& client : clients)
+    client->post("/v1/completions", R"({"prompt":"a","max_tokens":20,"n":2,"stream":true})");
   for (auto& client : clients) {
     const std::string answer = client->until("0\r\n\r\n");
     size_t events = 0;
-    for (size_t at = 0; (at = answer.find("\"text\":\"x\"", at)) != std::string::npos; ++at) ++events;
+    for (size_t at = 0; (at = answer.find("\"text\":\"x\"", at)) != std::string::npos; ++at)
+      ++events;
     EXPECT_EQ(events, 40U);
     EXPECT_NE(answer.find("data: [DONE]"), std::string::npos);
   }
@@ -243,7 +258,9 @@ TEST_F(ServerTest, AReaderThatTakesNothingMeetsTheWriteDeadline) {
 }
 
 TEST_F(ServerTest, DeadlinesAreAbsolute) {
-  start({.keep_alive_timeout = std::chrono::milliseconds(600), .header_timeout = std::chrono::milliseconds(400), .body_timeout = std::chrono::milliseconds(400)});
+  start({.keep_alive_timeout = std::chrono::milliseconds(600),
+         .header_timeout = std::chrono::milliseconds(400),
+         .body_timeout = std::chrono::milliseconds(400)});
   Client idle(port()), header(port()), body(port());
   header.send("GET /hea");
   body.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{");
@@ -329,7 +346,8 @@ TEST_F(ServerTest, TheRouteTableIsGuarded) {
   int guarded = 0;
   for (const ApiServer::Route& route : ApiServer::routes()) {
     Client client(port());
-    client.send(std::string(route.method) + " " + std::string(route.path) + (route.is_prefix ? "x" : "") + " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    client.send(std::string(route.method) + " " + std::string(route.path) +
+                (route.is_prefix ? "x" : "") + " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     const bool refused = client.until("never").find("401 ") != std::string::npos;
     EXPECT_EQ(refused, !route.open) << route.path;
     guarded += refused ? 1 : 0;

@@ -1,5 +1,5 @@
-// One client connection: reads and frames requests, one answer at a time in the order of the requests,
-// writes without ever blocking, and notices when the client is gone or too slow.
+// One client connection: reads and frames requests, one answer at a time in the order of the
+// requests, writes without ever blocking, and notices when the client is gone or too slow.
 #include "atom/entrypoints/http/connection.h"
 
 #include <boost/asio/post.hpp>
@@ -253,8 +253,8 @@ void Connection::refuse(int status, const std::string& message) {
   Response response = loop_->shared().refuse(status, message);
   response.close = true;
   if (!exchange_) {
-    exchange_ = std::make_shared<Exchange>(loop_, weak_from_this(),
-                                           Exchange::Traits{.keep_alive = false});
+    exchange_ =
+        std::make_shared<Exchange>(loop_, weak_from_this(), Exchange::Traits{.keep_alive = false});
     loop_->shared().active_exchanges.fetch_add(1, std::memory_order_relaxed);
   }
   phase_ = Phase::kAnswer;
@@ -280,8 +280,8 @@ void Connection::flush() {
   bool progress = false;
   while (out_pos_ < out_.size()) {
     boost::system::error_code error;
-    const size_t n = socket_.write_some(
-        asio::buffer(out_.data() + out_pos_, out_.size() - out_pos_), error);
+    const size_t n =
+        socket_.write_some(asio::buffer(out_.data() + out_pos_, out_.size() - out_pos_), error);
     if (error == asio::error::would_block || error == asio::error::try_again) break;
     if (error) return client_gone();
     out_pos_ += n;
@@ -325,8 +325,8 @@ void Connection::answer_done() {
   if (!closed_) wait_readable();
 }
 
-// Says that nothing follows and reads away what the client still sends: closing with unread input would
-// reset the connection and destroy the answer on its way.
+// Says that nothing follows and reads away what the client still sends: closing with unread input
+// would reset the connection and destroy the answer on its way.
 void Connection::linger() {
   phase_ = Phase::kLinger;
   boost::system::error_code error;

@@ -1,6 +1,7 @@
 // The inside of HttpServer: event loop, connection and exchange. Included by http/*.cpp only.
-// Threads: a Connection and everything of IoLoop but mark_dirty() belong to the loop's thread. An Exchange
-// is shared with the threads that produce the answer; its mutex guards what they hand over.
+// Threads: a Connection and everything of IoLoop but mark_dirty() belong to the loop's thread. An
+// Exchange is shared with the threads that produce the answer; its mutex guards what they hand
+// over.
 #pragma once
 
 #include <atomic>
@@ -47,8 +48,8 @@ class IoLoop : public std::enable_shared_from_this<IoLoop> {
   // After the thread has ended: lets go of what was still queued.
   void finish();
 
-  // Any thread: this exchange has news for its connection. One wake-up covers all that are marked before
-  // the loop gets to run.
+  // Any thread: this exchange has news for its connection. One wake-up covers all that are marked
+  // before the loop gets to run.
   void mark_dirty(std::shared_ptr<Exchange> exchange);
 
  private:
@@ -71,7 +72,7 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
  public:
   struct Traits {
     bool http11 = true;
-    bool head_only = false;   // HEAD: no body
+    bool head_only = false;  // HEAD: no body
     bool keep_alive = true;
     int64_t max_backlog = 0;
   };
@@ -90,9 +91,9 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
     bool overflow = false;  // the reader is too slow
     bool close = false;
   };
-  News collect(std::string& out);      // appends what there is to send
-  void set_backlog(int64_t unsent);    // bytes the socket would not take; 0: it is writable
-  void gone();                         // the client is
+  News collect(std::string& out);    // appends what there is to send
+  void set_backlog(int64_t unsent);  // bytes the socket would not take; 0: it is writable
+  void gone();                       // the client is
   bool ended();
   std::shared_ptr<Connection> connection() { return connection_.lock(); }
 

@@ -1,4 +1,5 @@
-// The answer side of a request: bytes cross here from the producing threads to the loop of the connection.
+// The answer side of a request: bytes cross here from the producing threads to the loop of the
+// connection.
 #include <algorithm>
 #include <charconv>
 #include <ctime>

@@ -20,7 +20,8 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 constexpr std::string_view kTooManyConnections =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
     "Content-Length: 94\r\nConnection: close\r\n\r\n"
-    "{\"error\":{\"message\":\"too many connections\",\"type\":\"overloaded_error\",\"param\":null,\"code\":503}}";
+    "{\"error\":{\"message\":\"too many "
+    "connections\",\"type\":\"overloaded_error\",\"param\":null,\"code\":503}}";
 
 // Every connection is a file: take as many as the system lets this process have.
 void raise_file_limit() {
@@ -63,13 +64,15 @@ Status HttpServer::bind() {
   const HttpOptions& options = impl_->shared->options;
   boost::system::error_code error;
   tcp::resolver resolver(impl_->loops[0]->context());
-  const auto found = resolver.resolve(options.host, std::to_string(options.port),
-                                      tcp::resolver::passive | tcp::resolver::address_configured, error);
+  const auto found =
+      resolver.resolve(options.host, std::to_string(options.port),
+                       tcp::resolver::passive | tcp::resolver::address_configured, error);
   const auto numeric = error ? resolver.resolve(options.host, std::to_string(options.port),
                                                 tcp::resolver::passive, error)
                              : found;
   if (error || numeric.empty()) {
-    return make_error(ErrorCode::kInvalidArgument, "--host: cannot resolve {}: {}", options.host, error.message());
+    return make_error(ErrorCode::kInvalidArgument, "--host: cannot resolve {}: {}", options.host,
+                      error.message());
   }
   const tcp::endpoint endpoint = numeric.begin()->endpoint();
   tcp::acceptor& acceptor = impl_->acceptor.emplace(impl_->loops[0]->context());
@@ -82,7 +85,8 @@ Status HttpServer::bind() {
   if (!error) acceptor.bind(endpoint, error);
   if (error) {
     impl_->acceptor.reset();
-    return make_error(ErrorCode::kUnavailable, "cannot bind {} port {}: {}", options.host, options.port, error.message());
+    return make_error(ErrorCode::kUnavailable, "cannot bind {} port {}: {}", options.host,
+                      options.port, error.message());
   }
   impl_->bound_port = acceptor.local_endpoint(error).port();
   return {};
@@ -92,7 +96,8 @@ Status HttpServer::listen() {
   boost::system::error_code error;
   impl_->acceptor->listen(SOMAXCONN, error);
   if (error) {
-    return make_error(ErrorCode::kUnavailable, "cannot listen on port {}: {}", impl_->bound_port, error.message());
+    return make_error(ErrorCode::kUnavailable, "cannot listen on port {}: {}", impl_->bound_port,
+                      error.message());
   }
   for (const std::shared_ptr<IoLoop>& loop : impl_->loops) {
     impl_->work.emplace_back(loop->context().get_executor());
@@ -113,18 +118,23 @@ Status HttpServer::listen() {
 
 void HttpServer::Impl::accept_next() {
   const std::shared_ptr<IoLoop> loop = loops[next_loop++ % loops.size()];
-  acceptor->async_accept(loop->context(), [this, loop](const boost::system::error_code& error, tcp::socket socket) {
-    if (error == asio::error::operation_aborted) return;
-    if (error) return pause_accept();  // out of files or memory: try again a little later
-    if (shared->open_connections.load(std::memory_order_relaxed) >= shared->options.max_connections) {
-      (void)::send(socket.native_handle(), kTooManyConnections.data(), kTooManyConnections.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    } else if (loop == loops[0]) {
-      loop->adopt(std::move(socket));
-    } else {
-      asio::post(loop->context(), [loop, moved = std::move(socket)]() mutable { loop->adopt(std::move(moved)); });
-    }
-    accept_next();
-  });
+  acceptor->async_accept(
+      loop->context(), [this, loop](const boost::system::error_code& error, tcp::socket socket) {
+        if (error == asio::error::operation_aborted) return;
+        if (error) return pause_accept();  // out of files or memory: try again a little later
+        if (shared->open_connections.load(std::memory_order_relaxed) >=
+            shared->options.max_connections) {
+          (void)::send(socket.native_handle(), kTooManyConnections.data(),
+                       kTooManyConnections.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        } else if (loop == loops[0]) {
+          loop->adopt(std::move(socket));
+        } else {
+          asio::post(loop->context(), [loop, moved = std::move(socket)]() mutable {
+            loop->adopt(std::move(moved));
+          });
+        }
+        accept_next();
+      });
 }
 
 void HttpServer::Impl::pause_accept() {

@@ -1,6 +1,6 @@
-// HttpServer: sockets, connections and deadlines behind a pimpl. A few I/O threads, one event loop each,
-// thousands of connections per loop and never a thread per stream. It knows HTTP, not what is served:
-// that is the Handler. Asio stays in the .cpp files.
+// HttpServer: sockets, connections and deadlines behind a pimpl. A few I/O threads, one event loop
+// each, thousands of connections per loop and never a thread per stream. It knows HTTP, not what is
+// served: that is the Handler. Asio stays in the .cpp files.
 #pragma once
 
 #include <chrono>
@@ -45,8 +45,8 @@ class HttpServer {
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  // Takes the port, so that a conflict shows before a model is loaded. Connections are refused until
-  // listen().
+  // Takes the port, so that a conflict shows before a model is loaded. Connections are refused
+  // until listen().
   Status bind();
   Status listen();
   int port() const;  // the bound one

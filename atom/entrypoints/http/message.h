@@ -1,5 +1,5 @@
-// HTTP/1.1 messages as the handlers see them: one complete request in, one response or event stream out.
-// Wire syntax belongs to request_parser, sockets to http_server.
+// HTTP/1.1 messages as the handlers see them: one complete request in, one response or event stream
+// out. Wire syntax belongs to request_parser, sockets to http_server.
 #pragma once
 
 #include <functional>
@@ -19,7 +19,7 @@ struct Request {
   std::string path;    // before '?', percent-decoded once
   int minor_version = 1;
   bool keep_alive = true;  // what the client asked for
-  Headers headers;  // names in lower case
+  Headers headers;         // names in lower case
   std::string body;
 
   // The first field of that (lower-case) name, or empty.
@@ -41,9 +41,9 @@ struct Response {
 
 const char* reason_phrase(int status);
 
-// The answer side of one request: either send(), or begin_stream(), any number of write() and end().
-// Thread-safe; may be called from any thread and outlive the connection. Calls after the client has gone
-// do nothing.
+// The answer side of one request: either send(), or begin_stream(), any number of write() and
+// end(). Thread-safe; may be called from any thread and outlive the connection. Calls after the
+// client has gone do nothing.
 class ResponseWriter {
  public:
   virtual ~ResponseWriter() = default;
@@ -52,8 +52,8 @@ class ResponseWriter {
   // Bytes of one or several events. False: the client is gone, stop producing.
   virtual bool write(std::string_view bytes) = 0;
   virtual void end() = 0;
-  // Called once, on an I/O thread, when the client goes away before the answer is complete; at once when
-  // it already has.
+  // Called once, on an I/O thread, when the client goes away before the answer is complete; at once
+  // when it already has.
   virtual void on_disconnect(std::function<void()> callback) = 0;
 };
 

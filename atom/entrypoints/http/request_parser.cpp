@@ -59,26 +59,46 @@ bool list_has(std::string_view list, std::string_view option) {
 
 const char* reason_phrase(int status) {
   switch (status) {
-    case 100: return "Continue";
-    case 200: return "OK";
-    case 204: return "No Content";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 413: return "Content Too Large";
-    case 414: return "URI Too Long";
-    case 415: return "Unsupported Media Type";
-    case 417: return "Expectation Failed";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 505: return "HTTP Version Not Supported";
-    default: return "Unknown";
+    case 100:
+      return "Continue";
+    case 200:
+      return "OK";
+    case 204:
+      return "No Content";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 408:
+      return "Request Timeout";
+    case 413:
+      return "Content Too Large";
+    case 414:
+      return "URI Too Long";
+    case 415:
+      return "Unsupported Media Type";
+    case 417:
+      return "Expectation Failed";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
+    case 503:
+      return "Service Unavailable";
+    case 505:
+      return "HTTP Version Not Supported";
+    default:
+      return "Unknown";
   }
 }
 
@@ -124,14 +144,17 @@ size_t RequestParser::feed_header(std::string_view input) {
     const size_t newline = input.find('\n', at);
     const size_t line_end = std::min(newline, input.size());
     if (static_cast<int64_t>(line_end - line_start) > limits_.max_line_bytes) {
-      return line_start == start ? fail(414, str_format("the request line is longer than {} bytes", limits_.max_line_bytes))
-                                 : fail(431, str_format("a header field is longer than {} bytes", limits_.max_line_bytes));
+      return line_start == start ? fail(414, str_format("the request line is longer than {} bytes",
+                                                        limits_.max_line_bytes))
+                                 : fail(431, str_format("a header field is longer than {} bytes",
+                                                        limits_.max_line_bytes));
     }
     if (static_cast<int64_t>(line_end) > limits_.max_header_bytes) {
       return fail(431, str_format("the header is longer than {} bytes", limits_.max_header_bytes));
     }
     if (newline == std::string_view::npos) break;
-    if (newline == line_start || input[newline - 1] != '\r') return fail(400, "a line does not end in CR LF");
+    if (newline == line_start || input[newline - 1] != '\r')
+      return fail(400, "a line does not end in CR LF");
     if (newline == line_start + 1 && line_start > start) {
       if (!parse_header(input.substr(start, line_start - start))) return 0;
       return newline + 1;
@@ -241,7 +264,8 @@ bool RequestParser::parse_field(std::string_view line) {
 }
 
 bool RequestParser::set_content_length(std::string_view value) {
-  const bool digits = !value.empty() && std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const bool digits = !value.empty() && std::all_of(value.begin(), value.end(),
+                                                    [](char c) { return c >= '0' && c <= '9'; });
   if (!digits) {
     fail(400, "Content-Length is not a number");
     return false;
@@ -294,7 +318,8 @@ bool RequestParser::check_framing() {
   }
   if (lengths > 0 && !set_content_length(length)) return false;
   chunked_ = codings > 0;
-  request_.keep_alive = http11 ? !list_has(connection, "close") : list_has(connection, "keep-alive");
+  request_.keep_alive =
+      http11 ? !list_has(connection, "close") : list_has(connection, "keep-alive");
   const bool has_body = chunked_ || remaining_ > 0;
   expects_continue_ = has_body && http11 && !expect.empty();
   state_ = has_body ? State::kBody : State::kDone;
@@ -343,26 +368,31 @@ size_t RequestParser::feed_chunked(std::string_view input) {
       return fail(400, "a chunk line is too long"), used;
     }
     if (newline == std::string_view::npos) break;
-    if (newline == 0 || rest[newline - 1] != '\r') return fail(400, "a chunk line does not end in CR LF"), used;
+    if (newline == 0 || rest[newline - 1] != '\r')
+      return fail(400, "a chunk line does not end in CR LF"), used;
     const std::string_view line = rest.substr(0, newline - 1);
     used += newline + 1;
     chunk_overhead_ += static_cast<int64_t>(newline) + 1;
-    if (chunk_overhead_ > kMaxChunkOverhead) return fail(413, "the chunk lines of the body are too long"), used;
+    if (chunk_overhead_ > kMaxChunkOverhead)
+      return fail(413, "the chunk lines of the body are too long"), used;
     if (chunk_state_ == ChunkState::kDataEnd) {
       if (!line.empty()) return fail(400, "a chunk is longer than its size"), used;
       chunk_state_ = ChunkState::kSize;
     } else if (chunk_state_ == ChunkState::kSize) {
-      if (!parse_chunk_size(line)) return fail(400, "a chunk size is not a hexadecimal number"), used;
+      if (!parse_chunk_size(line))
+        return fail(400, "a chunk size is not a hexadecimal number"), used;
       if (++num_chunks_ > limits_.max_chunks) {
         return fail(413, str_format("the body has more than {} chunks", limits_.max_chunks)), used;
       }
       if (remaining_ > static_cast<uint64_t>(limits_.max_body_bytes) - request_.body.size()) {
-        return fail(413, str_format("the body is longer than {} bytes", limits_.max_body_bytes)), used;
+        return fail(413, str_format("the body is longer than {} bytes", limits_.max_body_bytes)),
+               used;
       }
       chunk_state_ = remaining_ == 0 ? ChunkState::kTrailer : ChunkState::kData;
     } else if (line.empty()) {  // trailers are read over, never used
       state_ = State::kDone;
-    } else if (const size_t colon = line.find(':'); colon == std::string_view::npos || !is_token(line.substr(0, colon))) {
+    } else if (const size_t colon = line.find(':');
+               colon == std::string_view::npos || !is_token(line.substr(0, colon))) {
       return fail(400, "a trailer field is not NAME: VALUE"), used;
     }
   }

@@ -1,8 +1,9 @@
-// RequestParser: a strict, incremental HTTP/1.1 request parser with limits. It refuses what two parsers
-// could read in two ways (RFC 9112 section 11.2): both or repeated framing fields, any transfer coding but
-// exactly `chunked`, folded lines, bare CR or LF, space before a colon, a missing or repeated Host. That is
-// why there is no library behind it: Beast before 1.92 accepts several of these.
-// One object per connection, one thread. It copies nothing but the fields and the body of one request.
+// RequestParser: a strict, incremental HTTP/1.1 request parser with limits. It refuses what two
+// parsers could read in two ways (RFC 9112 section 11.2): both or repeated framing fields, any
+// transfer coding but exactly `chunked`, folded lines, bare CR or LF, space before a colon, a
+// missing or repeated Host. That is why there is no library behind it: Beast before 1.92 accepts
+// several of these. One object per connection, one thread. It copies nothing but the fields and the
+// body of one request.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +33,9 @@ class RequestParser {
 
   explicit RequestParser(const ParserLimits& limits) : limits_(limits) {}
 
-  // Takes bytes from the front of `input` and returns how many; the rest belongs to the next request (when
-  // kDone) or was not looked at (when kFailed). In state kHeader it takes nothing until the header is
-  // complete: the caller keeps the bytes.
+  // Takes bytes from the front of `input` and returns how many; the rest belongs to the next
+  // request (when kDone) or was not looked at (when kFailed). In state kHeader it takes nothing
+  // until the header is complete: the caller keeps the bytes.
   size_t feed(std::string_view input);
 
   State state() const { return state_; }

@@ -7,25 +7,36 @@ namespace {
 
 const char* error_type(int status) {
   switch (status) {
-    case 401: return "authentication_error";
-    case 403: return "permission_error";
-    case 404: return "not_found_error";
-    case 429: return "rate_limit_error";
-    case 501: return "not_supported_error";
-    case 503: return "overloaded_error";
-    default: return status >= 500 ? "server_error" : "invalid_request_error";
+    case 401:
+      return "authentication_error";
+    case 403:
+      return "permission_error";
+    case 404:
+      return "not_found_error";
+    case 429:
+      return "rate_limit_error";
+    case 501:
+      return "not_supported_error";
+    case 503:
+      return "overloaded_error";
+    default:
+      return status >= 500 ? "server_error" : "invalid_request_error";
   }
 }
 
 int status_of(ErrorCode code) {
   switch (code) {
     case ErrorCode::kInvalidArgument:
-    case ErrorCode::kUnsupported: return 400;
-    case ErrorCode::kNotFound: return 404;
+    case ErrorCode::kUnsupported:
+      return 400;
+    case ErrorCode::kNotFound:
+      return 404;
     case ErrorCode::kResourceExhausted:
-    case ErrorCode::kUnavailable: return 503;
+    case ErrorCode::kUnavailable:
+      return 503;
     case ErrorCode::kDataLoss:
-    case ErrorCode::kInternal: return 500;
+    case ErrorCode::kInternal:
+      return 500;
   }
   return 500;
 }
@@ -35,7 +46,8 @@ int status_of(ErrorCode code) {
 ApiError to_api_error(const Error& error) {
   ApiError out{.status = status_of(error.code), .message = error.message, .param = error.param};
   if (out.status == 500) out.message = "internal error";  // the log has the details
-  if (out.message.find("maximum context length") != std::string::npos) out.code = "context_length_exceeded";
+  if (out.message.find("maximum context length") != std::string::npos)
+    out.code = "context_length_exceeded";
   return out;
 }
 

@@ -1,6 +1,6 @@
-// The one translator from what went wrong to what a client sees: OpenAI's error object and its status.
-// Messages name the field and the allowed range; they never carry paths, addresses or more than 128
-// characters of input (clipped()).
+// The one translator from what went wrong to what a client sees: OpenAI's error object and its
+// status. Messages name the field and the allowed range; they never carry paths, addresses or more
+// than 128 characters of input (clipped()).
 #pragma once
 
 #include <string>

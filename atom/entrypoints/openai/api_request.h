@@ -1,5 +1,5 @@
-// A checked generation request: what the validator (request_fields) makes of a JSON body, and the only
-// thing from which a GenerationRequest is built.
+// A checked generation request: what the validator (request_fields) makes of a JSON body, and the
+// only thing from which a GenerationRequest is built.
 #pragma once
 
 #include <boost/json.hpp>
@@ -21,8 +21,8 @@ struct ApiRequest {
   Endpoint endpoint = kChat;
   std::string model;  // empty: not given
 
-  std::vector<PromptInput> prompts;            // completions
-  boost::json::array messages;                 // chat; ready for the template
+  std::vector<PromptInput> prompts;  // completions
+  boost::json::array messages;       // chat; ready for the template
   boost::json::array tools;
   boost::json::object chat_template_kwargs;
   std::optional<bool> add_generation_prompt;
@@ -33,9 +33,9 @@ struct ApiRequest {
   std::optional<int64_t> max_tokens;
   std::optional<int64_t> max_completion_tokens;  // wins over max_tokens
   std::optional<int32_t> best_of;
-  std::optional<bool> want_logprobs;       // chat "logprobs"
-  std::optional<int32_t> top_logprobs;     // chat
-  std::string suffix;                      // refused when not empty
+  std::optional<bool> want_logprobs;    // chat "logprobs"
+  std::optional<int32_t> top_logprobs;  // chat
+  std::string suffix;                   // refused when not empty
 
   bool stream = false;
   bool has_stream_options = false;

@@ -36,25 +36,30 @@ bool is_token_text(std::string_view text) {
 bool equal_in_constant_time(std::string_view given, std::string_view key) {
   unsigned difference = given.size() == key.size() ? 0 : 1;
   for (size_t i = 0; i < given.size(); ++i) {
-    difference |= static_cast<unsigned char>(given[i]) ^ static_cast<unsigned char>(key[i % key.size()]);
+    difference |=
+        static_cast<unsigned char>(given[i]) ^ static_cast<unsigned char>(key[i % key.size()]);
   }
   return difference == 0;
 }
 
 bool starts_with_ignoring_case(std::string_view text, std::string_view prefix) {
-  return text.size() >= prefix.size() &&
-         std::equal(prefix.begin(), prefix.end(), text.begin(), [](char a, char b) { return a == (b | 0x20); });
+  return text.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), text.begin(),
+                                                    [](char a, char b) { return a == (b | 0x20); });
 }
 
 bool matches(const Api::Route& route, std::string_view path) {
-  return route.is_prefix ? path.starts_with(route.path) && path.size() > route.path.size() : path == route.path;
+  return route.is_prefix ? path.starts_with(route.path) && path.size() > route.path.size()
+                         : path == route.path;
 }
 
 }  // namespace
 
 std::span<const ApiServer::Route> ApiServer::routes() {
   static constexpr Route kRoutes[] = {
-      {.method = "POST", .path = "/v1/chat/completions", .handler = &Api::chat_completions, .on_pool = true},
+      {.method = "POST",
+       .path = "/v1/chat/completions",
+       .handler = &Api::chat_completions,
+       .on_pool = true},
       {.method = "POST", .path = "/v1/completions", .handler = &Api::completions, .on_pool = true},
       {.method = "GET", .path = "/v1/models", .handler = &Api::list_models},
       {.method = "GET", .path = "/v1/models/", .handler = &Api::show_model, .is_prefix = true},
@@ -82,9 +87,14 @@ http::Response ApiServer::refuse(int status, const std::string& message) {
   return error_response({.status = status, .message = message});
 }
 
-Call ApiServer::make_call(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) const {
-  Call call{.request = std::move(request), .writer = std::move(writer), .request_id = {}, .headers = {},
-            .arrival = std::chrono::steady_clock::now(), .access_log = options_.access_log};
+Call ApiServer::make_call(http::Request&& request,
+                          std::shared_ptr<http::ResponseWriter> writer) const {
+  Call call{.request = std::move(request),
+            .writer = std::move(writer),
+            .request_id = {},
+            .headers = {},
+            .arrival = std::chrono::steady_clock::now(),
+            .access_log = options_.access_log};
   const std::string_view given = call.request.header("x-request-id");
   call.request_id = is_token_text(given) ? std::string(given) : random_hex();
   call.headers.emplace_back("x-request-id", call.request_id);
@@ -114,10 +124,13 @@ bool ApiServer::key_is_right(const http::Request& request) const {
 
 http::Response ApiServer::options_response(const Call& call, const std::string& allowed) const {
   http::Response response{.status = 204, .headers = {{"Allow", allowed}}};
-  const bool cors = std::any_of(call.headers.begin(), call.headers.end(), [](const auto& header) { return header.first == "Access-Control-Allow-Origin"; });
+  const bool cors = std::any_of(call.headers.begin(), call.headers.end(), [](const auto& header) {
+    return header.first == "Access-Control-Allow-Origin";
+  });
   if (cors) {
     response.headers.emplace_back("Access-Control-Allow-Methods", allowed);
-    response.headers.emplace_back("Access-Control-Allow-Headers", "authorization, content-type, x-request-id");
+    response.headers.emplace_back("Access-Control-Allow-Headers",
+                                  "authorization, content-type, x-request-id");
     response.headers.emplace_back("Access-Control-Max-Age", "600");
   }
   return response;
@@ -134,26 +147,34 @@ void ApiServer::handle(http::Request&& request, std::shared_ptr<http::ResponseWr
     allowed += allowed.empty() ? "" : ", ";
     allowed += route.method == "GET" ? "GET, HEAD" : std::string(route.method);
     open = open || route.open;
-    if (req.method == route.method || (req.method == "HEAD" && route.method == "GET")) found = &route;
+    if (req.method == route.method || (req.method == "HEAD" && route.method == "GET"))
+      found = &route;
   }
   if (req.method == "OPTIONS" && (!allowed.empty() || req.path == "*")) {
-    return call->send(options_response(*call, allowed.empty() ? "GET, HEAD, POST, OPTIONS" : allowed + ", OPTIONS"));
+    return call->send(options_response(
+        *call, allowed.empty() ? "GET, HEAD, POST, OPTIONS" : allowed + ", OPTIONS"));
   }
   if (!open && !key_is_right(req)) {
-    return call->fail({.status = 401, .message = "the API key is missing or wrong", .code = "invalid_api_key"});
+    return call->fail(
+        {.status = 401, .message = "the API key is missing or wrong", .code = "invalid_api_key"});
   }
   if (allowed.empty()) {
     return call->fail({.status = 404, .message = "no such path: " + clipped(req.path)});
   }
   if (found == nullptr) {
-    http::Response response = error_response({.status = 405, .message = str_format("{} is not allowed here; allowed: {}", clipped(req.method), allowed)});
+    http::Response response =
+        error_response({.status = 405,
+                        .message = str_format("{} is not allowed here; allowed: {}",
+                                              clipped(req.method), allowed)});
     response.headers.emplace_back("Allow", allowed + ", OPTIONS");
     return call->send(std::move(response));
   }
-  if (const std::string_view type = req.header("content-type"); starts_with_ignoring_case(type, "multipart/")) {
+  if (const std::string_view type = req.header("content-type");
+      starts_with_ignoring_case(type, "multipart/")) {
     return call->fail({.status = 415, .message = "the body must be JSON, not multipart"});
   }
-  if (const std::string_view coding = req.header("content-encoding"); !coding.empty() && coding != "identity") {
+  if (const std::string_view coding = req.header("content-encoding");
+      !coding.empty() && coding != "identity") {
     return call->fail({.status = 415, .message = "compressed request bodies are not accepted"});
   }
   if (!found->on_pool) return run(*found, call);
@@ -164,7 +185,8 @@ void ApiServer::run(const Route& route, std::shared_ptr<Call> call) {
   // A handler that takes the call over moves out of it; this answers when it could not.
   const std::shared_ptr<http::ResponseWriter> writer = call->writer;
   try {
-    if (std::optional<http::Response> response = (this->*route.handler)(*call)) call->send(std::move(*response));
+    if (std::optional<http::Response> response = (this->*route.handler)(*call))
+      call->send(std::move(*response));
   } catch (const std::bad_alloc&) {
     writer->send(refuse(503, "out of memory for this request"));
   } catch (const std::exception& e) {
@@ -173,12 +195,17 @@ void ApiServer::run(const Route& route, std::shared_ptr<Call> call) {
   }
 }
 
-std::optional<http::Response> ApiServer::chat_completions(Call& call) { return generate(kChat, call); }
-std::optional<http::Response> ApiServer::completions(Call& call) { return generate(kCompletions, call); }
+std::optional<http::Response> ApiServer::chat_completions(Call& call) {
+  return generate(kChat, call);
+}
+std::optional<http::Response> ApiServer::completions(Call& call) {
+  return generate(kCompletions, call);
+}
 
 std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call) {
   if (draining_.load()) {
-    http::Response response = error_response({.status = 503, .message = "the server is shutting down"});
+    http::Response response =
+        error_response({.status = 503, .message = "the server is shutting down"});
     response.close = true;
     return response;
   }
@@ -189,13 +216,17 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
     error.code = "model_not_found";
     return error_response(error);
   }
-  const int64_t sequences = std::max<int64_t>(1, static_cast<int64_t>(request->prompts.size())) * request->sampling.n;
+  const int64_t sequences =
+      std::max<int64_t>(1, static_cast<int64_t>(request->prompts.size())) * request->sampling.n;
   if (counters_.in_flight.load(std::memory_order_relaxed) + sequences > options_.max_in_flight) {
-    return error_response({.status = 503, .message = "too many requests are waiting; try again later", .code = "queue_full"});
+    return error_response({.status = 503,
+                           .message = "too many requests are waiting; try again later",
+                           .code = "queue_full"});
   }
   Generation::Input input{.request = std::move(*request), .model = options_.served_model_names[0]};
   if (!input.request.model.empty()) input.model = input.request.model;
-  if (const Status ready = prepare_prompts(input); !ready) return error_response(to_api_error(ready.error()));
+  if (const Status ready = prepare_prompts(input); !ready)
+    return error_response(to_api_error(ready.error()));
   call.request.body = {};
   std::make_shared<Generation>(engine_, counters_, std::move(call), std::move(input))->start();
   return std::nullopt;
@@ -206,27 +237,34 @@ Status ApiServer::check_model(const std::string& name) const {
   while (wanted.size() > 1 && wanted.ends_with('/')) wanted.remove_suffix(1);
   const auto& names = options_.served_model_names;
   if (wanted.empty() || std::find(names.begin(), names.end(), wanted) != names.end()) return {};
-  return field_error("model", str_format("The model `{}` does not exist.", clipped(name)), ErrorCode::kNotFound);
+  return field_error("model", str_format("The model `{}` does not exist.", clipped(name)),
+                     ErrorCode::kNotFound);
 }
 
 Result<std::string> ApiServer::render(const ApiRequest& request) const {
   if (chat_template_ == nullptr) {
-    return field_error("messages", "this model has no chat template; start the server with --chat-template, or use /v1/completions");
+    return field_error("messages",
+                       "this model has no chat template; start the server with --chat-template, or "
+                       "use /v1/completions");
   }
   const Tokenizer& tokenizer = *engine_.tokenizer();
   boost::json::object kwargs = options_.default_chat_template_kwargs;
-  for (const boost::json::key_value_pair& entry : request.chat_template_kwargs) kwargs.insert_or_assign(entry.key(), entry.value());
+  for (const boost::json::key_value_pair& entry : request.chat_template_kwargs)
+    kwargs.insert_or_assign(entry.key(), entry.value());
   const boost::json::value messages(request.messages);
   const boost::json::value tools(request.tools);
-  const auto text = chat_template_->render_chat({.messages = &messages,
-                                                 .tools = request.tools.empty() ? nullptr : &tools,
-                                                 .chat_template_kwargs = &kwargs,
-                                                 .add_generation_prompt = request.add_generation_prompt.value_or(!request.continue_final_message),
-                                                 .continue_final_message = request.continue_final_message,
-                                                 .bos_token = tokenizer.bos_token(),
-                                                 .eos_token = tokenizer.eos_token()});
+  const auto text =
+      chat_template_->render_chat({.messages = &messages,
+                                   .tools = request.tools.empty() ? nullptr : &tools,
+                                   .chat_template_kwargs = &kwargs,
+                                   .add_generation_prompt = request.add_generation_prompt.value_or(
+                                       !request.continue_final_message),
+                                   .continue_final_message = request.continue_final_message,
+                                   .bos_token = tokenizer.bos_token(),
+                                   .eos_token = tokenizer.eos_token()});
   if (text) return *text;
-  return field_error("messages", str_format("the chat template refused the messages: {}", clipped(text.error().message)));
+  return field_error("messages", str_format("the chat template refused the messages: {}",
+                                            clipped(text.error().message)));
 }
 
 Status ApiServer::prepare_prompts(Generation::Input& input) const {
@@ -245,9 +283,12 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
       if (request.echo) input.prompt_texts.push_back(std::move(*text));
     } else {
       input.prompt_ids.push_back(std::move(std::get<std::vector<int32_t>>(prompt)));
-      if (request.echo) input.prompt_texts.push_back(tokenizer.decode(input.prompt_ids.back(), request.sampling.skip_special_tokens));
+      if (request.echo)
+        input.prompt_texts.push_back(
+            tokenizer.decode(input.prompt_ids.back(), request.sampling.skip_special_tokens));
     }
-    if (input.prompt_ids.back().empty()) return field_error(field, str_format("{} is empty", field));
+    if (input.prompt_ids.back().empty())
+      return field_error(field, str_format("{} is empty", field));
     longest = std::max(longest, static_cast<int64_t>(input.prompt_ids.back().size()));
   }
   request.messages = {};
@@ -255,15 +296,22 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
   return check_context(request, longest, field);
 }
 
-// Settles max_tokens: the default is 256, and what exceeds the room the longest prompt leaves is cut.
-Status ApiServer::check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const {
+// Settles max_tokens: the default is 256, and what exceeds the room the longest prompt leaves is
+// cut.
+Status ApiServer::check_context(ApiRequest& request, int64_t prompt_tokens,
+                                std::string_view param) const {
   const int64_t room = options_.limits.max_model_len - prompt_tokens;
   const int64_t wanted = request.max_tokens.value_or(kDefaultMaxTokens);
   if (room < 0 || (room == 0 && wanted > 0)) {
-    return field_error(param, str_format("This model's maximum context length is {} tokens. However, you requested {} output tokens "
-                                         "and your prompt contains at least {} input tokens, for a total of at least {} tokens. Please "
-                                         "reduce the length of the input prompt or the number of requested output tokens.",
-                                         options_.limits.max_model_len, wanted, prompt_tokens, prompt_tokens + wanted));
+    return field_error(
+        param,
+        str_format(
+            "This model's maximum context length is {} tokens. However, you requested {} output "
+            "tokens "
+            "and your prompt contains at least {} input tokens, for a total of at least {} tokens. "
+            "Please "
+            "reduce the length of the input prompt or the number of requested output tokens.",
+            options_.limits.max_model_len, wanted, prompt_tokens, prompt_tokens + wanted));
   }
   request.sampling.max_tokens = std::min(wanted, room);
   request.sampling.min_tokens = std::min(request.sampling.min_tokens, request.sampling.max_tokens);

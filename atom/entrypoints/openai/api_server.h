@@ -1,6 +1,6 @@
-// ApiServer: the routes of the OpenAI-compatible server. It authenticates, answers CORS, finds the route in
-// one table (routes in api_server.cpp) and runs its handler. To add an endpoint: a handler (request ->
-// response) and a row. It owns the pool; it knows no socket.
+// ApiServer: the routes of the OpenAI-compatible server. It authenticates, answers CORS, finds the
+// route in one table (routes in api_server.cpp) and runs its handler. To add an endpoint: a handler
+// (request -> response) and a row. It owns the pool; it knows no socket.
 #pragma once
 
 #include <atomic>
@@ -25,8 +25,8 @@ struct ApiOptions {
   std::string api_key;
   std::vector<std::string> allowed_origins;
   boost::json::object default_chat_template_kwargs;
-  RequestLimits limits;              // vocab_size and max_model_len are filled in from the engine
-  int64_t max_in_flight = 4608;      // sequences, then 503
+  RequestLimits limits;          // vocab_size and max_model_len are filled in from the engine
+  int64_t max_in_flight = 4608;  // sequences, then 503
   int pool_threads = 1;
   bool access_log = false;
 };

@@ -21,8 +21,10 @@ void Call::begin_event_stream() const {
 
 void Call::log(int status) const {
   if (!access_log) return;
-  const auto elapsed = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - arrival);
-  log_info("{} {} {} {:.1f} ms id={}", request.method, clipped(request.path), status, elapsed.count(), request_id);
+  const auto elapsed =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - arrival);
+  log_info("{} {} {} {:.1f} ms id={}", request.method, clipped(request.path), status,
+           elapsed.count(), request_id);
 }
 
 }  // namespace atom::openai

@@ -13,7 +13,8 @@ namespace {
 
 constexpr size_t kMaxTools = 128;
 constexpr size_t kMaxNameLength = 256;
-constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant", "tool", "function"};
+constexpr std::string_view kRoles[] = {"system",    "developer", "user",
+                                       "assistant", "tool",      "function"};
 
 std::string_view view(const json::string& text) { return {text.data(), text.size()}; }
 
@@ -33,10 +34,13 @@ Result<std::string> join_parts(const json::array& parts, const std::string& name
     const json::object* object = parts[i].if_object();
     if (object == nullptr) return field_error(part, str_format("{} must be an object", part));
     const std::string_view type = text_of(*object, "type");
-    if (type.empty()) return field_error(part + ".type", str_format("{}.type must be a string", part));
+    if (type.empty())
+      return field_error(part + ".type", str_format("{}.type must be a string", part));
     if (type != "text" && type != "input_text" && type != "refusal") {
-      return field_error(part + ".type", str_format("{}.type \"{}\" is not supported; allowed: \"text\"", part, clipped(type)),
-                         ErrorCode::kUnsupported);
+      return field_error(
+          part + ".type",
+          str_format("{}.type \"{}\" is not supported; allowed: \"text\"", part, clipped(type)),
+          ErrorCode::kUnsupported);
     }
     const json::value* value = object->if_contains(type == "refusal" ? "refusal" : "text");
     if (value == nullptr || !value->is_string()) {
@@ -54,8 +58,10 @@ Status normalize_tool_calls(json::value& calls, const std::string& name) {
     const std::string call = str_format("{}[{}]", name, i);
     json::object* object = calls.get_array()[i].if_object();
     json::value* function = object != nullptr ? object->if_contains("function") : nullptr;
-    if (function == nullptr || !function->is_object() || text_of(function->get_object(), "name").empty()) {
-      return field_error(call + ".function.name", str_format("{}.function.name must be a string", call));
+    if (function == nullptr || !function->is_object() ||
+        text_of(function->get_object(), "name").empty()) {
+      return field_error(call + ".function.name",
+                         str_format("{}.function.name must be a string", call));
     }
     json::value* arguments = function->get_object().if_contains("arguments");
     if (arguments == nullptr || !arguments->is_string()) continue;
@@ -76,14 +82,17 @@ Status normalize_content(json::object& message, std::string_view role, const std
   json::value* content = message.if_contains("content");
   if (content != nullptr && content->is_string()) return {};
   if (content != nullptr && content->is_array()) {
-    ATOM_ASSIGN_OR_RETURN(const std::string text, join_parts(content->get_array(), name + ".content"));
+    ATOM_ASSIGN_OR_RETURN(const std::string text,
+                          join_parts(content->get_array(), name + ".content"));
     *content = json::string(text);
     return {};
   }
   if (content != nullptr && !content->is_null()) {
-    return field_error(name + ".content", str_format("{}.content must be a string or a list of parts", name));
+    return field_error(name + ".content",
+                       str_format("{}.content must be a string or a list of parts", name));
   }
-  if (role != "assistant") return field_error(name + ".content", str_format("{}.content is required", name));
+  if (role != "assistant")
+    return field_error(name + ".content", str_format("{}.content is required", name));
   message["content"] = "";
   return {};
 }
@@ -93,8 +102,10 @@ Status normalize_message(json::value& value, const std::string& name) {
   if (message == nullptr) return field_error(name, str_format("{} must be an object", name));
   const std::string_view role = text_of(*message, "role");
   if (std::find(std::begin(kRoles), std::end(kRoles), role) == std::end(kRoles)) {
-    return field_error(name + ".role",
-                       str_format("{}.role must be one of system, developer, user, assistant, tool, function", name));
+    return field_error(
+        name + ".role",
+        str_format("{}.role must be one of system, developer, user, assistant, tool, function",
+                   name));
   }
   ATOM_RETURN_IF_ERROR(normalize_content(*message, role, name));
   if (json::value* calls = message->if_contains("tool_calls")) {
@@ -109,7 +120,8 @@ Status normalize_message(json::value& value, const std::string& name) {
   if (reasoning != nullptr && reasoning->is_string() && reasoning_content == nullptr) {
     const json::value copy = *reasoning;
     message->emplace("reasoning_content", copy);
-  } else if (reasoning_content != nullptr && reasoning_content->is_string() && reasoning == nullptr) {
+  } else if (reasoning_content != nullptr && reasoning_content->is_string() &&
+             reasoning == nullptr) {
     const json::value copy = *reasoning_content;
     message->emplace("reasoning", copy);
   }
@@ -127,7 +139,8 @@ Result<json::array> normalize_messages(const json::array& messages, std::string_
 }
 
 Status check_tools(const json::array& tools) {
-  if (tools.size() > kMaxTools) return field_error("tools", str_format("tools may hold at most {} tools", kMaxTools));
+  if (tools.size() > kMaxTools)
+    return field_error("tools", str_format("tools may hold at most {} tools", kMaxTools));
   for (size_t i = 0; i < tools.size(); ++i) {
     const std::string name = str_format("tools[{}]", i);
     const json::object* tool = tools[i].if_object();
@@ -140,13 +153,18 @@ Status check_tools(const json::array& tools) {
       return field_error(name + ".function", str_format("{}.function must be an object", name));
     }
     const std::string_view tool_name = text_of(function->get_object(), "name");
-    const bool printable = std::all_of(tool_name.begin(), tool_name.end(), [](char c) { return static_cast<unsigned char>(c) > 0x20 && c != 0x7f; });
+    const bool printable = std::all_of(tool_name.begin(), tool_name.end(), [](char c) {
+      return static_cast<unsigned char>(c) > 0x20 && c != 0x7f;
+    });
     if (tool_name.empty() || tool_name.size() > kMaxNameLength || !printable) {
-      return field_error(name + ".function.name", str_format("{}.function.name must be 1 to {} characters without spaces", name, kMaxNameLength));
+      return field_error(name + ".function.name",
+                         str_format("{}.function.name must be 1 to {} characters without spaces",
+                                    name, kMaxNameLength));
     }
     const json::value* parameters = function->get_object().if_contains("parameters");
     if (parameters != nullptr && !parameters->is_object() && !parameters->is_null()) {
-      return field_error(name + ".function.parameters", str_format("{}.function.parameters must be an object", name));
+      return field_error(name + ".function.parameters",
+                         str_format("{}.function.parameters must be an object", name));
     }
   }
   return {};

@@ -1,5 +1,5 @@
-// Chat messages and tools: checks their shape and brings them into the form chat templates expect. Keys it
-// does not know pass through to the template.
+// Chat messages and tools: checks their shape and brings them into the form chat templates expect.
+// Keys it does not know pass through to the template.
 #pragma once
 
 #include <boost/json/fwd.hpp>
@@ -10,9 +10,11 @@
 namespace atom::openai {
 
 // Joins text parts, refuses other parts by name (nothing is ever fetched), turns JSON-string tool
-// arguments into objects, makes a missing content the empty string and mirrors reasoning_content and
-// reasoning. Errors name messages[i].field; `name` is the request field ("messages" or "prompt").
-Result<boost::json::array> normalize_messages(const boost::json::array& messages, std::string_view name);
+// arguments into objects, makes a missing content the empty string and mirrors reasoning_content
+// and reasoning. Errors name messages[i].field; `name` is the request field ("messages" or
+// "prompt").
+Result<boost::json::array> normalize_messages(const boost::json::array& messages,
+                                              std::string_view name);
 
 Status check_tools(const boost::json::array& tools);
 

@@ -1,5 +1,5 @@
-// What the OpenAI routes need of an engine. LLMEngine stands behind it in the server (serve.cpp), a mock
-// in the tests.
+// What the OpenAI routes need of an engine. LLMEngine stands behind it in the server (serve.cpp), a
+// mock in the tests.
 #pragma once
 
 #include <memory>

@@ -40,7 +40,9 @@ Generation::Generation(EngineClient& engine, GenerationCounters& counters, Call 
   counters_.in_flight.fetch_add(num_sequences_, std::memory_order_relaxed);
 }
 
-Generation::~Generation() { counters_.in_flight.fetch_sub(num_sequences_, std::memory_order_relaxed); }
+Generation::~Generation() {
+  counters_.in_flight.fetch_sub(num_sequences_, std::memory_order_relaxed);
+}
 
 void Generation::start() {
   call_.writer->on_disconnect([weak = weak_from_this()] {
@@ -49,9 +51,12 @@ void Generation::start() {
   for (size_t i = 0; i < input_.prompt_ids.size(); ++i) {
     Result<RequestId> id = engine_.add_request(
         {.prompt_token_ids = input_.prompt_ids[i], .sampling = input_.request.sampling},
-        [self = shared_from_this(), i](RequestOutput&& output) { self->on_output(i, std::move(output)); });
+        [self = shared_from_this(), i](RequestOutput&& output) {
+          self->on_output(i, std::move(output));
+        });
     if (!id) {
-      if (input_.prompt_ids.size() > 1 && id.error().param == "prompt") id.error().param = str_format("prompt[{}]", i);
+      if (input_.prompt_ids.size() > 1 && id.error().param == "prompt")
+        id.error().param = str_format("prompt[{}]", i);
       return end_with_error(to_api_error(id.error()));
     }
     bool left = false;
@@ -73,14 +78,18 @@ void Generation::on_output(size_t prompt, RequestOutput&& output) {
   std::unique_lock lock(mutex_);
   if (done_) return;
   bool aborted = false;
-  for (const ChoiceDelta& delta : output.choices) aborted = aborted || delta.finish_reason == FinishReason::kAbort || delta.finish_reason == FinishReason::kError;
+  for (const ChoiceDelta& delta : output.choices)
+    aborted = aborted || delta.finish_reason == FinishReason::kAbort ||
+              delta.finish_reason == FinishReason::kError;
   if (output.error || aborted) {
     lock.unlock();
-    return end_with_error(output.error ? to_api_error(*output.error)
-                                       : ApiError{.status = 503, .message = "the request was aborted by the server"});
+    return end_with_error(
+        output.error ? to_api_error(*output.error)
+                     : ApiError{.status = 503, .message = "the request was aborted by the server"});
   }
   if (first_token_ == Clock::time_point{}) first_token_ = Clock::now();
-  prompts_[prompt] = {.cached_tokens = output.num_cached_tokens, .generated_tokens = output.num_generated_tokens};
+  prompts_[prompt] = {.cached_tokens = output.num_cached_tokens,
+                      .generated_tokens = output.num_generated_tokens};
   if (echo_due(prompt)) add_echo(prompt, output);
   for (ChoiceDelta& delta : output.choices) take_delta(prompt, delta, output, out);
   if (output.finished && --unfinished_ == 0) return finish_locked(out);
@@ -107,28 +116,35 @@ void Generation::add_echo(size_t prompt, const RequestOutput& output) {
     if (!input_.request.sampling.logprobs) continue;
     for (size_t t = 0; t < ids.size(); ++t) {
       const std::optional<TokenLogprobs> none;
-      format_.add_logprobs(t < output.prompt_logprobs.size() ? output.prompt_logprobs[t] : none, ids[t],
-                           choices_[i].logprobs, choices_[i].num_characters);
+      format_.add_logprobs(t < output.prompt_logprobs.size() ? output.prompt_logprobs[t] : none,
+                           ids[t], choices_[i].logprobs, choices_[i].num_characters);
     }
   }
 }
 
 // Adds what is new to its choice; for a stream, writes it out as an event and forgets it.
-void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out) {
+void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output,
+                            std::string& out) {
   const ApiRequest& request = input_.request;
-  ChoiceState& choice = choices_[prompt * static_cast<size_t>(request.sampling.n) + static_cast<size_t>(delta.index)];
+  ChoiceState& choice =
+      choices_[prompt * static_cast<size_t>(request.sampling.n) + static_cast<size_t>(delta.index)];
   choice.text += delta.text;
-  if (request.return_token_ids) choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+  if (request.return_token_ids)
+    choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
   for (size_t i = 0; i < delta.logprobs.size() && i < delta.token_ids.size(); ++i) {
-    format_.add_logprobs(delta.logprobs[i], delta.token_ids[i], choice.logprobs, choice.num_characters);
+    format_.add_logprobs(delta.logprobs[i], delta.token_ids[i], choice.logprobs,
+                         choice.num_characters);
   }
   if (delta.finish_reason) {
     choice.finish_reason = delta.finish_reason;
     choice.stop_reason = std::move(delta.stop_reason);
-    (delta.finish_reason == FinishReason::kLength ? counters_.finished_length : counters_.finished_stop).fetch_add(1, std::memory_order_relaxed);
+    (delta.finish_reason == FinishReason::kLength ? counters_.finished_length
+                                                  : counters_.finished_stop)
+        .fetch_add(1, std::memory_order_relaxed);
   }
   if (!request.stream) return;
-  const bool news = !choice.text.empty() || choice.finish_reason || !choice.token_ids.empty() || !delta.logprobs.empty();
+  const bool news = !choice.text.empty() || choice.finish_reason || !choice.token_ids.empty() ||
+                    !delta.logprobs.empty();
   if (!news) return;
   Usage continuous;
   if (request.continuous_usage) {
@@ -149,7 +165,8 @@ void Generation::finish_locked(std::string& out) {
   done_ = true;
   const Usage total = usage(Clock::now());
   if (!input_.request.stream) {
-    http::Response response{.body = format_.whole(choices_, total, input_.prompt_ids, input_.request.sampling.n)};
+    http::Response response{
+        .body = format_.whole(choices_, total, input_.prompt_ids, input_.request.sampling.n)};
     call_.send(std::move(response));
     return;
   }
@@ -168,7 +185,8 @@ void Generation::end_with_error(const ApiError& error) {
     if (done_) return;
     done_ = true;
     ids = ids_;
-    (error.status == 503 ? counters_.finished_abort : counters_.finished_error).fetch_add(1, std::memory_order_relaxed);
+    (error.status == 503 ? counters_.finished_abort : counters_.finished_error)
+        .fetch_add(1, std::memory_order_relaxed);
     if (streaming_) {
       std::string out = "data: " + error_body(error) + "\n\n";
       out += kSseDone;
@@ -201,16 +219,21 @@ void Generation::abort_all(const std::vector<RequestId>& ids) {
 }
 
 Usage Generation::usage(Clock::time_point now) const {
-  const auto seconds = [this](Clock::time_point to) { return std::chrono::duration<double>(to - call_.arrival).count(); };
-  Usage out{.ttft = first_token_ == Clock::time_point{} ? 0 : seconds(first_token_), .latency = seconds(now)};
+  const auto seconds = [this](Clock::time_point to) {
+    return std::chrono::duration<double>(to - call_.arrival).count();
+  };
+  Usage out{.ttft = first_token_ == Clock::time_point{} ? 0 : seconds(first_token_),
+            .latency = seconds(now)};
   int64_t longest = 0;
   for (size_t i = 0; i < prompts_.size(); ++i) {
     out.prompt_tokens += static_cast<int64_t>(input_.prompt_ids[i].size());
     out.completion_tokens += prompts_[i].generated_tokens;
     out.cached_tokens += prompts_[i].cached_tokens;
-    longest = std::max(longest, prompts_[i].generated_tokens / std::max<int64_t>(1, input_.request.sampling.n));
+    longest = std::max(
+        longest, prompts_[i].generated_tokens / std::max<int64_t>(1, input_.request.sampling.n));
   }
-  if (longest > 1) out.tpot = std::max(0.0, out.latency - out.ttft) / static_cast<double>(longest - 1);
+  if (longest > 1)
+    out.tpot = std::max(0.0, out.latency - out.ttft) / static_cast<double>(longest - 1);
   return out;
 }
 

@@ -1,7 +1,8 @@
-// Generation: one request of /v1/chat/completions or /v1/completions from submission to its last byte. It
-// fans out over prompts and choices, turns engine events into an SSE stream or a whole answer, and owns
-// the way out: finish, error, or a client that left all end in one place. Shared by the pool thread that
-// submits, the engine's output thread and the I/O thread that reports a disconnect.
+// Generation: one request of /v1/chat/completions or /v1/completions from submission to its last
+// byte. It fans out over prompts and choices, turns engine events into an SSE stream or a whole
+// answer, and owns the way out: finish, error, or a client that left all end in one place. Shared
+// by the pool thread that submits, the engine's output thread and the I/O thread that reports a
+// disconnect.
 #pragma once
 
 #include <atomic>

@@ -96,8 +96,10 @@ std::optional<http::Response> ApiServer::show_model(Call& call) {
 }
 
 std::optional<http::Response> ApiServer::health(Call&) {
-  if (draining_.load()) return error_response({.status = 503, .message = "the server is shutting down"});
-  if (!engine_.stats().alive) return error_response({.status = 503, .message = "the engine does not make progress"});
+  if (draining_.load())
+    return error_response({.status = 503, .message = "the server is shutting down"});
+  if (!engine_.stats().alive)
+    return error_response({.status = 503, .message = "the engine does not make progress"});
   return http::Response{.body = R"({"status":"ok"})"};
 }
 
@@ -107,33 +109,53 @@ std::optional<http::Response> ApiServer::version(Call&) {
 
 std::optional<http::Response> ApiServer::metrics(Call&) {
   const EngineStats stats = engine_.stats();
-  const double used = stats.num_blocks > 0 ? 1.0 - static_cast<double>(stats.num_free_blocks) / static_cast<double>(stats.num_blocks) : 0.0;
+  const double used = stats.num_blocks > 0 ? 1.0 - static_cast<double>(stats.num_free_blocks) /
+                                                       static_cast<double>(stats.num_blocks)
+                                           : 0.0;
   MetricsText out(options_.served_model_names[0]);
-  out.add("vllm:num_requests_running", "gauge", "Sequences in the running batch.", static_cast<double>(stats.num_running));
-  out.add("vllm:num_requests_waiting", "gauge", "Sequences waiting to be scheduled.", static_cast<double>(stats.num_waiting));
+  out.add("vllm:num_requests_running", "gauge", "Sequences in the running batch.",
+          static_cast<double>(stats.num_running));
+  out.add("vllm:num_requests_waiting", "gauge", "Sequences waiting to be scheduled.",
+          static_cast<double>(stats.num_waiting));
   out.add("vllm:kv_cache_usage_perc", "gauge", "Used share of the KV cache, 1 = all.", used);
-  out.add("vllm:prompt_tokens_total", "counter", "Prompt tokens processed.", static_cast<double>(stats.prompt_tokens));
-  out.add("vllm:generation_tokens_total", "counter", "Tokens generated.", static_cast<double>(stats.generation_tokens));
-  out.add("vllm:num_preemptions_total", "counter", "Sequences preempted.", static_cast<double>(stats.num_preemptions));
-  out.add("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the prefix cache.", static_cast<double>(stats.prefix_cache_queries));
-  out.add("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.", static_cast<double>(stats.prefix_cache_hits));
+  out.add("vllm:prompt_tokens_total", "counter", "Prompt tokens processed.",
+          static_cast<double>(stats.prompt_tokens));
+  out.add("vllm:generation_tokens_total", "counter", "Tokens generated.",
+          static_cast<double>(stats.generation_tokens));
+  out.add("vllm:num_preemptions_total", "counter", "Sequences preempted.",
+          static_cast<double>(stats.num_preemptions));
+  out.add("vllm:prefix_cache_queries_total", "counter",
+          "Prompt tokens looked up in the prefix cache.",
+          static_cast<double>(stats.prefix_cache_queries));
+  out.add("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
+          static_cast<double>(stats.prefix_cache_hits));
   out.head("vllm:request_success_total", "counter", "Requests ended, by reason.");
-  out.sample("vllm:request_success_total", ",finished_reason=\"stop\"", static_cast<double>(counters_.finished_stop.load()));
-  out.sample("vllm:request_success_total", ",finished_reason=\"length\"", static_cast<double>(counters_.finished_length.load()));
-  out.sample("vllm:request_success_total", ",finished_reason=\"abort\"", static_cast<double>(counters_.finished_abort.load()));
-  out.sample("vllm:request_success_total", ",finished_reason=\"error\"", static_cast<double>(counters_.finished_error.load()));
-  out.add("atom:num_sequences_in_flight", "gauge", "Sequences admitted and not finished.", static_cast<double>(counters_.in_flight.load()));
-  out.add("atom:kv_cache_blocks", "gauge", "KV cache blocks.", static_cast<double>(stats.num_blocks));
-  out.add("atom:kv_cache_free_blocks", "gauge", "KV cache blocks free or evictable.", static_cast<double>(stats.num_free_blocks));
-  out.add("atom:engine_steps_total", "counter", "Steps of the engine.", static_cast<double>(stats.num_steps));
-  return http::Response{.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = out.take()};
+  out.sample("vllm:request_success_total", ",finished_reason=\"stop\"",
+             static_cast<double>(counters_.finished_stop.load()));
+  out.sample("vllm:request_success_total", ",finished_reason=\"length\"",
+             static_cast<double>(counters_.finished_length.load()));
+  out.sample("vllm:request_success_total", ",finished_reason=\"abort\"",
+             static_cast<double>(counters_.finished_abort.load()));
+  out.sample("vllm:request_success_total", ",finished_reason=\"error\"",
+             static_cast<double>(counters_.finished_error.load()));
+  out.add("atom:num_sequences_in_flight", "gauge", "Sequences admitted and not finished.",
+          static_cast<double>(counters_.in_flight.load()));
+  out.add("atom:kv_cache_blocks", "gauge", "KV cache blocks.",
+          static_cast<double>(stats.num_blocks));
+  out.add("atom:kv_cache_free_blocks", "gauge", "KV cache blocks free or evictable.",
+          static_cast<double>(stats.num_free_blocks));
+  out.add("atom:engine_steps_total", "counter", "Steps of the engine.",
+          static_cast<double>(stats.num_steps));
+  return http::Response{.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                        .body = out.take()};
 }
 
 std::optional<http::Response> ApiServer::tokenize(Call& call) {
   const auto answer = [&]() -> Result<std::string> {
     ATOM_ASSIGN_OR_RETURN(const json::object body, parse_body(call.request.body));
     const json::value* model = body.if_contains("model");
-    if (model != nullptr && model->is_string()) ATOM_RETURN_IF_ERROR(check_model(std::string(model->get_string())));
+    if (model != nullptr && model->is_string())
+      ATOM_RETURN_IF_ERROR(check_model(std::string(model->get_string())));
     const json::value* messages = body.if_contains("messages");
     const bool chat = messages != nullptr && !messages->is_null();
     ATOM_ASSIGN_OR_RETURN(bool add_special, optional_bool(body, "add_special", !chat));
@@ -143,12 +165,14 @@ std::optional<http::Response> ApiServer::tokenize(Call& call) {
     if (chat) {
       json::object copy = body;  // the chat fields mean what they mean in /v1/chat/completions
       copy.erase("add_special");
-      ATOM_ASSIGN_OR_RETURN(const ApiRequest request, parse_request(kChat, json::serialize(copy), options_.limits));
+      ATOM_ASSIGN_OR_RETURN(const ApiRequest request,
+                            parse_request(kChat, json::serialize(copy), options_.limits));
       ATOM_ASSIGN_OR_RETURN(text, render(request));
     } else {
       const json::value* prompt = body.if_contains("prompt");
       if (prompt == nullptr) prompt = body.if_contains("content");
-      if (prompt == nullptr || !prompt->is_string()) return field_error("prompt", "prompt must be a string");
+      if (prompt == nullptr || !prompt->is_string())
+        return field_error("prompt", "prompt must be a string");
       text = std::string(prompt->get_string());
     }
     const Tokenizer& tokenizer = *engine_.tokenizer();
@@ -177,7 +201,8 @@ std::optional<http::Response> ApiServer::detokenize(Call& call) {
     ATOM_ASSIGN_OR_RETURN(const json::object body, parse_body(call.request.body));
     const json::value* tokens = body.if_contains("tokens");
     if (tokens == nullptr) return field_error("tokens", "tokens is required");
-    ATOM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, read_token_ids(*tokens, "tokens", options_.limits.vocab_size, 1 << 22));
+    ATOM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                          read_token_ids(*tokens, "tokens", options_.limits.vocab_size, 1 << 22));
     std::string out = "{\"prompt\":";
     append_json_string(out, engine_.tokenizer()->decode(ids, false));
     return out + "}";

@@ -9,7 +9,8 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";
 
-// 0: as it is; 'u': \u00XX; 0xff: the start of a multi-byte sequence; else the letter after the backslash.
+// 0: as it is; 'u': \u00XX; 0xff: the start of a multi-byte sequence; else the letter after the
+// backslash.
 constexpr std::array<unsigned char, 256> kEscape = [] {
   std::array<unsigned char, 256> table{};
   for (int c = 0; c < 0x20; ++c) table[c] = 'u';
@@ -27,7 +28,9 @@ constexpr std::array<unsigned char, 256> kEscape = [] {
 
 // Length of the valid UTF-8 sequence at text[0], or 0 (RFC 3629: no surrogates, no overlong forms).
 size_t sequence_length(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  const auto byte = [&](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+  };
   const auto tail = [&](size_t i) { return (byte(i) & 0xc0U) == 0x80U; };
   const unsigned first = byte(0);
   if (first < 0x80) return 1;
@@ -96,12 +99,15 @@ void append_float(std::string& out, float value) {
 void append_fixed4(std::string& out, double value) {
   char buffer[64];
   const double bounded = std::isfinite(value) ? std::min(std::max(value, 0.0), 1e15) : 0.0;
-  out.append(buffer, std::to_chars(buffer, buffer + sizeof(buffer), bounded, std::chars_format::fixed, 4).ptr);
+  out.append(
+      buffer,
+      std::to_chars(buffer, buffer + sizeof(buffer), bounded, std::chars_format::fixed, 4).ptr);
 }
 
 int64_t count_characters(std::string_view text) {
   int64_t count = 0;
-  for (size_t i = 0; i < text.size(); ++count) i += std::max<size_t>(1, sequence_length(text.substr(i)));
+  for (size_t i = 0; i < text.size(); ++count)
+    i += std::max<size_t>(1, sequence_length(text.substr(i)));
   return count;
 }
 

@@ -1,6 +1,6 @@
-// Writes JSON text by appending to a string: what the streaming path uses instead of value trees. Strings
-// always come out as valid UTF-8 (what is not becomes U+FFFD), floats in the shortest form that reads back
-// equal, so two equal floats are two equal texts.
+// Writes JSON text by appending to a string: what the streaming path uses instead of value trees.
+// Strings always come out as valid UTF-8 (what is not becomes U+FFFD), floats in the shortest form
+// that reads back equal, so two equal floats are two equal texts.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace atom::openai {
 
 void append_json_string(std::string& out, std::string_view text);  // with the quotes
 void append_int(std::string& out, int64_t value);
-void append_float(std::string& out, float value);   // not finite: null
+void append_float(std::string& out, float value);    // not finite: null
 void append_fixed4(std::string& out, double value);  // four decimals
 
 // Number of code points, as append_json_string would write them.

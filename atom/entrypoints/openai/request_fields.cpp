@@ -3,61 +3,31 @@
 #include <cmath>
 #include <type_traits>
 
-#include "atom/core/json.h"
-#include "atom/entrypoints/openai/chat_messages.h"
+#include "atom/entrypoints/openai/field_readers.h"
 #include "atom/entrypoints/openai/json_writer.h"
 
 namespace atom::openai {
 namespace json = boost::json;
 namespace {
 
-constexpr int64_t kMaxStopBytes = 1024;
-constexpr int64_t kMaxIds = 1024;      // entries of logit_bias and stop_token_ids
-constexpr float kMaxBias = 100.0F;
 constexpr float kGreedyBelow = 1e-5F;  // such a temperature only ever picks the most likely token
 
-const char* kind_name(const json::value& value) {
-  switch (value.kind()) {
-    case json::kind::null: return "null";
-    case json::kind::bool_: return "a boolean";
-    case json::kind::int64:
-    case json::kind::uint64:
-    case json::kind::double_: return "a number";
-    case json::kind::string: return "a string";
-    case json::kind::array: return "an array";
-    case json::kind::object: return "an object";
-  }
-  return "something else";
-}
-
-std::unexpected<Error> type_error(std::string_view name, const char* wanted, const json::value& got) {
-  return field_error(name, str_format("{} must be {}, not {}", name, wanted, kind_name(got)));
-}
-
 std::string number_text(double value) {
-  if (value == std::floor(value) && std::abs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
+  if (value == std::floor(value) && std::abs(value) < 1e15)
+    return std::to_string(static_cast<int64_t>(value));
   std::string out;
   append_float(out, static_cast<float>(value));
   return out;
 }
 
 std::string range_text(const FieldSpec& field, double max) {
-  return str_format("{} must be {} {} and at most {}", field.name, field.above_min ? "greater than" : "at least",
-                    number_text(field.min), number_text(max));
+  return str_format("{} must be {} {} and at most {}", field.name,
+                    field.above_min ? "greater than" : "at least", number_text(field.min),
+                    number_text(max));
 }
 
 double field_max(const FieldSpec& field, const RequestLimits& limits) {
   return field.max_from != nullptr ? static_cast<double>(limits.*field.max_from) : field.max;
-}
-
-// 1.0 is the integer 1; 1.5, 1e400 and what does not fit 64 bits are none.
-std::optional<int64_t> as_integer(const json::value& value) {
-  if (value.is_int64()) return value.get_int64();
-  if (value.is_double()) {
-    const double d = value.get_double();
-    if (d == std::floor(d) && std::abs(d) <= 9007199254740992.0) return static_cast<int64_t>(d);
-  }
-  return std::nullopt;
 }
 
 template <class>
@@ -78,7 +48,8 @@ auto& target(ApiRequest& request) {
 }
 
 template <auto kMember>
-Status boolean(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
+Status boolean(const json::value& value, const FieldSpec& field, const RequestLimits&,
+               ApiRequest& request) {
   bool out = false;
   ATOM_RETURN_IF_ERROR(read_bool(value, field.name, out));
   target<kMember>(request) = out;
@@ -86,14 +57,16 @@ Status boolean(const json::value& value, const FieldSpec& field, const RequestLi
 }
 
 template <auto kMember>
-Status integer(const json::value& value, const FieldSpec& field, const RequestLimits& limits, ApiRequest& request) {
+Status integer(const json::value& value, const FieldSpec& field, const RequestLimits& limits,
+               ApiRequest& request) {
   if (!value.is_number()) return type_error(field.name, "an integer", value);
   const std::optional<int64_t> number = as_integer(value);
   const double max = field_max(field, limits);
   const bool any_int64 = field.max >= 9.2e18;  // every int64 is in range
   if (!number && !value.is_double()) return field_error(field.name, range_text(field, max));
   if (!number) return field_error(field.name, str_format("{} must be an integer", field.name));
-  if (!any_int64 && (static_cast<double>(*number) < field.min || static_cast<double>(*number) > max)) {
+  if (!any_int64 &&
+      (static_cast<double>(*number) < field.min || static_cast<double>(*number) > max)) {
     return field_error(field.name, str_format("{}, got {}", range_text(field, max), *number));
   }
   using Target = std::remove_reference_t<decltype(target<kMember>(request))>;
@@ -106,198 +79,47 @@ Status integer(const json::value& value, const FieldSpec& field, const RequestLi
 }
 
 template <auto kMember>
-Status number(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
+Status number(const json::value& value, const FieldSpec& field, const RequestLimits&,
+              ApiRequest& request) {
   if (!value.is_number()) return type_error(field.name, "a number", value);
   const double got = value.to_number<double>();
-  if (!std::isfinite(got) || got < field.min || got > field.max || (field.above_min && got == field.min)) {
+  if (!std::isfinite(got) || got < field.min || got > field.max ||
+      (field.above_min && got == field.min)) {
     return field_error(field.name, range_text(field, field.max));
   }
   auto stored = static_cast<float>(got);
-  if (field.above_min && stored <= static_cast<float>(field.min)) stored = std::numeric_limits<float>::min();
+  if (field.above_min && stored <= static_cast<float>(field.min))
+    stored = std::numeric_limits<float>::min();
   target<kMember>(request) = stored;
   return {};
 }
 
 template <auto kMember>
-Status string(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
+Status string(const json::value& value, const FieldSpec& field, const RequestLimits&,
+              ApiRequest& request) {
   if (!value.is_string()) return type_error(field.name, "a string", value);
   target<kMember>(request) = std::string(value.get_string());
   return {};
 }
 
 // Rows of features that are not offered: only values that ask for nothing pass.
-Status refused(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest&) {
+Status refused(const json::value& value, const FieldSpec& field, const RequestLimits&,
+               ApiRequest&) {
   const bool harmless = (value.is_bool() && !value.get_bool()) ||
                         (value.is_number() && value.to_number<double>() == 0) ||
                         (value.is_string() && value.get_string().empty()) ||
                         (value.is_array() && value.get_array().empty()) ||
                         (value.is_object() && value.get_object().empty());
   if (harmless) return {};
-  return field_error(field.name, str_format("{} is not supported by this server", field.name), ErrorCode::kUnsupported);
-}
-
-// Known to clients, without effect here; only the type is checked.
-Status accepted_bool(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest&) {
-  bool ignored = false;
-  return read_bool(value, field.name, ignored);
-}
-
-Status read_prompt(const json::value& value, const FieldSpec& field, const RequestLimits& limits, ApiRequest& request) {
-  if (value.is_string()) {
-    request.prompts.emplace_back(std::string(value.get_string()));
-    return {};
-  }
-  if (!value.is_array()) return type_error(field.name, "a string, a list of strings, a list of token ids or a list of those", value);
-  const json::array& items = value.get_array();
-  if (items.empty()) return field_error(field.name, "prompt is empty");
-  if (items[0].is_number()) {
-    ATOM_ASSIGN_OR_RETURN(std::vector<int32_t> ids, read_token_ids(value, "prompt", limits.vocab_size, limits.max_model_len));
-    request.prompts.emplace_back(std::move(ids));
-    return {};
-  }
-  if (static_cast<int64_t>(items.size()) > limits.max_sequences) {
-    return field_error(field.name, str_format("prompt may hold at most {} prompts", limits.max_sequences));
-  }
-  const bool strings = items[0].is_string();
-  for (size_t i = 0; i < items.size(); ++i) {
-    const std::string name = str_format("prompt[{}]", i);
-    if (strings != items[i].is_string() || (!strings && !items[i].is_array())) {
-      return type_error(name, strings ? "a string like the first" : "a string or a list of token ids", items[i]);
-    }
-    if (strings) {
-      request.prompts.emplace_back(std::string(items[i].get_string()));
-      continue;
-    }
-    ATOM_ASSIGN_OR_RETURN(std::vector<int32_t> ids, read_token_ids(items[i], name, limits.vocab_size, limits.max_model_len));
-    request.prompts.emplace_back(std::move(ids));
-  }
-  return {};
-}
-
-Status read_messages(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
-  if (!value.is_array()) return type_error(field.name, "a list of messages", value);
-  ATOM_ASSIGN_OR_RETURN(request.messages, normalize_messages(value.get_array(), field.name));
-  return {};
-}
-
-Status read_tools(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
-  if (!value.is_array()) return type_error(field.name, "a list of tools", value);
-  ATOM_RETURN_IF_ERROR(check_tools(value.get_array()));
-  request.tools = value.get_array();
-  return {};
-}
-
-Status read_tool_choice(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest&) {
-  if (value.is_string() && (value.get_string() == "auto" || value.get_string() == "none")) return {};
-  const bool known = value.is_object() || (value.is_string() && value.get_string() == "required");
-  return field_error(field.name, known ? "tool_choice: only \"auto\" and \"none\" are supported"
-                                       : "tool_choice must be \"auto\" or \"none\"",
-                     known ? ErrorCode::kUnsupported : ErrorCode::kInvalidArgument);
-}
-
-Status read_response_format(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest&) {
-  if (!value.is_object()) return type_error(field.name, "an object", value);
-  const json::value* type = value.get_object().if_contains("type");
-  if (type == nullptr || !type->is_string()) return field_error("response_format.type", "response_format.type must be a string");
-  if (type->get_string() == "text") return {};
-  return field_error("response_format", str_format("response_format.type \"{}\" is not supported; allowed: \"text\"",
-                                                   clipped(std::string_view(type->get_string()))),
+  return field_error(field.name, str_format("{} is not supported by this server", field.name),
                      ErrorCode::kUnsupported);
 }
 
-Status read_modalities(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest&) {
-  if (!value.is_array()) return type_error(field.name, "a list of strings", value);
-  for (const json::value& item : value.get_array()) {
-    if (!item.is_string() || item.get_string() != "text") {
-      return field_error(field.name, "modalities: only \"text\" is supported", ErrorCode::kUnsupported);
-    }
-  }
-  return {};
-}
-
-Status read_stop(const json::value& value, const FieldSpec& field, const RequestLimits& limits, ApiRequest& request) {
-  const auto add = [&](const json::value& item, const std::string& name) -> Status {
-    if (!item.is_string()) return type_error(name, "a string", item);
-    const json::string& text = item.get_string();
-    if (text.empty()) return field_error(name, str_format("{} must not be empty", name));
-    if (static_cast<int64_t>(text.size()) > kMaxStopBytes) {
-      return field_error(name, str_format("{} must be at most {} bytes", name, kMaxStopBytes));
-    }
-    request.sampling.stop_strings.emplace_back(text);
-    return {};
-  };
-  if (value.is_string()) return add(value, "stop");
-  if (!value.is_array()) return type_error(field.name, "a string or a list of strings", value);
-  const json::array& items = value.get_array();
-  if (static_cast<int64_t>(items.size()) > limits.max_stop) {
-    return field_error(field.name, str_format("stop may hold at most {} strings", limits.max_stop));
-  }
-  for (size_t i = 0; i < items.size(); ++i) ATOM_RETURN_IF_ERROR(add(items[i], str_format("stop[{}]", i)));
-  return {};
-}
-
-Status read_stop_token_ids(const json::value& value, const FieldSpec& field, const RequestLimits& limits, ApiRequest& request) {
-  ATOM_ASSIGN_OR_RETURN(request.sampling.stop_token_ids, read_token_ids(value, field.name, limits.vocab_size, kMaxIds));
-  return {};
-}
-
-Status read_logit_bias(const json::value& value, const FieldSpec& field, const RequestLimits& limits, ApiRequest& request) {
-  if (!value.is_object()) return type_error(field.name, "an object of token id to bias", value);
-  const json::object& entries = value.get_object();
-  if (static_cast<int64_t>(entries.size()) > kMaxIds) {
-    return field_error(field.name, str_format("logit_bias may hold at most {} entries", kMaxIds));
-  }
-  for (const json::key_value_pair& entry : entries) {
-    const std::string_view key(entry.key().data(), entry.key().size());
-    int64_t id = 0;
-    bool digits = !key.empty() && key.size() <= 10;
-    for (const char c : key) {
-      digits = digits && c >= '0' && c <= '9';
-      id = digits ? id * 10 + (c - '0') : id;
-    }
-    if (!digits || id >= limits.vocab_size) {
-      return field_error("logit_bias", str_format("logit_bias: \"{}\" is not a token id in [0, {})", clipped(key), limits.vocab_size));
-    }
-    const double bias = entry.value().is_number() ? entry.value().to_number<double>() : std::nan("");
-    if (!std::isfinite(bias)) {
-      return field_error("logit_bias", str_format("logit_bias[{}] must be a finite number", id));
-    }
-    request.sampling.logit_bias.emplace_back(static_cast<int32_t>(id),
-                                             std::clamp(static_cast<float>(bias), -kMaxBias, kMaxBias));
-  }
-  return {};
-}
-
-Status read_stream_options(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
-  if (!value.is_object()) return type_error(field.name, "an object", value);
-  request.has_stream_options = true;
-  const json::object& options = value.get_object();
-  if (const json::value* item = options.if_contains("include_usage"); item != nullptr && !item->is_null()) {
-    ATOM_RETURN_IF_ERROR(read_bool(*item, "stream_options.include_usage", request.include_usage));
-  }
-  if (const json::value* item = options.if_contains("continuous_usage_stats"); item != nullptr && !item->is_null()) {
-    ATOM_RETURN_IF_ERROR(read_bool(*item, "stream_options.continuous_usage_stats", request.continuous_usage));
-  }
-  return {};
-}
-
-Status read_template_kwargs(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
-  if (!value.is_object()) return type_error(field.name, "an object", value);
-  for (const json::key_value_pair& entry : value.get_object()) {
-    for (const std::string_view reserved : {"messages", "tools", "tokenize", "chat_template", "add_generation_prompt", "continue_final_message"}) {
-      if (entry.key() == json::string_view(reserved.data(), reserved.size())) {
-        return field_error(field.name, str_format("chat_template_kwargs must not set {}", reserved));
-      }
-    }
-    request.chat_template_kwargs.insert_or_assign(entry.key(), entry.value());
-  }
-  return {};
-}
-
-Status read_reasoning_effort(const json::value& value, const FieldSpec& field, const RequestLimits&, ApiRequest& request) {
-  if (!value.is_string()) return type_error(field.name, "a string", value);
-  request.chat_template_kwargs.emplace("reasoning_effort", value);  // chat_template_kwargs win
-  return {};
+// Known to clients, without effect here; only the type is checked.
+Status accepted_bool(const json::value& value, const FieldSpec& field, const RequestLimits&,
+                     ApiRequest&) {
+  bool ignored = false;
+  return read_bool(value, field.name, ignored);
 }
 
 using P = SamplingParams;
@@ -305,37 +127,62 @@ using R = ApiRequest;
 using K = FieldKind;
 constexpr double kInt64Max = 9.3e18;  // any int64
 
-// chat_template_kwargs stands before reasoning_effort, which does not override it. `prompt` is an alias of
-// `messages` in chat.
+// chat_template_kwargs stands before reasoning_effort, which does not override it. `prompt` is an
+// alias of `messages` in chat.
 constexpr FieldSpec kFields[] = {
     {"model", kBothEndpoints, K::kString, string<&R::model>},
     {"messages", kChat, K::kArray, read_messages},
     {"prompt", kChat, K::kArray, read_messages},
     {"prompt", kCompletions, K::kOther, read_prompt},
     {"max_tokens", kBothEndpoints, K::kInteger, integer<&R::max_tokens>, 0, 2147483647},
-    {"max_completion_tokens", kChat, K::kInteger, integer<&R::max_completion_tokens>, 0, 2147483647},
+    {"max_completion_tokens", kChat, K::kInteger, integer<&R::max_completion_tokens>, 0,
+     2147483647},
     {"min_tokens", kBothEndpoints, K::kInteger, integer<&P::min_tokens>, 0, 2147483647},
     {"temperature", kBothEndpoints, K::kNumber, number<&P::temperature>, 0, 2},
-    {.name = "top_p", .kind = K::kNumber, .read = number<&P::top_p>, .min = 0, .max = 1, .above_min = true},
+    {.name = "top_p",
+     .kind = K::kNumber,
+     .read = number<&P::top_p>,
+     .min = 0,
+     .max = 1,
+     .above_min = true},
     {"top_k", kBothEndpoints, K::kInteger, integer<&P::top_k>, -1, 2147483647},
     {"min_p", kBothEndpoints, K::kNumber, number<&P::min_p>, 0, 1},
     {"presence_penalty", kBothEndpoints, K::kNumber, number<&P::presence_penalty>, -2, 2},
     {"frequency_penalty", kBothEndpoints, K::kNumber, number<&P::frequency_penalty>, -2, 2},
-    {.name = "repetition_penalty", .kind = K::kNumber, .read = number<&P::repetition_penalty>, .min = 0, .max = 100, .above_min = true},
+    {.name = "repetition_penalty",
+     .kind = K::kNumber,
+     .read = number<&P::repetition_penalty>,
+     .min = 0,
+     .max = 100,
+     .above_min = true},
     {"seed", kBothEndpoints, K::kInteger, integer<&P::seed>, -kInt64Max, kInt64Max},
-    {.name = "n", .kind = K::kInteger, .read = integer<&P::n>, .min = 1, .max_from = &RequestLimits::max_n},
+    {.name = "n",
+     .kind = K::kInteger,
+     .read = integer<&P::n>,
+     .min = 1,
+     .max_from = &RequestLimits::max_n},
     {"best_of", kBothEndpoints, K::kInteger, integer<&R::best_of>, 1, 2147483647},
     {"stop", kBothEndpoints, K::kOther, read_stop},
     {"stop_token_ids", kBothEndpoints, K::kArray, read_stop_token_ids},
-    {"include_stop_str_in_output", kBothEndpoints, K::kBool, boolean<&P::include_stop_str_in_output>},
+    {"include_stop_str_in_output", kBothEndpoints, K::kBool,
+     boolean<&P::include_stop_str_in_output>},
     {"ignore_eos", kBothEndpoints, K::kBool, boolean<&P::ignore_eos>},
     {"logit_bias", kBothEndpoints, K::kObject, read_logit_bias},
     {"logprobs", kChat, K::kBool, boolean<&R::want_logprobs>},
-    {.name = "top_logprobs", .endpoints = kChat, .kind = K::kInteger, .read = integer<&R::top_logprobs>, .max_from = &RequestLimits::max_logprobs},
-    {.name = "logprobs", .endpoints = kCompletions, .kind = K::kInteger, .read = integer<&P::logprobs>, .max_from = &RequestLimits::max_logprobs},
+    {.name = "top_logprobs",
+     .endpoints = kChat,
+     .kind = K::kInteger,
+     .read = integer<&R::top_logprobs>,
+     .max_from = &RequestLimits::max_logprobs},
+    {.name = "logprobs",
+     .endpoints = kCompletions,
+     .kind = K::kInteger,
+     .read = integer<&P::logprobs>,
+     .max_from = &RequestLimits::max_logprobs},
     {"echo", kCompletions, K::kBool, boolean<&R::echo>},
     {"skip_special_tokens", kBothEndpoints, K::kBool, boolean<&P::skip_special_tokens>},
-    {"spaces_between_special_tokens", kBothEndpoints, K::kBool, boolean<&P::spaces_between_special_tokens>},
+    {"spaces_between_special_tokens", kBothEndpoints, K::kBool,
+     boolean<&P::spaces_between_special_tokens>},
     {"add_special_tokens", kBothEndpoints, K::kBool, boolean<&R::add_special_tokens>},
     {"add_generation_prompt", kChat, K::kBool, boolean<&R::add_generation_prompt>},
     {"continue_final_message", kChat, K::kBool, boolean<&R::continue_final_message>},
@@ -347,7 +194,8 @@ constexpr FieldSpec kFields[] = {
     {"stream", kBothEndpoints, K::kBool, boolean<&R::stream>},
     {"stream_options", kBothEndpoints, K::kObject, read_stream_options},
     {"return_token_ids", kBothEndpoints, K::kBool, boolean<&R::return_token_ids>},
-    {"return_tokens_as_token_ids", kBothEndpoints, K::kBool, boolean<&R::return_tokens_as_token_ids>},
+    {"return_tokens_as_token_ids", kBothEndpoints, K::kBool,
+     boolean<&R::return_tokens_as_token_ids>},
     {"response_format", kBothEndpoints, K::kOther, read_response_format},
     {"modalities", kChat, K::kOther, read_modalities},
     // Not offered.
@@ -375,17 +223,22 @@ constexpr FieldSpec kFields[] = {
 
 Status check_lengths(ApiRequest& request, const RequestLimits& limits) {
   const char* name = request.max_completion_tokens ? "max_completion_tokens" : "max_tokens";
-  const std::optional<int64_t> given = request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
+  const std::optional<int64_t> given =
+      request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
   if (given && *given == 0 && !request.echo) {
     return field_error(name, str_format("{} must be at least 1, got 0", name));
   }
   if (given && *given > limits.max_model_len) {
-    return field_error(name, str_format("This model's maximum context length is {} tokens. However, you requested {} output tokens. "
-                                        "Please reduce the number of requested output tokens.", limits.max_model_len, *given));
+    return field_error(name, str_format("This model's maximum context length is {} tokens. "
+                                        "However, you requested {} output tokens. "
+                                        "Please reduce the number of requested output tokens.",
+                                        limits.max_model_len, *given));
   }
   request.max_tokens = given;
   if (request.sampling.min_tokens > given.value_or(256)) {
-    return field_error("min_tokens", str_format("min_tokens must be at most max_tokens ({}), got {}", given.value_or(256), request.sampling.min_tokens));
+    return field_error("min_tokens",
+                       str_format("min_tokens must be at most max_tokens ({}), got {}",
+                                  given.value_or(256), request.sampling.min_tokens));
   }
   return {};
 }
@@ -398,15 +251,19 @@ Status check_together(ApiRequest& request, const RequestLimits& limits) {
     return field_error("stream_options", "stream_options needs stream: true");
   }
   if (request.best_of && *request.best_of < sampling.n) {
-    return field_error("best_of", str_format("best_of must be at least n ({}), got {}", sampling.n, *request.best_of));
+    return field_error("best_of", str_format("best_of must be at least n ({}), got {}", sampling.n,
+                                             *request.best_of));
   }
   if (request.endpoint == kChat) {
-    if (request.messages.empty()) return field_error("messages", "messages is required and must not be empty");
+    if (request.messages.empty())
+      return field_error("messages", "messages is required and must not be empty");
     const bool wanted = request.want_logprobs.value_or(false);
-    if (request.top_logprobs && !wanted) return field_error("top_logprobs", "top_logprobs needs logprobs: true");
+    if (request.top_logprobs && !wanted)
+      return field_error("top_logprobs", "top_logprobs needs logprobs: true");
     if (wanted) sampling.logprobs = request.top_logprobs.value_or(0);
     if (request.continue_final_message && request.add_generation_prompt.value_or(false)) {
-      return field_error("continue_final_message", "continue_final_message and add_generation_prompt exclude each other");
+      return field_error("continue_final_message",
+                         "continue_final_message and add_generation_prompt exclude each other");
     }
   } else {
     if (request.prompts.empty()) return field_error("prompt", "prompt is required");
@@ -416,7 +273,8 @@ Status check_together(ApiRequest& request, const RequestLimits& limits) {
   }
   const int64_t prompts = std::max<int64_t>(1, static_cast<int64_t>(request.prompts.size()));
   if (prompts * sampling.n > limits.max_sequences) {
-    return field_error("n", str_format("{} prompts x n = {} sequences; at most {} are allowed", prompts, prompts * sampling.n, limits.max_sequences));
+    return field_error("n", str_format("{} prompts x n = {} sequences; at most {} are allowed",
+                                       prompts, prompts * sampling.n, limits.max_sequences));
   }
   if (sampling.temperature < kGreedyBelow) sampling.temperature = 0.0F;
   return {};
@@ -424,57 +282,17 @@ Status check_together(ApiRequest& request, const RequestLimits& limits) {
 
 }  // namespace
 
-std::unexpected<Error> field_error(std::string_view name, std::string message, ErrorCode code) {
-  return std::unexpected(Error{.code = code, .message = std::move(message), .param = std::string(name)});
-}
-
-Status read_bool(const json::value& value, std::string_view name, bool& out) {
-  if (!value.is_bool()) return type_error(name, "true or false", value);
-  out = value.get_bool();
-  return {};
-}
-
-Result<std::vector<int32_t>> read_token_ids(const json::value& value, std::string_view name, int64_t vocab_size, int64_t max_count) {
-  if (!value.is_array()) return type_error(name, "a list of token ids", value);
-  const json::array& items = value.get_array();
-  if (static_cast<int64_t>(items.size()) > max_count) {
-    return field_error(name.substr(0, name.find('[')),
-                       name.starts_with("prompt")
-                           ? str_format("This model's maximum context length is {} tokens. However, {} contains {} tokens.", max_count, name, items.size())
-                           : str_format("{} may hold at most {} ids", name, max_count));
-  }
-  std::vector<int32_t> ids;
-  ids.reserve(items.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    const std::optional<int64_t> id = items[i].is_number() ? as_integer(items[i]) : std::nullopt;
-    if (!id || *id < 0 || *id >= vocab_size) {
-      return field_error(str_format("{}[{}]", name, i), str_format("{}[{}] must be a token id in [0, {})", name, i, vocab_size));
-    }
-    ids.push_back(static_cast<int32_t>(*id));
-  }
-  return ids;
-}
-
 std::span<const FieldSpec> request_fields() { return kFields; }
 
-Result<json::object> parse_body(std::string_view body) {
-  if (body.find_first_not_of(" \t\r\n") == std::string_view::npos) {
-    return make_error(ErrorCode::kInvalidArgument, "the request body is empty");
-  }
-  ATOM_ASSIGN_OR_RETURN(json::value value, parse_json(body));
-  if (!value.is_object()) {
-    return make_error(ErrorCode::kInvalidArgument, "the request body must be a JSON object, not {}", kind_name(value));
-  }
-  return std::move(value.get_object());
-}
-
-Result<ApiRequest> parse_request(Endpoint endpoint, std::string_view body, const RequestLimits& limits) {
+Result<ApiRequest> parse_request(Endpoint endpoint, std::string_view body,
+                                 const RequestLimits& limits) {
   ATOM_ASSIGN_OR_RETURN(const json::object object, parse_body(body));
   ApiRequest request;
   request.endpoint = endpoint;
   for (const FieldSpec& field : kFields) {
     if ((field.endpoints & endpoint) == 0) continue;
-    const json::value* value = object.if_contains(json::string_view(field.name.data(), field.name.size()));
+    const json::value* value =
+        object.if_contains(json::string_view(field.name.data(), field.name.size()));
     if (value == nullptr || value->is_null()) continue;
     if (endpoint == kChat && field.name == "prompt" && !request.messages.empty()) continue;
     ATOM_RETURN_IF_ERROR(field.read(*value, field, limits, request));

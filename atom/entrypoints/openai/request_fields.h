@@ -1,6 +1,7 @@
-// The validator: one table of every known request field of both generation routes, and the checks between
-// fields. A field that is not in the table is ignored; one that is, is honoured or refused by name.
-// null means the default. To add a field: a member in ApiRequest (or SamplingParams) and a row here.
+// The validator: one table of every known request field of both generation routes, and the checks
+// between fields. A field that is not in the table is ignored; one that is, is honoured or refused
+// by name. null means the default. To add a field: a member in ApiRequest (or SamplingParams) and a
+// row here.
 #pragma once
 
 #include <boost/json/fwd.hpp>
@@ -29,8 +30,8 @@ struct FieldSpec {
   std::string_view name;
   uint8_t endpoints = kBothEndpoints;
   FieldKind kind = FieldKind::kOther;
-  Status (*read)(const boost::json::value& value, const FieldSpec& field, const RequestLimits& limits,
-                 ApiRequest& request) = nullptr;
+  Status (*read)(const boost::json::value& value, const FieldSpec& field,
+                 const RequestLimits& limits, ApiRequest& request) = nullptr;
   double min = 0;  // inclusive, of kInteger and kNumber
   double max = 0;
   int64_t RequestLimits::*max_from = nullptr;  // the configured limit instead of `max`
@@ -40,7 +41,8 @@ struct FieldSpec {
 std::span<const FieldSpec> request_fields();
 
 // Parses and checks a body. Errors carry the field in `param`.
-Result<ApiRequest> parse_request(Endpoint endpoint, std::string_view body, const RequestLimits& limits);
+Result<ApiRequest> parse_request(Endpoint endpoint, std::string_view body,
+                                 const RequestLimits& limits);
 
 // Helpers shared with the other routes' bodies.
 Result<boost::json::object> parse_body(std::string_view body);

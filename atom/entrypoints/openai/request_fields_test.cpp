@@ -1,5 +1,5 @@
-// The validator, row by row of its own table: field x route x {missing, null, wrong type, both ends of the
-// range and beyond, huge}. A new row is tested without a line here.
+// The validator, row by row of its own table: field x route x {missing, null, wrong type, both ends
+// of the range and beyond, huge}. A new row is tested without a line here.
 #include "atom/entrypoints/openai/request_fields.h"
 
 #include <gtest/gtest.h>
@@ -37,13 +37,15 @@ bool required(const FieldSpec& field) { return field.name == "messages" || field
 void expect_refused(Endpoint endpoint, const FieldSpec& field, const json::value& value) {
   const Result<ApiRequest> result = with(endpoint, field.name, value);
   ASSERT_FALSE(result) << field.name << " = " << json::serialize(value);
-  EXPECT_TRUE(result.error().param.starts_with(field.name)) << field.name << ": " << result.error().param;
+  EXPECT_TRUE(result.error().param.starts_with(field.name))
+      << field.name << ": " << result.error().param;
   EXPECT_LT(result.error().message.size(), 600U);
 }
 
 void expect_accepted(Endpoint endpoint, const FieldSpec& field, const json::value& value) {
   const Result<ApiRequest> result = with(endpoint, field.name, value);
-  EXPECT_TRUE(result) << field.name << " = " << json::serialize(value) << ": " << (result ? "" : result.error().message);
+  EXPECT_TRUE(result) << field.name << " = " << json::serialize(value) << ": "
+                      << (result ? "" : result.error().message);
 }
 
 template <class Check>
@@ -63,7 +65,8 @@ TEST(RequestFields, NullMeansDefault) {
       EXPECT_FALSE(with(endpoint, field.name, nullptr));
       return;
     }
-    const Result<ApiRequest> missing = parse_request(endpoint, json::serialize(base(endpoint, field.name)), kLimits);
+    const Result<ApiRequest> missing =
+        parse_request(endpoint, json::serialize(base(endpoint, field.name)), kLimits);
     const Result<ApiRequest> null = with(endpoint, field.name, nullptr);
     ASSERT_TRUE(missing && null) << field.name;
     EXPECT_EQ(missing->sampling, null->sampling) << field.name;
@@ -73,12 +76,16 @@ TEST(RequestFields, NullMeansDefault) {
 
 TEST(RequestFields, WrongTypesAreRefused) {
   const std::pair<FieldKind, json::value> samples[] = {
-      {FieldKind::kBool, true}, {FieldKind::kInteger, 1}, {FieldKind::kString, "x"},
-      {FieldKind::kArray, json::array{json::array{}}}, {FieldKind::kObject, json::object{{"x", json::array{}}}}};
+      {FieldKind::kBool, true},
+      {FieldKind::kInteger, 1},
+      {FieldKind::kString, "x"},
+      {FieldKind::kArray, json::array{json::array{}}},
+      {FieldKind::kObject, json::object{{"x", json::array{}}}}};
   for_every_row([&](Endpoint endpoint, const FieldSpec& field) {
     if (field.kind == FieldKind::kOther) return;
     for (const auto& [kind, value] : samples) {
-      const bool fits = kind == field.kind || (kind == FieldKind::kInteger && field.kind == FieldKind::kNumber);
+      const bool fits =
+          kind == field.kind || (kind == FieldKind::kInteger && field.kind == FieldKind::kNumber);
       if (!fits || field.kind == FieldKind::kRefused) expect_refused(endpoint, field, value);
     }
   });
@@ -87,10 +94,12 @@ TEST(RequestFields, WrongTypesAreRefused) {
 TEST(RequestFields, RangesHoldAtBothEnds) {
   for_every_row([](Endpoint endpoint, const FieldSpec& field) {
     if (field.kind != FieldKind::kInteger && field.kind != FieldKind::kNumber) return;
-    const double max = field.max_from != nullptr ? static_cast<double>(kLimits.*field.max_from) : field.max;
+    const double max =
+        field.max_from != nullptr ? static_cast<double>(kLimits.*field.max_from) : field.max;
     for (const double huge : {1e30, -1e30, 1e300}) expect_refused(endpoint, field, huge);
     if (field.name == "seed") return;  // every int64: below
-    const bool lengths = field.name == "max_tokens" || field.name == "max_completion_tokens" || field.name == "min_tokens";
+    const bool lengths = field.name == "max_tokens" || field.name == "max_completion_tokens" ||
+                         field.name == "min_tokens";
     expect_refused(endpoint, field, json::value(static_cast<int64_t>(field.min) - 1));
     expect_refused(endpoint, field, json::value(static_cast<int64_t>(max) + 1));
     if (!lengths) expect_accepted(endpoint, field, json::value(static_cast<int64_t>(max)));
@@ -105,7 +114,8 @@ TEST(RequestFields, RangesHoldAtBothEnds) {
 }
 
 TEST(RequestFields, EverySeedIsExact) {
-  for (const int64_t seed : {INT64_MIN, int64_t{-1}, int64_t{0}, (int64_t{1} << 53) + 1, INT64_MAX}) {
+  for (const int64_t seed :
+       {INT64_MIN, int64_t{-1}, int64_t{0}, (int64_t{1} << 53) + 1, INT64_MAX}) {
     const Result<ApiRequest> request = with(kChat, "seed", seed);
     ASSERT_TRUE(request);
     EXPECT_EQ(request->sampling.seed, seed);
@@ -115,24 +125,35 @@ TEST(RequestFields, EverySeedIsExact) {
 
 TEST(RequestFields, LengthsAgreeWithEachOther) {
   EXPECT_EQ(with(kChat, "max_tokens", 512)->max_tokens, 512);
-  EXPECT_NE(with(kChat, "max_tokens", 513).error().message.find("maximum context length is 512 tokens"), std::string::npos);
+  EXPECT_NE(
+      with(kChat, "max_tokens", 513).error().message.find("maximum context length is 512 tokens"),
+      std::string::npos);
   EXPECT_FALSE(with(kChat, "max_tokens", 0));
   EXPECT_TRUE(parse_request(kCompletions, R"({"prompt":"a","max_tokens":0,"echo":true})", kLimits));
-  EXPECT_FALSE(parse_request(kCompletions, R"({"prompt":"a","max_tokens":3,"min_tokens":4})", kLimits));
+  EXPECT_FALSE(
+      parse_request(kCompletions, R"({"prompt":"a","max_tokens":3,"min_tokens":4})", kLimits));
   EXPECT_FALSE(parse_request(kCompletions, R"({"prompt":"a","min_tokens":257})", kLimits));
-  EXPECT_EQ(parse_request(kChat, R"({"messages":[{"role":"user","content":"a"}],"max_tokens":9,"max_completion_tokens":5})", kLimits)->max_tokens, 5);
+  EXPECT_EQ(
+      parse_request(
+          kChat,
+          R"({"messages":[{"role":"user","content":"a"}],"max_tokens":9,"max_completion_tokens":5})",
+          kLimits)
+          ->max_tokens,
+      5);
 }
 
 TEST(RequestFields, PromptForms) {
   const auto count = [](const char* prompt) -> int64_t {
-    const auto request = parse_request(kCompletions, std::string(R"({"prompt":)") + prompt + "}", kLimits);
+    const auto request =
+        parse_request(kCompletions, std::string(R"({"prompt":)") + prompt + "}", kLimits);
     return request ? static_cast<int64_t>(request->prompts.size()) : -1;
   };
   EXPECT_EQ(count(R"("a")"), 1);
   EXPECT_EQ(count(R"(["a","b"])"), 2);
   EXPECT_EQ(count("[1,2,3]"), 1);
   EXPECT_EQ(count("[[1],[2,3]]"), 2);
-  for (const char* bad : {"[]", "5", "{}", "[true]", R"(["a",1])", R"([1,"a"])", "[[1],2]", R"([["a"]])", "[100]", "[-1]", "[1.5]", "[[1e400]]"}) {
+  for (const char* bad : {"[]", "5", "{}", "[true]", R"(["a",1])", R"([1,"a"])", "[[1],2]",
+                          R"([["a"]])", "[100]", "[-1]", "[1.5]", "[[1e400]]"}) {
     EXPECT_EQ(count(bad), -1) << bad;
   }
 }
@@ -146,7 +167,8 @@ TEST(RequestFields, TinyTemperatureIsGreedy) {
 TEST(RequestFields, BiasIsClampedAndChecked) {
   const auto request = with(kChat, "logit_bias", json::object{{"3", 1000}, {"99", -0.5}});
   ASSERT_TRUE(request);
-  EXPECT_EQ(request->sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{3, 100.0F}, {99, -0.5F}}));
+  EXPECT_EQ(request->sampling.logit_bias,
+            (std::vector<std::pair<int32_t, float>>{{3, 100.0F}, {99, -0.5F}}));
   for (const char* key : {"100", "-1", "", "1.0", " 1", "99999999999"}) {
     EXPECT_FALSE(with(kChat, "logit_bias", json::object{{key, 1}})) << key;
   }

@@ -10,7 +10,9 @@ namespace {
 
 constexpr float kMinLogprob = -9999.0F;  // what JSON has for minus infinity
 
-float bounded(float logprob) { return std::isfinite(logprob) ? std::max(logprob, kMinLogprob) : kMinLogprob; }
+float bounded(float logprob) {
+  return std::isfinite(logprob) ? std::max(logprob, kMinLogprob) : kMinLogprob;
+}
 
 void separate(std::string& list) {
   if (!list.empty()) list += ',';
@@ -34,7 +36,9 @@ void append_bytes(std::string& out, std::string_view bytes) {
   out += ']';
 }
 
-const char* reason_text(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
+const char* reason_text(FinishReason reason) {
+  return reason == FinishReason::kLength ? "length" : "stop";
+}
 
 }  // namespace
 
@@ -78,8 +82,8 @@ void ResponseFormat::append_chat_entry(std::string& out, int32_t id, float logpr
   append_bytes(out, bytes);
 }
 
-void ResponseFormat::add_logprobs(const std::optional<TokenLogprobs>& logprobs, int32_t token, LogprobLists& lists,
-                                  int64_t& num_characters) const {
+void ResponseFormat::add_logprobs(const std::optional<TokenLogprobs>& logprobs, int32_t token,
+                                  LogprobLists& lists, int64_t& num_characters) const {
   const auto num_top = static_cast<size_t>(options_.num_top);
   if (options_.endpoint == kChat) {
     if (!logprobs) return;
@@ -108,8 +112,8 @@ void ResponseFormat::add_logprobs(const std::optional<TokenLogprobs>& logprobs, 
     return;
   }
   append_float(lists.token_logprobs, bounded(logprobs->logprob));
-  // The token itself is always in its own dictionary, with the same text as in token_logprobs. Distinct
-  // tokens can read the same; the first one written, the likelier, keeps the key.
+  // The token itself is always in its own dictionary, with the same text as in token_logprobs.
+  // Distinct tokens can read the same; the first one written, the likelier, keeps the key.
   std::vector<std::string> keys;
   const auto add = [&](int32_t id, float logprob) {
     std::string key;
@@ -125,7 +129,8 @@ void ResponseFormat::add_logprobs(const std::optional<TokenLogprobs>& logprobs, 
   bool own = false;
   for (size_t i = 0; i < std::min(num_top, logprobs->top.size()); ++i) {
     own = own || logprobs->top[i].first == token;
-    add(logprobs->top[i].first, logprobs->top[i].first == token ? logprobs->logprob : logprobs->top[i].second);
+    add(logprobs->top[i].first,
+        logprobs->top[i].first == token ? logprobs->logprob : logprobs->top[i].second);
   }
   if (!own) add(token, logprobs->logprob);
   lists.top_logprobs += '}';
@@ -138,8 +143,9 @@ void ResponseFormat::append_lists(std::string& out, const LogprobLists& lists) c
   } else if (options_.endpoint == kChat) {
     out += "{\"content\":[" + lists.content + "]}";
   } else {
-    out += "{\"text_offset\":[" + lists.text_offset + "],\"token_logprobs\":[" + lists.token_logprobs + "],\"tokens\":[" + lists.tokens +
-           "],\"top_logprobs\":[" + lists.top_logprobs + "]}";
+    out += "{\"text_offset\":[" + lists.text_offset + "],\"token_logprobs\":[" +
+           lists.token_logprobs + "],\"tokens\":[" + lists.tokens + "],\"top_logprobs\":[" +
+           lists.top_logprobs + "]}";
   }
 }
 
@@ -190,7 +196,8 @@ void ResponseFormat::chunk(std::string& out, const ChoiceState& choice, const Us
   out += "{\"index\":";
   append_int(out, choice.index);
   if (chat) {
-    out += choice.started ? R"(,"delta":{"content":)" : R"(,"delta":{"role":"assistant","content":)";
+    out +=
+        choice.started ? R"(,"delta":{"content":)" : R"(,"delta":{"role":"assistant","content":)";
     append_json_string(out, choice.text);
     out += '}';
   } else {
@@ -223,11 +230,13 @@ void ResponseFormat::usage_chunk(std::string& out, const Usage& usage) const {
 }
 
 std::string ResponseFormat::whole(const std::vector<ChoiceState>& choices, const Usage& usage,
-                                  const std::vector<std::vector<int32_t>>& prompt_ids, int32_t n) const {
+                                  const std::vector<std::vector<int32_t>>& prompt_ids,
+                                  int32_t n) const {
   const bool chat = options_.endpoint == kChat;
   std::string out = "{\"id\":";
   append_json_string(out, options_.id);
-  out += chat ? R"(,"object":"chat.completion","created":)" : R"(,"object":"text_completion","created":)";
+  out += chat ? R"(,"object":"chat.completion","created":)"
+              : R"(,"object":"text_completion","created":)";
   append_int(out, options_.created);
   out += ",\"model\":";
   append_json_string(out, options_.model);

@@ -1,5 +1,6 @@
-// The shapes of an answer: chat or completion, whole or as SSE chunks. The only writer of response JSON for
-// generations, by hand into a buffer that the caller reuses. It keeps no time and knows no socket.
+// The shapes of an answer: chat or completion, whole or as SSE chunks. The only writer of response
+// JSON for generations, by hand into a buffer that the caller reuses. It keeps no time and knows no
+// socket.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,8 @@ struct LogprobLists {
   void clear();
 };
 
-// What has been produced of one choice: everything for a whole answer, the state between chunks for a stream.
+// What has been produced of one choice: everything for a whole answer, the state between chunks for
+// a stream.
 struct ChoiceState {
   int32_t index = 0;
   bool started = false;
@@ -62,11 +64,11 @@ class ResponseFormat {
   ResponseFormat(Options options, const Tokenizer& tokenizer);
 
   // Adds tokens to the lists. `token` entries of a prompt may be empty: null.
-  void add_logprobs(const std::optional<TokenLogprobs>& logprobs, int32_t token, LogprobLists& lists,
-                    int64_t& num_characters) const;
+  void add_logprobs(const std::optional<TokenLogprobs>& logprobs, int32_t token,
+                    LogprobLists& lists, int64_t& num_characters) const;
 
-  // Appends one SSE event. `choice` holds what is new; `usage` for continuous_usage_stats, else nullptr;
-  // `prompt_ids` on a choice's first chunk when token ids are asked for.
+  // Appends one SSE event. `choice` holds what is new; `usage` for continuous_usage_stats, else
+  // nullptr; `prompt_ids` on a choice's first chunk when token ids are asked for.
   void chunk(std::string& out, const ChoiceState& choice, const Usage* usage,
              const std::vector<int32_t>* prompt_ids) const;
   void usage_chunk(std::string& out, const Usage& usage) const;

@@ -1,5 +1,6 @@
-// WorkQueue: a few threads that run what must not hold up an I/O thread: templates, tokenising, parsing of
-// large bodies. Tasks run in order of arrival; what a task throws is logged and ends that task only.
+// WorkQueue: a few threads that run what must not hold up an I/O thread: templates, tokenising,
+// parsing of large bodies. Tasks run in order of arrival; what a task throws is logged and ends
+// that task only.
 #pragma once
 
 #include <condition_variable>
