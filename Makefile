@@ -1,6 +1,7 @@
 # The commands of a developer and of a first-time user. Each says what it does and may be repeated.
 #   make run     build, fetch the demo model, serve it on 127.0.0.1:8000   MODEL= PORT= ARGS= override
 #   make test    everything CI runs
+#   make asan    the C++ tests under AddressSanitizer and UBSan
 #   make build   install what is missing, build build/bin/atom
 SHELL := /bin/bash
 MODEL ?=
@@ -8,7 +9,7 @@ PORT ?= 8000
 ARGS ?=
 JOBS ?=
 
-.PHONY: build run test check format clean help
+.PHONY: build run test asan check format clean help
 .DEFAULT_GOAL := build
 
 build:
@@ -21,6 +22,12 @@ run: build
 test:
 	@scripts/setup.sh build test
 	@JOBS=$(JOBS) scripts/test.sh
+
+asan:
+	@scripts/setup.sh build
+	cmake --preset asan >/dev/null
+	cmake --build build/asan $(if $(JOBS),--parallel $(JOBS))
+	ctest --test-dir build/asan --output-on-failure --no-tests=error
 
 check:
 	@scripts/presubmit.sh --checks

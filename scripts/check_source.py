@@ -1,7 +1,8 @@
 """Source checks: size budgets, layering and forbidden constructs, over the files git knows.
 
-Budgets: 500 lines a file, 60 a function (200 in kernels/). Lines that break a rule are printed as
-FILE:LINE: what. To add a rule: one row in RULES, or one function in CHECKS.
+Budgets: 500 lines a file, 60 a function (200 in kernels/). What breaks a rule is printed as FILE:LINE: what and
+fails; what is over its budget by less than a third is printed as a note, to be mended with the next change there.
+To add a rule: one row in RULES, or one function in CHECKS.
 """
 import pathlib
 import re
@@ -12,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILE_LINES = 500
 FUNCTION_LINES = 60
 KERNEL_LINES = 200
+TOLERANCE = 4 / 3
 
 # Rooms from the top down: a room may include its own and those to its right only.
 UPPER_ROOMS = {
@@ -41,9 +43,13 @@ def tracked_files():
     return [name for name in names if (ROOT / name).is_file()]
 
 
+def over_budget(what, size, budget):
+    return f"{'note: ' if size <= budget * TOLERANCE else ''}{what}, budget {budget}"
+
+
 def check_file_length(name, lines):
     if name.endswith((".cpp", ".h", ".py", ".cu")) and len(lines) > FILE_LINES:
-        yield 1, f"{len(lines)} lines, budget {FILE_LINES}"
+        yield 1, over_budget(f"{len(lines)} lines", len(lines), FILE_LINES)
 
 
 def check_header_comment(name, lines):
@@ -85,7 +91,7 @@ def check_function_length(name, lines):
     budget = KERNEL_LINES if name.startswith("kernels/") else FUNCTION_LINES
     for first, last in functions(lines):
         if last - first + 1 > budget:
-            yield first, f"function of {last - first + 1} lines, budget {budget}"
+            yield first, over_budget(f"function of {last - first + 1} lines", last - first + 1, budget)
 
 
 def check_layering(name, lines):
@@ -112,14 +118,16 @@ CHECKS = [check_file_length, check_header_comment, check_pragma_once, check_func
 
 def main():
     problems = 0
+    notes = 0
     names = [n for n in tracked_files() if n.endswith((".cpp", ".h", ".cu", ".cuh", ".py", ".sh"))]
     for name in names:
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
         for check in CHECKS:
             for number, what in check(name, lines):
                 print(f"{name}:{number}: {what}")
-                problems += 1
-    print(f"source checks: {len(names)} files, {problems} problems")
+                notes += what.startswith("note: ")
+                problems += not what.startswith("note: ")
+    print(f"source checks: {len(names)} files, {problems} problems, {notes} notes")
     return 1 if problems else 0
 
 
