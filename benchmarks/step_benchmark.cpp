@@ -1,6 +1,7 @@
-// Prefill and decode speed of one model through its executor, without tokenizer, scheduler or server.
-// The counterpart of llama.cpp's llama-bench: ppN processes N prompt tokens from an empty cache, tgN
-// generates N tokens one by one (batch B) after an empty prompt; wall and CPU time of the best repetition.
+// Prefill and decode speed of one model through its executor, without tokenizer, scheduler or
+// server. The counterpart of llama.cpp's llama-bench: ppN processes N prompt tokens from an empty
+// cache, tgN generates N tokens one by one (batch B) after an empty prompt; wall and CPU time of
+// the best repetition.
 //   step_benchmark MODEL [--threads T] [--pp N]... [--tg N]... [--batch B] [--repeat R] [--level L]
 //                        [--dtype auto|float32] [--depth D]
 #include <sys/resource.h>
@@ -68,7 +69,8 @@ class Workload {
     tokens_.assign(static_cast<size_t>(batch), {});
     for (size_t i = 0; i < tokens_.size(); ++i) {
       for (int64_t t = 0; t < max_tokens + 1; ++t) {
-        tokens_[i].push_back(static_cast<int32_t>(1 + (t * 7919 + static_cast<int64_t>(i) * 31) % 300));
+        tokens_[i].push_back(
+            static_cast<int32_t>(1 + (t * 7919 + static_cast<int64_t>(i) * 31) % 300));
       }
     }
   }
@@ -119,8 +121,9 @@ void run(Executor& executor, const Options& options) {
   const int64_t step_tokens = executor.capacity().max_step_tokens;
   for (const int64_t length : options.prefill) {
     Workload workload(executor, options.batch, length);
-    const Times times = best_of(
-        options.repeat, [&] { workload.run(0, length, std::max<int64_t>(1, step_tokens / options.batch)); });
+    const Times times = best_of(options.repeat, [&] {
+      workload.run(0, length, std::max<int64_t>(1, step_tokens / options.batch));
+    });
     report("pp" + std::to_string(length), length * options.batch, times);
   }
   for (const int64_t length : options.decode) {
@@ -149,15 +152,24 @@ int main(int argc, char** argv) {
       continue;
     }
     const char* value = i + 1 < argc ? argv[++i] : "0";
-    if (flag == "--threads") args.threads = std::atoi(value);
-    else if (flag == "--pp") options.prefill.push_back(std::atoll(value));
-    else if (flag == "--tg") options.decode.push_back(std::atoll(value));
-    else if (flag == "--batch") options.batch = std::atoll(value);
-    else if (flag == "--depth") options.depth = std::atoll(value);
-    else if (flag == "--repeat") options.repeat = std::atoi(value);
-    else if (flag == "--level") args.level = std::atoi(value);
-    else if (flag == "--dtype") args.dtype = value;
-    else return std::fprintf(stderr, "unknown flag %s\n", flag.c_str()), 2;
+    if (flag == "--threads")
+      args.threads = std::atoi(value);
+    else if (flag == "--pp")
+      options.prefill.push_back(std::atoll(value));
+    else if (flag == "--tg")
+      options.decode.push_back(std::atoll(value));
+    else if (flag == "--batch")
+      options.batch = std::atoll(value);
+    else if (flag == "--depth")
+      options.depth = std::atoll(value);
+    else if (flag == "--repeat")
+      options.repeat = std::atoi(value);
+    else if (flag == "--level")
+      args.level = std::atoi(value);
+    else if (flag == "--dtype")
+      args.dtype = value;
+    else
+      return std::fprintf(stderr, "unknown flag %s\n", flag.c_str()), 2;
   }
   args.model = options.model;
   const auto fail = [](const atom::Error& error) {

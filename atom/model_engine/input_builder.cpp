@@ -75,7 +75,8 @@ void InputBuilder::build(const ScheduledBatch& batch, int64_t block_size) {
     ATOM_CHECK(sequence.num_scheduled_tokens > 0);
     const auto first_row = static_cast<int64_t>(token_ids_.size());
     add_tokens(sequence, block_size);
-    add_prompt_targets(sequence, static_cast<int32_t>(&sequence - batch.sequences.data()), first_row);
+    add_prompt_targets(sequence, static_cast<int32_t>(&sequence - batch.sequences.data()),
+                       first_row);
     if (sequence.sample) {
       add_sampling(sequence);
     }
@@ -86,7 +87,8 @@ void InputBuilder::build(const ScheduledBatch& batch, int64_t block_size) {
   }
   block_tables_.assign(table_stride * batch.sequences.size(), 0);
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
-    std::ranges::copy(batch.sequences[i].block_table, block_tables_.begin() + static_cast<ptrdiff_t>(i * table_stride));
+    std::ranges::copy(batch.sequences[i].block_table,
+                      block_tables_.begin() + static_cast<ptrdiff_t>(i * table_stride));
   }
   attention_.num_tokens = static_cast<int64_t>(token_ids_.size());
   attention_.num_seqs = static_cast<int64_t>(batch.sequences.size());

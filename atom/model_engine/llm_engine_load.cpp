@@ -36,8 +36,8 @@ Result<std::shared_ptr<const ChatTemplate>> load_chat_template(const Checkpoint&
   }
   std::expected<ChatTemplate, TemplateError> parsed = ChatTemplate::parse(*source);
   if (!parsed) {
-    log_warning("chat template, line {}: {} (chat requests need --chat-template)", parsed.error().line,
-                parsed.error().message);
+    log_warning("chat template, line {}: {} (chat requests need --chat-template)",
+                parsed.error().line, parsed.error().message);
     return nullptr;
   }
   return std::make_shared<const ChatTemplate>(std::move(*parsed));
@@ -49,7 +49,10 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create(const EngineConfig& config)
   PhaseTimes times;
   ATOM_ASSIGN_OR_RETURN(const std::filesystem::path path, resolve_model(config.model));
   times.end("resolve");
-  ATOM_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> opened, Checkpoint::open(path));
+  ATOM_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> opened,
+                        Checkpoint::open(path, config.model.load_dummy == DummyWeights::kNone
+                                                   ? CheckpointWeights::kRequired
+                                                   : CheckpointWeights::kIgnored));
   const std::shared_ptr<const Checkpoint> checkpoint = std::move(opened);
   times.end("open");
   EngineParts parts{.model = checkpoint->config(),

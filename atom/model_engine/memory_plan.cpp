@@ -7,14 +7,12 @@
 #include <fstream>
 #include <string>
 
-
-
 namespace atom {
 namespace {
 
 constexpr int64_t kMiB = 1 << 20;
-// Host memory is shared with other programs and with the page cache that holds the model file, so the KV
-// cache takes only this share of what is left.
+// Host memory is shared with other programs and with the page cache that holds the model file, so
+// the KV cache takes only this share of what is left.
 constexpr double kHostCacheShare = 0.5;
 
 int64_t read_number(const char* path) {
@@ -46,16 +44,26 @@ int64_t available_host_bytes() {
 
 double mib(int64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
 
+// bf16 matrices of a dense model; norms and biases are lost in them.
+int64_t dummy_weight_bytes(const ModelConfig& model) {
+  const int64_t heads = model.num_attention_heads + model.num_key_value_heads;
+  const int64_t layer = 2 * heads * model.head_dim * model.hidden_size +
+                        3 * model.intermediate_size * model.hidden_size;
+  const int64_t tables = model.tie_word_embeddings ? 1 : 2;
+  return 2 * (model.num_hidden_layers * layer + tables * model.vocab_size * model.hidden_size);
+}
+
 int64_t workspace_bytes(const ModelConfig& model, int64_t step_tokens, int64_t logit_rows) {
-  // Per token: residual, streams of hidden size, rotary rows, the larger of the two sublayers, and a copy of
-  // the widest input in a kernel's own layout.
+  // Per token: residual, streams of hidden size, rotary rows, the larger of the two sublayers, and
+  // a copy of the widest input in a kernel's own layout.
   const int64_t heads = model.num_attention_heads * model.head_dim;
   const int64_t kv_heads = model.num_key_value_heads * model.head_dim;
   const int64_t attention = 2 * heads + 2 * kv_heads;
   const int64_t mlp = 3 * model.intermediate_size;
   const int64_t per_token = 6 * model.hidden_size + model.head_dim + std::max(attention, mlp) +
                             std::max({model.intermediate_size, heads, model.hidden_size});
-  const int64_t floats = step_tokens * per_token + logit_rows * (model.vocab_size + model.hidden_size);
+  const int64_t floats =
+      step_tokens * per_token + logit_rows * (model.vocab_size + model.hidden_size);
   return floats * 4 + 16 * kMiB;  // op scratch and alignment
 }
 
@@ -71,21 +79,27 @@ DType kv_cache_dtype(const EngineConfig& config) {
 Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint) {
   const ModelConfig& model = checkpoint.config();
   MemoryPlan plan;
+  if (config.scheduler.max_model_len.value_or(0) > model.max_position_embeddings) {
+    return std::unexpected(
+        Error{.code = ErrorCode::kInvalidArgument,
+              .message = str_format("--max-model-len: {}: the model was made for {} tokens at most",
+                                    *config.scheduler.max_model_len, model.max_position_embeddings),
+              .param = "--max-model-len"});
+  }
   plan.max_model_len = config.scheduler.max_model_len.value_or(model.max_position_embeddings);
   plan.bytes_per_block = 2 * model.num_hidden_layers * model.num_key_value_heads *
-                         config.cache.block_size * model.head_dim * dtype_bytes(kv_cache_dtype(config), 1);
+                         config.cache.block_size * model.head_dim *
+                         dtype_bytes(kv_cache_dtype(config), 1);
   plan.available = static_cast<int64_t>(static_cast<double>(available_host_bytes()) *
                                         config.cache.memory_utilization);
-  plan.weights = checkpoint.total_bytes();
+  plan.weights = config.model.load_dummy == DummyWeights::kNone ? checkpoint.total_bytes()
+                                                                : dummy_weight_bytes(model);
   plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows);
 
-  const int64_t blocks_per_sequence =
-      (plan.max_model_len + config.cache.block_size - 1) / config.cache.block_size;
   const int64_t left = plan.available - plan.weights - plan.workspace;
-  int64_t bytes = config.cache.kv_cache_bytes.value_or(
+  const int64_t bytes = config.cache.kv_cache_bytes.value_or(
       static_cast<int64_t>(static_cast<double>(left) * kHostCacheShare));
-  const int64_t useful = blocks_per_sequence * config.scheduler.max_num_seqs;
-  plan.num_blocks = std::min(useful, bytes / plan.bytes_per_block);
+  plan.num_blocks = bytes / plan.bytes_per_block;
   plan.kv_cache = plan.num_blocks * plan.bytes_per_block;
   if (plan.num_blocks < 1) {
     return make_error(ErrorCode::kResourceExhausted,
@@ -100,10 +114,11 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
 
 std::string describe(const MemoryPlan& plan) {
   return str_format(
-      "usable {:.0f} MiB: weights {:.0f}, workspace {:.0f}, KV cache {:.0f} ({} blocks of {:.1f} KiB), "
+      "usable {:.0f} MiB: weights {:.0f}, workspace {:.0f}, KV cache {:.0f} ({} blocks of {:.1f} "
+      "KiB), "
       "context {} tokens",
-      mib(plan.available), mib(plan.weights), mib(plan.workspace), mib(plan.kv_cache), plan.num_blocks,
-      static_cast<double>(plan.bytes_per_block) / 1024.0, plan.max_model_len);
+      mib(plan.available), mib(plan.weights), mib(plan.workspace), mib(plan.kv_cache),
+      plan.num_blocks, static_cast<double>(plan.bytes_per_block) / 1024.0, plan.max_model_len);
 }
 
 }  // namespace atom

@@ -13,8 +13,8 @@ namespace atom {
 
 // Rows of logits computed at a time: bounds memory when every prompt position needs logprobs.
 inline constexpr int64_t kLogitRows = 32;
-// A CPU computes some hundred tokens a second: longer prefill pieces would only delay the decodes that share
-// the step, and need more workspace.
+// A CPU computes some hundred tokens a second: longer prefill pieces would only delay the decodes
+// that share the step, and need more workspace.
 inline constexpr int64_t kCpuStepTokens = 512;
 
 // Where the memory of this process goes, in bytes; printed at start.

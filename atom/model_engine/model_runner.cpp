@@ -28,9 +28,9 @@ class CpuModelRunner final : public Executor {
   Status load(const EngineConfig& config, std::shared_ptr<const Checkpoint> checkpoint) {
     ATOM_ASSIGN_OR_RETURN(Buffer workspace, Buffer::allocate(plan_.workspace));
     arena_ = Arena(std::move(workspace));
-    ATOM_ASSIGN_OR_RETURN(model_, load_model(ctx_, std::move(checkpoint),
-                                             {.compute = config.model.dtype,
-                                              .dummy = config.model.load_dummy}));
+    ATOM_ASSIGN_OR_RETURN(
+        model_, load_model(ctx_, std::move(checkpoint),
+                           {.compute = config.model.dtype, .dummy = config.model.load_dummy}));
     return allocate_kv_cache(kv_cache_dtype(config));
   }
 
@@ -69,8 +69,8 @@ class CpuModelRunner final : public Executor {
  private:
   Status allocate_kv_cache(DType dtype) {
     const KvCacheSpec spec = model_->kv_cache_spec();
-    const int64_t half = dtype_bytes(
-        dtype, plan_.num_blocks * spec.num_kv_heads * block_size_ * spec.head_dim);
+    const int64_t half =
+        dtype_bytes(dtype, plan_.num_blocks * spec.num_kv_heads * block_size_ * spec.head_dim);
     for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
       ATOM_ASSIGN_OR_RETURN(Buffer k, Buffer::allocate(half));
       ATOM_ASSIGN_OR_RETURN(Buffer v, Buffer::allocate(half));
@@ -87,9 +87,11 @@ class CpuModelRunner final : public Executor {
     return {};
   }
 
-  // Logits of hidden rows [begin, begin + rows.size()) picked by `rows`; lives in the arena until rewound.
+  // Logits of hidden rows [begin, begin + rows.size()) picked by `rows`; lives in the arena until
+  // rewound.
   Tensor logits_of(const Tensor& hidden, std::span<const int32_t> rows) {
-    Tensor picked = arena_.allocate(DType::kF32, {static_cast<int64_t>(rows.size()), hidden.dim(1)});
+    Tensor picked =
+        arena_.allocate(DType::kF32, {static_cast<int64_t>(rows.size()), hidden.dim(1)});
     ctx_.ops->gather_rows(ctx_, hidden, rows, picked);
     return model_->compute_logits(ctx_, picked);
   }
@@ -138,7 +140,8 @@ class CpuModelRunner final : public Executor {
     ctx_.ops->token_logprobs(ctx_, logits, ids, *sequence.sampling->prompt_logprobs, scored);
     arena_.rewind(scratch);
 
-    PromptLogprobRows result{.id = sequence.id, .first_position = targets[0].position, .logprobs = {}};
+    PromptLogprobRows result{
+        .id = sequence.id, .first_position = targets[0].position, .logprobs = {}};
     for (SampledToken& token : scored) {
       result.logprobs.push_back(std::move(token.logprobs));
     }

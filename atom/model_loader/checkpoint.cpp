@@ -52,8 +52,11 @@ std::unexpected<Error> pickle_error(const fs::path& path) {
       printable(path), printable(path.extension()));
 }
 
-Result<std::unique_ptr<Checkpoint>> open_directory(const fs::path& dir) {
+Result<std::unique_ptr<Checkpoint>> open_directory(const fs::path& dir, CheckpointWeights weights) {
   ATOM_ASSIGN_OR_RETURN(const Listing listing, list_directory(dir));
+  if (weights == CheckpointWeights::kIgnored && listing.has_config) {
+    return open_safetensors_directory(dir, {});
+  }
   if (!listing.safetensors.empty()) return open_safetensors_directory(dir, listing.safetensors);
   if (listing.gguf.size() == 1) return open_gguf_file(listing.gguf.front());
   if (listing.gguf.size() > 1) {
@@ -71,14 +74,15 @@ Result<std::unique_ptr<Checkpoint>> open_directory(const fs::path& dir) {
 
 }  // namespace
 
-Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const fs::path& path) {
+Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const fs::path& path,
+                                                     CheckpointWeights weights) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found)
     return make_error(ErrorCode::kNotFound, "{}: no such file or directory", printable(path));
   if (error)
     return make_error(ErrorCode::kInvalidArgument, "{}: {}", printable(path), error.message());
-  if (fs::is_directory(status)) return open_directory(path);
+  if (fs::is_directory(status)) return open_directory(path, weights);
   if (is_pickle(path)) return pickle_error(path);
   if (path.extension() == ".safetensors") {
     return make_error(ErrorCode::kInvalidArgument,

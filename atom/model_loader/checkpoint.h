@@ -39,11 +39,18 @@ struct GenerationDefaults {  // generation_config.json
   std::optional<int32_t> top_k;
 };
 
+enum class CheckpointWeights : uint8_t {
+  kRequired,
+  kIgnored,  // a directory with config.json and tokenizer is enough (--load_dummy); tensors() is
+             // empty
+};
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
   // `path` is a directory or a .gguf file (hub names are resolved before, see hub.h).
-  static Result<std::unique_ptr<Checkpoint>> open(const std::filesystem::path& path);
+  static Result<std::unique_ptr<Checkpoint>> open(
+      const std::filesystem::path& path, CheckpointWeights weights = CheckpointWeights::kRequired);
 
   virtual const ModelConfig& config() const = 0;
   virtual std::span<const CheckpointTensor> tensors() const = 0;

@@ -29,6 +29,7 @@ class SafetensorsCheckpoint final : public CheckpointBase {
     ATOM_ASSIGN_OR_RETURN(DirectoryConfig config, read_hf_config(dir_));
     config_ = std::move(config.model);
     generation_ = config.generation;
+    if (files.empty()) return {};
     ATOM_ASSIGN_OR_RETURN(const SafetensorsIndex index, choose_shards(files));
     std::vector<CheckpointTensor> tensors;
     for (const std::string& shard : shards_) {
@@ -50,6 +51,7 @@ class SafetensorsCheckpoint final : public CheckpointBase {
   Result<std::optional<std::string>> chat_template() const override;
 
   std::string format_name() const override {
+    if (shards_.empty()) return "no weights";
     return shards_.size() == 1 ? "safetensors"
                                : str_format("safetensors ({} shards)", shards_.size());
   }

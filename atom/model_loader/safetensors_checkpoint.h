@@ -11,7 +11,7 @@
 namespace atom {
 
 // `files` are the *.safetensors of `dir`; without model.safetensors and without an index there must
-// be one.
+// be one; no files at all opens the configuration without tensors.
 Result<std::unique_ptr<Checkpoint>> open_safetensors_directory(
     const std::filesystem::path& dir, const std::vector<std::filesystem::path>& files);
 
