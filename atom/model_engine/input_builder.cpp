@@ -32,7 +32,9 @@ void InputBuilder::add_sampling(const ScheduledSequence& sequence) {
                        .frequency_penalty = params.frequency_penalty,
                        .repetition_penalty = params.repetition_penalty,
                        .seed = sequence.seed,
-                       .position = sequence.token_ids.size() - num_prompt,
+                       .position = static_cast<uint64_t>(sequence.num_computed_tokens +
+                                                         sequence.num_scheduled_tokens -
+                                                         sequence.num_prompt_tokens),
                        .prompt_token_ids = sequence.token_ids.first(num_prompt),
                        .output_token_ids = sequence.token_ids.subspan(num_prompt),
                        .logit_bias = params.logit_bias,
