@@ -46,6 +46,9 @@ void run_tile(const LinearArgs& args, int64_t token, int64_t first_panel) {
     }
   }
   for (int64_t k = 0; k < pairs; ++k) {
+    if constexpr (kNumTokens <= 2) {  // bound by memory: fetch the next tile meanwhile
+      prefetch(weight + kNumPanels * (bytes + k * 64), kNumPanels * 64);
+    }
     __m512bh w[kNumPanels];
 #pragma GCC unroll 8
     for (int p = 0; p < kNumPanels; ++p) {

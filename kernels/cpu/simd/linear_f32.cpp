@@ -113,10 +113,56 @@ ATOM_INLINE void multiply(const Tile& tile, const float* x, int64_t x_stride, in
   }
 }
 
+// One row of x over weights that need no table: straight from memory, the same sums in the same order.
+template <DType kType, int kNumPanels>
+void stream_row(const LinearArgs& args, int64_t token, int64_t first_panel) {
+  const int64_t bytes = panel_bytes(kType, args.cols);
+  const uint8_t* weight = args.weight + first_panel * bytes;
+  const float* x = args.x + token * args.cols;
+  const I high = i_set(static_cast<int32_t>(0xffff0000U));
+  F acc[kNumPanels];
+#pragma GCC unroll 8
+  for (int p = 0; p < kNumPanels; ++p) {
+    acc[p] = f_zero();
+  }
+  constexpr int64_t kStep = kType == DType::kF32 ? 64 : 32;  // bytes of a panel per column
+  for (int64_t k = 0; k < args.cols; ++k) {
+    prefetch(weight + kNumPanels * (bytes + k * kStep), kNumPanels * kStep);
+    const F xk = f_set(x[k]);
+#pragma GCC unroll 8
+    for (int p = 0; p < kNumPanels; ++p) {
+      const uint8_t* panel = weight + p * bytes;
+      if constexpr (kType == DType::kF32) {
+        acc[p] = f_fma(xk, f_load(reinterpret_cast<const float*>(panel) + k * 16), acc[p]);
+      } else if constexpr (kType == DType::kF16) {
+        acc[p] = f_fma(xk, f_load_f16(panel + k * 32), acc[p]);
+      } else {
+        const I pair = i_load(panel + k / 2 * 64);
+        acc[p] = f_fma(xk, as_f32(k % 2 == 0 ? i_shl<16>(pair) : i_and(pair, high)), acc[p]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < kNumPanels; ++p) {
+    const int64_t row = (first_panel + p) * kPanelRows;
+    const int64_t rows = args.rows - row;
+    const F bias = args.bias == nullptr ? f_zero() : f_load_first(args.bias + row, rows);
+    f_store_first(args.out + token * args.out_stride + row, f_add(acc[p], bias), rows);
+  }
+}
+
 template <int kNumPanels>
 void run_tile(const LinearArgs& args, Range tokens, int64_t first_panel, Tile& tile) {
   const int64_t bytes = panel_bytes(args.dtype, args.cols);
   const int64_t count = tokens.end - tokens.begin;
+  if (count == 1) {
+    switch (args.dtype) {
+      case DType::kF32: return stream_row<DType::kF32, kNumPanels>(args, tokens.begin, first_panel);
+      case DType::kF16: return stream_row<DType::kF16, kNumPanels>(args, tokens.begin, first_panel);
+      case DType::kBF16: return stream_row<DType::kBF16, kNumPanels>(args, tokens.begin, first_panel);
+      default: break;
+    }
+  }
   memset(tile.acc, 0, sizeof(tile.acc[0]) * static_cast<size_t>(count));
   for (int64_t k = 0; k < args.cols; k += kChunk) {
     const int64_t end = k + kChunk < args.cols ? k + kChunk : args.cols;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kPanels = 2;             // panels per tile: 16 registers of weights
 constexpr int64_t kTokenTile = 128;    // tokens that share an unpacked block; the f32 tile is 16 KiB
+constexpr int64_t kPrefetchTokens = 8; // up to here the weights come at the speed of memory
 constexpr int kTokens = 4;             // tokens in flight: 8 independent sums hide the latency
 
 struct Tile {
@@ -101,7 +102,11 @@ void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t 
   }
   const int64_t count = tokens.end - tokens.begin;
   memset(tile.acc, 0, sizeof(tile.acc[0]) * static_cast<size_t>(count));
+  const int64_t ahead = kNumPanels * bytes / blocks;
   for (int64_t b = 0; b < blocks; ++b) {
+    if (count <= kPrefetchTokens) {
+      prefetch(panel[0] + kNumPanels * bytes + b * ahead, ahead);
+    }
     Block<Format, kNumPanels> block;
     load_block(format, panel, b, block);
     const int64_t index = b * args.num_tokens + tokens.begin;

@@ -233,6 +233,13 @@ ATOM_INLINE void f_store_first(float* p, F x, int64_t count) {
   memcpy(p, lanes, static_cast<size_t>(count) * sizeof(float));
 }
 
+// Asks for memory that the next tile reads, into the L2 cache. Any address is allowed.
+ATOM_INLINE void prefetch(const uint8_t* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+  }
+}
+
 // out [16][stride] = transpose of in [16][16].
 static inline void transpose16(const float* in, float* out, int64_t stride) {
 #if defined(__AVX512F__)
