@@ -9,7 +9,7 @@
 
 namespace atom {
 
-Result<Buffer> Buffer::allocate(int64_t nbytes) {
+Result<Buffer> Buffer::allocate(int64_t nbytes, PageSize pages) {
   Buffer buffer;
   if (nbytes == 0) {
     return buffer;
@@ -21,7 +21,7 @@ Result<Buffer> Buffer::allocate(int64_t nbytes) {
                       nbytes, std::strerror(errno));
   }
   constexpr int64_t kHugePage = 2 << 20;
-  if (nbytes >= 4 * kHugePage) {
+  if (pages == PageSize::kHuge && nbytes >= 2 * kHugePage) {
     madvise(data, static_cast<size_t>(nbytes), MADV_HUGEPAGE);
   }
   buffer.data_ = data;

@@ -11,10 +11,14 @@
 
 namespace atom {
 
+// kHuge asks for 2 MiB pages: for memory that is read as a whole (weights). Memory that may stay untouched
+// (KV cache, workspace) keeps normal pages, else every first touch costs 2 MiB.
+enum class PageSize : uint8_t { kNormal, kHuge };
+
 class Buffer {
  public:
   Buffer() = default;
-  static Result<Buffer> allocate(int64_t nbytes);
+  static Result<Buffer> allocate(int64_t nbytes, PageSize pages = PageSize::kNormal);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;

@@ -142,7 +142,7 @@ Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts
                                                   weight.in_features);
     weight.out_features += segment.rows;
   }
-  ATOM_ASSIGN_OR_RETURN(weight.packed, Buffer::allocate(bytes));
+  ATOM_ASSIGN_OR_RETURN(weight.packed, Buffer::allocate(bytes, PageSize::kHuge));
   for (const LinearSegment& segment : weight.segments) {
     pack_segment(ctx, segment, parts, weight);
   }
