@@ -190,9 +190,10 @@ LineEnd LineEditor::edit(const std::string& prompt, std::string& line) {
     const int key = read_byte();
     if (key == kReturn || key == kNewline) break;
     if (key < 0 || (key == kCtrlD && buffer.text().empty())) {
-      return write_out("\r\n") ? LineEnd::kEnd : LineEnd::kEnd;
+      (void)write_out("\n");
+      return LineEnd::kEnd;
     }
-    if (key == kCtrlC) return write_out("^C\r\n") ? LineEnd::kInterrupt : LineEnd::kEnd;
+    if (key == kCtrlC) return write_out("^C\n") ? LineEnd::kInterrupt : LineEnd::kEnd;
     const std::string escape = key == kEscape ? read_escape() : std::string();
     if (escape == "[A" || key == kCtrlP) {
       history.move(-1, buffer);
@@ -209,7 +210,7 @@ LineEnd LineEditor::edit(const std::string& prompt, std::string& line) {
     }
   }
   line = buffer.text();
-  return write_out("\r\n") ? LineEnd::kLine : LineEnd::kEnd;
+  return write_out("\n") ? LineEnd::kLine : LineEnd::kEnd;
 }
 
 }  // namespace atom::cli
