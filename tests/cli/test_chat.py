@@ -109,7 +109,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(demo_model):
         terminal.send("/help\r")
         terminal.wait_for("/system TEXT")
         terminal.send("abc\x03")  # Ctrl-C while typing drops the line
-        terminal.wait_for("^C\r\n\r> ")
+        terminal.wait_for("^C\r\n")
         terminal.send("\x04")
         assert terminal.process.wait(timeout=30) == 0
     finally:
