@@ -60,6 +60,7 @@ struct PagedAttentionParams {
 
 struct OpTable {
   std::string_view name;
+  int64_t max_head_dim = 0;  // of paged_attention; a larger model is refused at load
 
   // Packs `parts` (same cols, stacked along rows) for `linear`. compute kFloat32 keeps exact f32 activations;
   // kBFloat16 (and kAuto) may use whatever the backend computes fastest within bf16 rounding.

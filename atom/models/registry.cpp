@@ -43,6 +43,10 @@ Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
                                              std::shared_ptr<const Checkpoint> checkpoint,
                                              const ModelLoadOptions& options) {
   const ModelConfig& config = checkpoint->config();
+  if (config.head_dim > ctx.ops->max_head_dim) {
+    return make_error(ErrorCode::kUnsupported, "head_dim {} is not supported (at most {})",
+                      config.head_dim, ctx.ops->max_head_dim);
+  }
   for (const Family& family : kFamilies) {
     if (family.architecture == config.architecture) {
       WeightLoader weights(ctx, *checkpoint, options);

@@ -167,6 +167,7 @@ void gather_rows(const ExecContext&, const Tensor& x, std::span<const int32_t> r
 CpuOpTable make_cpu_op_table(const cpu::Kernels& kernels) {
   CpuOpTable table;
   table.name = kernels.name;
+  table.max_head_dim = cpu::kMaxHeadDim;
   table.pack_linear = pack_linear_cpu;
   table.linear = linear_cpu;
   table.embedding = embedding;
