@@ -108,6 +108,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(demo_model):
         terminal.forget()
         terminal.send("/help\r")
         terminal.wait_for("/system TEXT")
+        terminal.wait_for("stops the answer.\r\n\r> ")
         terminal.send("abc\x03")  # Ctrl-C while typing drops the line
         terminal.wait_for("^C\r\n")
         terminal.send("\x04")
