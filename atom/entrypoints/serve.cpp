@@ -39,6 +39,7 @@ class LocalEngine final : public openai::EngineClient {
   EngineStats stats() const override { return engine_.stats(); }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return engine_.tokenizer(); }
   const ChatTemplate* chat_template() const override { return engine_.chat_template(); }
+  std::string_view chat_template_source() const override { return engine_.chat_template_source(); }
   int64_t max_model_len() const override { return engine_.max_model_len(); }
   int64_t vocab_size() const override { return engine_.model_config().vocab_size; }
 
@@ -121,18 +122,21 @@ std::unexpected<Error> flag_error(const char* flag, std::string reason) {
 }
 
 // --chat-template: the template itself when it looks like one, else a file.
-Result<ChatTemplate> load_chat_template(const std::string& value) {
-  std::string source = value;
-  if (value.find("{{") == std::string::npos && value.find("{%") == std::string::npos) {
-    std::error_code ec;
-    const auto size = std::filesystem::file_size(value, ec);
-    if (ec || !std::filesystem::is_regular_file(value))
-      return flag_error("--chat-template", "no such file: " + value);
-    if (static_cast<int64_t>(size) > kMaxTemplateBytes)
-      return flag_error("--chat-template", "the file is larger than 1 MiB");
-    std::ifstream file(value, std::ios::binary);
-    source.assign(std::istreambuf_iterator<char>(file), {});
-  }
+Result<std::string> read_chat_template(const std::string& value) {
+  if (value.find("{{") != std::string::npos || value.find("{%") != std::string::npos) return value;
+  std::error_code ec;
+  const auto size = std::filesystem::file_size(value, ec);
+  if (ec || !std::filesystem::is_regular_file(value, ec))
+    return flag_error("--chat-template", "no such file: " + value);
+  if (static_cast<int64_t>(size) > kMaxTemplateBytes)
+    return flag_error("--chat-template", "the file is larger than 1 MiB");
+  std::ifstream file(value, std::ios::binary);
+  std::string source(std::istreambuf_iterator<char>(file), {});
+  if (!file) return flag_error("--chat-template", "cannot read " + value);
+  return source;
+}
+
+Result<ChatTemplate> parse_chat_template(const std::string& source) {
   auto parsed = ChatTemplate::parse(source);
   if (parsed) return std::move(*parsed);
   return flag_error("--chat-template",
@@ -160,7 +164,8 @@ openai::ApiOptions api_options(const EngineConfig& engine_config, const ServerCo
                                boost::json::object kwargs) {
   openai::ApiOptions out;
   out.served_model_names = config.served_model_names;
-  if (out.served_model_names.empty()) out.served_model_names.push_back(engine_config.model.model);
+  out.model = engine_config.model.model;
+  if (out.served_model_names.empty()) out.served_model_names.push_back(out.model);
   out.api_key = config.api_key;
   out.allowed_origins = config.allowed_origins;
   out.default_chat_template_kwargs = std::move(kwargs);
@@ -230,11 +235,15 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
       return fail(flag_error("--default-chat-template-kwargs", "must be a JSON object").error());
     kwargs = std::move(parsed->get_object());
   }
+  openai::ApiOptions options = api_options(engine_config, config, std::move(kwargs));
   std::optional<ChatTemplate> chat_template;
   if (config.chat_template) {
-    Result<ChatTemplate> loaded = load_chat_template(*config.chat_template);
-    if (!loaded) return fail(loaded.error());
-    chat_template.emplace(std::move(*loaded));
+    Result<std::string> source = read_chat_template(*config.chat_template);
+    if (!source) return fail(source.error());
+    Result<ChatTemplate> parsed = parse_chat_template(*source);
+    if (!parsed) return fail(parsed.error());
+    chat_template.emplace(std::move(*parsed));
+    options.chat_template_source = std::move(*source);
   }
   SignalWatcher signals;
 
@@ -260,7 +269,7 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
   engine = std::move(*created);
   client = std::make_unique<LocalEngine>(*engine);
   api = std::make_unique<openai::ApiServer>(*client, chat_template ? &*chat_template : nullptr,
-                                            api_options(engine_config, config, std::move(kwargs)));
+                                            std::move(options));
   signals.serving();
   if (const Status listening = server.listen(); !listening) return fail(listening.error());
   log_info("ready: http://{}:{}/v1", config.host, server.port());

@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <limits>
 #include <map>
 #include <thread>
 
+#include "atom/core/format.h"
 #include "atom/entrypoints/http/http_server.h"
 #include "atom/entrypoints/openai/api_server.h"
 
@@ -64,12 +66,14 @@ class MockEngine final : public openai::EngineClient {
   EngineStats stats() const override { return {.alive = alive.load()}; }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
   const ChatTemplate* chat_template() const override { return nullptr; }
+  std::string_view chat_template_source() const override { return "{{ 'of the model' }}"; }
   int64_t max_model_len() const override { return 1 << 20; }
   int64_t vocab_size() const override { return 256; }
 
   std::atomic<int> aborts{0};
   std::atomic<bool> alive{true};
   std::string piece = "x";  // text of one token
+  float logprob = -1;       // of every token
   std::atomic<bool> fail_next{false};
 
  private:
@@ -90,6 +94,8 @@ class MockEngine final : public openai::EngineClient {
               .request_id = it->first, .finished = last, .num_generated_tokens = a.made};
           for (int32_t i = 0; i < a.request.sampling.n; ++i) {
             out.choices.push_back({.index = i, .text = piece, .token_ids = {'x'}});
+            if (a.request.sampling.logprobs)
+              out.choices.back().logprobs = {{.logprob = logprob, .top = {{'y', logprob}}}};
             if (last) out.choices.back().finish_reason = FinishReason::kLength;
           }
           if (a.made == 2 && fail_next.exchange(false)) {
@@ -176,8 +182,8 @@ class ServerTest : public testing::Test {
     if (server_) server_->stop();
   }
   template <class Condition>
-  bool eventually(Condition condition) {
-    for (int i = 0; i < 2000 && !condition(); ++i)
+  bool eventually(Condition condition) {  // a minute: the machine may be busy
+    for (int i = 0; i < 12000 && !condition(); ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return condition();
   }
@@ -336,6 +342,77 @@ TEST_F(ServerTest, StopsWithStreamsOpen) {
   client.until("data: ");
   server_->stop();
   EXPECT_TRUE(eventually([&] { return engine_.aborts == 1; }));
+}
+
+// JSON has no infinities and no NaN: they are shown as -9999.
+TEST_F(ServerTest, LogprobsAreJsonNumbers) {
+  start();
+  Client client(port());
+  for (const float logprob :
+       {-std::numeric_limits<float>::infinity(), -1e30F, std::numeric_limits<float>::quiet_NaN()}) {
+    engine_.logprob = logprob;
+    client.post("/v1/completions", R"({"prompt":"a","max_tokens":1,"logprobs":1})");
+    const std::string whole = client.until("}}");
+    EXPECT_NE(whole.find(R"("token_logprobs":[-9999])"), std::string::npos) << whole;
+    EXPECT_NE(whole.find(R"("top_logprobs":[{"y":-9999,"x":-9999}])"), std::string::npos) << whole;
+    client.post("/v1/completions", R"({"prompt":"a","max_tokens":1,"logprobs":1,"stream":true})");
+    const std::string stream = client.until("0\r\n\r\n");
+    EXPECT_NE(stream.find(R"("token_logprobs":[-9999])"), std::string::npos) << stream;
+  }
+}
+
+TEST_F(ServerTest, KnowsItsModelByEveryName) {
+  openai::ApiOptions options;
+  options.model = "/models/mock.gguf/";
+  start({}, options);
+  Client client(port());
+  for (const char* name : {"mock", "mock/", "/models/mock.gguf", "/models/mock.gguf/"}) {
+    client.post("/v1/completions",
+                str_format(R"({{"model":"{}","prompt":"a","max_tokens":1}})", name));
+    EXPECT_NE(client.until("}}").find("200 OK"), std::string::npos) << name;
+  }
+  client.post("/v1/completions", R"({"model":"/models/mock","prompt":"a"})");
+  EXPECT_NE(client.until("}}").find("404 Not Found"), std::string::npos);
+  client.send("GET /v1/models/mock/ HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_NE(client.until("max_model_len").find(R"("id":"mock",)"), std::string::npos);
+}
+
+TEST_F(ServerTest, TokenizerInfoShowsTheTemplateInUse) {
+  const std::string get = "GET /tokenizer_info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+  start();
+  Client plain(port());
+  plain.send(get);
+  EXPECT_NE(plain.until("never").find(R"("chat_template":"{{ 'of the model' }}")"),
+            std::string::npos);
+  server_->stop();
+  openai::ApiOptions options;
+  options.chat_template_source = "{{ 'given' }}";
+  start({}, options);
+  Client overridden(port());
+  overridden.send(get);
+  EXPECT_NE(overridden.until("never").find(R"("chat_template":"{{ 'given' }}")"),
+            std::string::npos);
+}
+
+// A browser asks first; OpenAI's JavaScript client sends header fields of its own.
+TEST_F(ServerTest, CorsAllowsWhatTheBrowserAsksFor) {
+  openai::ApiOptions options;
+  options.allowed_origins = {"http://ui.example"};
+  start({}, options);
+  const auto ask = [&](const std::string& origin) {
+    Client client(port());
+    client.send("OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: a\r\nOrigin: " + origin +
+                "\r\nAccess-Control-Request-Headers: content-type,x-stainless-os\r\n"
+                "Connection: close\r\n\r\n");
+    return client.until("never");
+  };
+  const std::string good = ask("http://ui.example");
+  EXPECT_NE(good.find("Access-Control-Allow-Headers: content-type,x-stainless-os\r\n"),
+            std::string::npos);
+  EXPECT_NE(good.find("Vary: Origin\r\n"), std::string::npos);
+  const std::string bad = ask("http://other.example");
+  EXPECT_EQ(bad.find("Access-Control-Allow"), std::string::npos);
+  EXPECT_NE(bad.find("Vary: Origin\r\n"), std::string::npos);
 }
 
 // Every route but the open ones asks for the key.

@@ -66,6 +66,7 @@ struct Collector {
 struct LLMEngine::Impl {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat_template;
+  std::string chat_template_source;
   ModelConfig model;
   GenerationDefaults generation_defaults;
   int64_t max_model_len = 0;
@@ -91,6 +92,7 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
   auto impl = std::make_unique<Impl>();
   impl->tokenizer = parts.tokenizer;
   impl->chat_template = std::move(parts.chat_template);
+  impl->chat_template_source = std::move(parts.chat_template_source);
   impl->model = std::move(parts.model);
   impl->generation_defaults = parts.generation_defaults;
   impl->max_model_len = std::min(wanted, cache_tokens);
@@ -164,6 +166,8 @@ void LLMEngine::drain(std::chrono::milliseconds deadline) { impl_->core->drain(d
 const std::shared_ptr<const Tokenizer>& LLMEngine::tokenizer() const { return impl_->tokenizer; }
 
 const ChatTemplate* LLMEngine::chat_template() const { return impl_->chat_template.get(); }
+
+const std::string& LLMEngine::chat_template_source() const { return impl_->chat_template_source; }
 
 const ModelConfig& LLMEngine::model_config() const { return impl_->model; }
 

@@ -51,6 +51,7 @@ struct EngineParts {
   std::unique_ptr<Executor> executor;
   std::shared_ptr<const Tokenizer> tokenizer;  // nullptr: outputs carry token ids, no text
   std::shared_ptr<const ChatTemplate> chat_template;  // nullptr: the model has none
+  std::string chat_template_source;                   // as the checkpoint has it; empty: none
   ModelConfig model;  // vocab_size, eos_token_ids and max_position_embeddings are used
   GenerationDefaults generation_defaults;
   SchedulerConfig scheduler;
@@ -82,6 +83,7 @@ class LLMEngine {
 
   const std::shared_ptr<const Tokenizer>& tokenizer() const;
   const ChatTemplate* chat_template() const;  // nullptr: the model has none
+  const std::string& chat_template_source() const;  // empty: the model has none
   const ModelConfig& model_config() const;
   const GenerationDefaults& generation_defaults() const;
   int64_t max_model_len() const;

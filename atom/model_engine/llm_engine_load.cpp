@@ -29,18 +29,21 @@ class PhaseTimes {
   std::string text_;
 };
 
-Result<std::shared_ptr<const ChatTemplate>> load_chat_template(const Checkpoint& checkpoint) {
-  ATOM_ASSIGN_OR_RETURN(const std::optional<std::string> source, checkpoint.chat_template());
+// Fills both template fields; one that does not parse is a warning, for chat alone needs it.
+Status load_chat_template(const Checkpoint& checkpoint, EngineParts& parts) {
+  ATOM_ASSIGN_OR_RETURN(std::optional<std::string> source, checkpoint.chat_template());
   if (!source) {
-    return nullptr;
+    return {};
   }
   std::expected<ChatTemplate, TemplateError> parsed = ChatTemplate::parse(*source);
-  if (!parsed) {
+  if (parsed) {
+    parts.chat_template = std::make_shared<const ChatTemplate>(std::move(*parsed));
+  } else {
     log_warning("chat template, line {}: {} (chat requests need --chat-template)",
                 parsed.error().line, parsed.error().message);
-    return nullptr;
   }
-  return std::make_shared<const ChatTemplate>(std::move(*parsed));
+  parts.chat_template_source = std::move(*source);
+  return {};
 }
 
 }  // namespace
@@ -61,7 +64,7 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create(const EngineConfig& config)
                     .enable_prefix_caching = config.cache.enable_prefix_caching,
                     .seed = static_cast<uint64_t>(config.seed)};
   ATOM_ASSIGN_OR_RETURN(parts.tokenizer, checkpoint->load_tokenizer());
-  ATOM_ASSIGN_OR_RETURN(parts.chat_template, load_chat_template(*checkpoint));
+  ATOM_RETURN_IF_ERROR(load_chat_template(*checkpoint, parts));
   times.end("tokenizer");
   MemoryPlan plan;
   ATOM_ASSIGN_OR_RETURN(parts.executor, make_model_runner(config, checkpoint, plan));

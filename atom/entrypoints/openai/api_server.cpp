@@ -99,13 +99,14 @@ Call ApiServer::make_call(http::Request&& request,
   call.request_id = is_token_text(given) ? std::string(given) : random_hex();
   call.headers.emplace_back("x-request-id", call.request_id);
   const std::string_view origin = call.request.header("origin");
-  if (!options_.allowed_origins.empty() && !origin.empty()) {
-    const auto& allowed = options_.allowed_origins;
-    const bool any = std::find(allowed.begin(), allowed.end(), "*") != allowed.end();
+  const auto& allowed = options_.allowed_origins;
+  const bool any = std::find(allowed.begin(), allowed.end(), "*") != allowed.end();
+  // Also without the header: a cache must not hand an answer made for one origin to another.
+  if (!allowed.empty() && !any) call.headers.emplace_back("Vary", "Origin");
+  if (!allowed.empty() && !origin.empty()) {
     if (any || std::find(allowed.begin(), allowed.end(), origin) != allowed.end()) {
       call.headers.emplace_back("Access-Control-Allow-Origin", any ? "*" : std::string(origin));
       call.headers.emplace_back("Access-Control-Expose-Headers", "x-request-id");
-      if (!any) call.headers.emplace_back("Vary", "Origin");
     }
   }
   return call;
@@ -129,8 +130,11 @@ http::Response ApiServer::options_response(const Call& call, const std::string& 
   });
   if (cors) {
     response.headers.emplace_back("Access-Control-Allow-Methods", allowed);
-    response.headers.emplace_back("Access-Control-Allow-Headers",
-                                  "authorization, content-type, x-request-id");
+    // What the browser asks for: OpenAI's JavaScript client sends fields of its own (x-stainless-*).
+    const std::string_view wanted = call.request.header("access-control-request-headers");
+    response.headers.emplace_back(
+        "Access-Control-Allow-Headers",
+        wanted.empty() ? "authorization, content-type, x-request-id" : std::string(wanted));
     response.headers.emplace_back("Access-Control-Max-Age", "600");
   }
   return response;
@@ -211,8 +215,9 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   }
   Result<ApiRequest> request = parse_request(endpoint, call.request.body, options_.limits);
   if (!request) return error_response(to_api_error(request.error()));
-  if (const Status known = check_model(request->model); !known) {
-    ApiError error = to_api_error(known.error());
+  Result<std::string> model = find_model(request->model);
+  if (!model) {
+    ApiError error = to_api_error(model.error());
     error.code = "model_not_found";
     return error_response(error);
   }
@@ -223,8 +228,7 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
                            .message = "too many requests are waiting; try again later",
                            .code = "queue_full"});
   }
-  Generation::Input input{.request = std::move(*request), .model = options_.served_model_names[0]};
-  if (!input.request.model.empty()) input.model = input.request.model;
+  Generation::Input input{.request = std::move(*request), .model = std::move(*model)};
   if (const Status ready = prepare_prompts(input); !ready)
     return error_response(to_api_error(ready.error()));
   call.request.body = {};
@@ -232,11 +236,17 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   return std::nullopt;
 }
 
-Status ApiServer::check_model(const std::string& name) const {
-  std::string_view wanted = name;
-  while (wanted.size() > 1 && wanted.ends_with('/')) wanted.remove_suffix(1);
-  const auto& names = options_.served_model_names;
-  if (wanted.empty() || std::find(names.begin(), names.end(), wanted) != names.end()) return {};
+// The name to answer with: no name means the first served one, and a slash at the end does not count.
+Result<std::string> ApiServer::find_model(std::string_view name) const {
+  const auto bare = [](std::string_view text) {
+    while (text.size() > 1 && text.ends_with('/')) text.remove_suffix(1);
+    return text;
+  };
+  if (name.empty()) return options_.served_model_names[0];
+  for (const std::string& served : options_.served_model_names) {
+    if (bare(served) == bare(name)) return served;
+  }
+  if (!options_.model.empty() && bare(options_.model) == bare(name)) return options_.model;
   return field_error("model", str_format("The model `{}` does not exist.", clipped(name)),
                      ErrorCode::kNotFound);
 }

@@ -22,9 +22,11 @@ namespace atom::openai {
 
 struct ApiOptions {
   std::vector<std::string> served_model_names;  // not empty
+  std::string model;  // as typed at the start: known to requests too, but not listed
   std::string api_key;
   std::vector<std::string> allowed_origins;
   boost::json::object default_chat_template_kwargs;
+  std::string chat_template_source;  // of the overriding template; empty: the engine's is shown
   RequestLimits limits;          // vocab_size and max_model_len are filled in from the engine
   int64_t max_in_flight = 4608;  // sequences, then 503
   int pool_threads = 1;
@@ -74,7 +76,7 @@ class ApiServer {
   http::Response options_response(const Call& call, const std::string& allowed) const;
 
   std::optional<http::Response> generate(Endpoint endpoint, Call& call);
-  Status check_model(const std::string& name) const;
+  Result<std::string> find_model(std::string_view name) const;
   Result<std::string> render(const ApiRequest& request) const;
   Status prepare_prompts(Generation::Input& input) const;
   Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;

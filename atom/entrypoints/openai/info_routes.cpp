@@ -87,12 +87,13 @@ std::optional<http::Response> ApiServer::list_models(Call&) {
 
 std::optional<http::Response> ApiServer::show_model(Call& call) {
   const std::string id = call.request.path.substr(std::string_view("/v1/models/").size());
-  if (const Status known = check_model(id); !known) {
+  const Result<std::string> known = find_model(id);
+  if (!known) {
     ApiError error = to_api_error(known.error());
     error.code = "model_not_found";
     return error_response(error);
   }
-  return http::Response{.body = model_object(id)};
+  return http::Response{.body = model_object(*known)};
 }
 
 std::optional<http::Response> ApiServer::health(Call&) {
@@ -155,7 +156,7 @@ std::optional<http::Response> ApiServer::tokenize(Call& call) {
     ATOM_ASSIGN_OR_RETURN(const json::object body, parse_body(call.request.body));
     const json::value* model = body.if_contains("model");
     if (model != nullptr && model->is_string())
-      ATOM_RETURN_IF_ERROR(check_model(std::string(model->get_string())));
+      ATOM_RETURN_IF_ERROR(find_model(std::string_view(model->get_string())));
     const json::value* messages = body.if_contains("messages");
     const bool chat = messages != nullptr && !messages->is_null();
     ATOM_ASSIGN_OR_RETURN(bool add_special, optional_bool(body, "add_special", !chat));
@@ -218,7 +219,9 @@ std::optional<http::Response> ApiServer::tokenizer_info(Call&) {
   append_member(body, "eos_token", tokenizer.eos_token());
   append_member(body, "pad_token", tokenizer.pad_token());
   append_member(body, "unk_token", tokenizer.unk_token());
-  append_member(body, "chat_template", engine_.chat_template_source());
+  append_member(body, "chat_template",
+                options_.chat_template_source.empty() ? engine_.chat_template_source()
+                                                      : options_.chat_template_source);
   body += ",\"model_max_length\":";
   append_int(body, options_.limits.max_model_len);
   body += ",\"vocab_size\":";

@@ -10,6 +10,7 @@ namespace atom::openai {
 namespace json = boost::json;
 namespace {
 
+constexpr double kAnyInt64 = 9.3e18;   // a row's limit: every int64 is in range
 constexpr float kGreedyBelow = 1e-5F;  // such a temperature only ever picks the most likely token
 
 std::string number_text(double value) {
@@ -21,6 +22,7 @@ std::string number_text(double value) {
 }
 
 std::string range_text(const FieldSpec& field, double max) {
+  if (max >= kAnyInt64) return str_format("{} must be an integer of 64 bits", field.name);
   return str_format("{} must be {} {} and at most {}", field.name,
                     field.above_min ? "greater than" : "at least", number_text(field.min),
                     number_text(max));
@@ -62,7 +64,7 @@ Status integer(const json::value& value, const FieldSpec& field, const RequestLi
   if (!value.is_number()) return type_error(field.name, "an integer", value);
   const std::optional<int64_t> number = as_integer(value);
   const double max = field_max(field, limits);
-  const bool any_int64 = field.max >= 9.2e18;  // every int64 is in range
+  const bool any_int64 = field.max >= kAnyInt64;
   if (!number && !value.is_double()) return field_error(field.name, range_text(field, max));
   if (!number) return field_error(field.name, str_format("{} must be an integer", field.name));
   if (!any_int64 &&
@@ -125,7 +127,6 @@ Status accepted_bool(const json::value& value, const FieldSpec& field, const Req
 using P = SamplingParams;
 using R = ApiRequest;
 using K = FieldKind;
-constexpr double kInt64Max = 9.3e18;  // any int64
 
 // chat_template_kwargs stands before reasoning_effort, which does not override it. `prompt` is an
 // alias of `messages` in chat.
@@ -155,7 +156,7 @@ constexpr FieldSpec kFields[] = {
      .min = 0,
      .max = 100,
      .above_min = true},
-    {"seed", kBothEndpoints, K::kInteger, integer<&P::seed>, -kInt64Max, kInt64Max},
+    {"seed", kBothEndpoints, K::kInteger, integer<&P::seed>, -kAnyInt64, kAnyInt64},
     {.name = "n",
      .kind = K::kInteger,
      .read = integer<&P::n>,

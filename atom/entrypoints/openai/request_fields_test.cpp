@@ -120,7 +120,8 @@ TEST(RequestFields, EverySeedIsExact) {
     ASSERT_TRUE(request);
     EXPECT_EQ(request->sampling.seed, seed);
   }
-  EXPECT_FALSE(with(kChat, "seed", uint64_t{1} << 63));
+  EXPECT_EQ(with(kChat, "seed", uint64_t{1} << 63).error().message,
+            "seed must be an integer of 64 bits");
 }
 
 TEST(RequestFields, LengthsAgreeWithEachOther) {
