@@ -6,6 +6,8 @@ import httpx
 import openai
 import pytest
 
+from conftest import TEMPLATE
+
 GREEDY = {"temperature": 0, "max_tokens": 16, "extra_body": {"ignore_eos": True}}
 MESSAGES = [{"role": "user", "content": "a b c"}]
 
@@ -203,7 +205,7 @@ def test_models_version_and_tokenizer(client, server):
         client.models.retrieve("a%2Fb")
     assert httpx.get(server.base + "/version").json()["version"]
     info = httpx.get(server.base + "/tokenizer_info").json()
-    assert "eos_token" in info and "bos_token" in info
+    assert info["chat_template"] == TEMPLATE and {"eos_token", "bos_token"} <= info.keys()
     tokens = httpx.post(server.base + "/tokenize", json={"prompt": "test", "add_special_tokens": False, "return_token_strs": True}).json()
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
     assert httpx.post(server.base + "/detokenize", json={"tokens": [10**9]}).status_code == 400
