@@ -5,20 +5,14 @@
 #include <cstring>
 #include <utility>
 
+#include "atom/model_loader/text.h"
+#include "kernels/common/convert.h"
 #include "kernels/common/dtype.h"
 
 namespace atom {
 namespace {
 
 constexpr size_t kMaxNamesInMessage = 10;
-
-std::string shape_text(std::span<const int64_t> shape) {
-  std::string text = "[";
-  for (const int64_t dim : shape) {
-    text += (text.size() > 1 ? ", " : "") + std::to_string(dim);
-  }
-  return text + "]";
-}
 
 std::string name_list(const std::vector<std::string>& names) {
   std::string text;
@@ -36,6 +30,25 @@ uint64_t next_random(uint64_t& state) {  // splitmix64
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
   z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
   return z ^ (z >> 31);
+}
+
+bool is_float(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+// A bias in the order of its weight's rows (WeightPart::rotary_heads): stored value 2i of a head is logical
+// value i, stored value 2i + 1 is logical value i + half.
+void restore_rotary_order(float* values, int64_t size, int64_t heads) {
+  const int64_t half = size / heads / 2;
+  std::vector<float> stored(values, values + size);
+  for (int64_t head = 0; head < heads; ++head) {
+    const float* from = stored.data() + head * 2 * half;
+    float* to = values + head * 2 * half;
+    for (int64_t i = 0; i < half; ++i) {
+      to[i] = from[2 * i];
+      to[i + half] = from[2 * i + 1];
+    }
+  }
 }
 
 }  // namespace
@@ -73,10 +86,7 @@ WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols) {
     auto* values = static_cast<uint16_t*>(buffer->data());
     for (int64_t i = 0; i < rows * cols; ++i) {
       const auto unit = static_cast<float>(next_random(dummy_state_) >> 40) * 0x1p-23F - 1.0F;
-      const float value = unit * limit;
-      uint32_t bits = 0;
-      std::memcpy(&bits, &value, sizeof(bits));
-      values[i] = static_cast<uint16_t>(bits >> 16);
+      values[i] = f32_to_bf16(unit * limit);
     }
   }
   WeightPart part{.data = buffer->data(), .format = {.dtype = DType::kBF16}, .rows = rows, .cols = cols};
@@ -158,7 +168,7 @@ void WeightLoader::vector(Buffer& out, const std::string& name, int64_t size) {
   if (tensor == nullptr) {
     return;
   }
-  if (dtype_info(tensor->dtype).block_size != 1) {
+  if (!is_float(tensor->dtype)) {
     return fail(str_format("{}: tensor {} has type {}, a vector needs f32, f16 or bf16", tensor->file,
                            name, dtype_name(tensor->dtype)));
   }
@@ -167,6 +177,13 @@ void WeightLoader::vector(Buffer& out, const std::string& name, int64_t size) {
   ctx_.ops->embedding(ctx_, Tensor(const_cast<int32_t*>(&row), DType::kI32, {1}),
                       Tensor(const_cast<void*>(tensor->data), tensor->dtype, {1, size}),
                       Tensor(values, DType::kF32, {1, size}));
+  if (tensor->row_order == RowOrder::kInterleavedRotary) {
+    if (size % (2 * tensor->rotary_heads) != 0) {
+      return fail(str_format("{}: tensor {}: {} values cannot be {} rotary heads", tensor->file, name, size,
+                             tensor->rotary_heads));
+    }
+    restore_rotary_order(values, size, tensor->rotary_heads);
+  }
   out = std::move(*buffer);
 }
 
@@ -182,6 +199,10 @@ void WeightLoader::embedding(Embedding& out, const std::string& name, int64_t vo
     return;
   }
   if (const CheckpointTensor* tensor = take(name, {vocab_size, hidden_size})) {
+    if (!is_float(tensor->dtype) && dtype_info(tensor->dtype).block_size == 1) {
+      return fail(str_format("{}: tensor {} has type {}, an embedding needs f32, f16, bf16 or a GGUF block type",
+                             tensor->file, name, dtype_name(tensor->dtype)));
+    }
     out.table = Tensor(const_cast<void*>(tensor->data), tensor->dtype, {vocab_size, hidden_size});
   }
 }

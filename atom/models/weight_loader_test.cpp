@@ -30,6 +30,12 @@ class MemoryCheckpoint final : public Checkpoint {
                         .file = "memory"});
   }
 
+  void take_out(std::string_view name) {
+    std::erase_if(tensors_, [&](const CheckpointTensor& tensor) { return tensor.name == name; });
+  }
+  CheckpointTensor& last() { return tensors_.back(); }
+  std::vector<float>& last_values() { return data_.back(); }
+
   const ModelConfig& config() const override { return config_; }
   std::span<const CheckpointTensor> tensors() const override { return tensors_; }
   const CheckpointTensor* find(std::string_view name) const override {
@@ -118,6 +124,32 @@ TEST_F(WeightLoaderTest, StacksPartsAndBiases) {
   const auto* bias = static_cast<const float*>(linear_.weight.bias.data());
   const std::vector<float> got(bias, bias + 8);
   EXPECT_THAT(got, testing::ElementsAre(0.5F, 0.5F, 0.5F, 0.5F, 0, 0, 0.5F, 0.5F));
+}
+
+// GGUF files of the llama family permute the biases of q and k as they do the rows of the weights.
+TEST_F(WeightLoaderTest, BiasesFollowTheRotaryOrderOfTheirRows) {
+  add_all();
+  checkpoint_.take_out("q.bias");
+  checkpoint_.add("q.bias", {4});
+  checkpoint_.last_values() = {0, 2, 1, 3};  // one head: rows 0, 2 (= 0 + half), 1, 3
+  checkpoint_.last().row_order = RowOrder::kInterleavedRotary;
+  checkpoint_.last().rotary_heads = 1;
+  EXPECT_EQ(load(), "");
+  const auto* bias = static_cast<const float*>(linear_.weight.bias.data());
+  EXPECT_THAT(std::vector<float>(bias, bias + 4), testing::ElementsAre(0, 1, 2, 3));
+}
+
+TEST_F(WeightLoaderTest, RefusesTypesThatHoldNoFloats) {
+  add_all();
+  checkpoint_.take_out("norm.weight");
+  checkpoint_.add("norm.weight", {3}, DType::kI32);
+  EXPECT_EQ(load(), "memory: tensor norm.weight has type i32, a vector needs f32, f16 or bf16");
+
+  checkpoint_.add("embed.weight", {4, 3}, DType::kF8E4M3);
+  WeightLoader loader(ctx_, checkpoint_, options_);
+  Embedding table;
+  loader.embedding(table, "embed.weight", 4, 3);
+  EXPECT_THAT(loader.finish().error().message, HasSubstr("tensor embed.weight has type fp8_e4m3"));
 }
 
 TEST_F(WeightLoaderTest, NamesMissingTensors) {
