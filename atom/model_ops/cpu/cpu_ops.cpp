@@ -101,32 +101,30 @@ void qk_norm_rope_kv_write(const ExecContext& ctx, const QkNormRopeKvWriteParams
                   [&](cpu::Range tokens) { kernels_of(ctx).qk_norm_rope_kv_write(args, tokens); });
 }
 
-// Work items are numbered sequence by sequence, token tile by token tile, kv head by kv head.
+// Work items are numbered sequence by sequence, token tile by token tile, kv head by kv head. Where each
+// sequence's items begin is written once per call: finding it anew for every item is quadratic in the batch.
 struct AttentionPlan {
   const AttentionMetadata& meta;
   int64_t num_kv_heads;
-  int64_t tile;  // query tokens per item
+  int64_t tile;              // query tokens per item
+  std::span<int64_t> begin;  // [num_seqs + 1] first item of each sequence
 
-  int64_t tiles(int64_t sequence) const {
-    const int64_t tokens = meta.query_start[sequence + 1] - meta.query_start[sequence];
-    return (tokens + tile - 1) / tile;
-  }
-  int64_t items() const {
-    int64_t count = 0;
+  int64_t number_items() const {
+    begin[0] = 0;
     for (int64_t s = 0; s < meta.num_seqs; ++s) {
-      count += tiles(s) * num_kv_heads;
+      const int64_t tokens = meta.query_start[s + 1] - meta.query_start[s];
+      const auto at = static_cast<size_t>(s);
+      begin[at + 1] = begin[at] + (tokens + tile - 1) / tile * num_kv_heads;
     }
-    return count;
+    return begin.back();
   }
   cpu::AttentionItem item(int64_t index) const {
-    int64_t sequence = 0;
-    while (index >= tiles(sequence) * num_kv_heads) {
-      index -= tiles(sequence++) * num_kv_heads;
-    }
-    const int64_t begin = meta.query_start[sequence] + index / num_kv_heads * tile;
+    const int64_t sequence = std::upper_bound(begin.begin(), begin.end(), index) - begin.begin() - 1;
+    const int64_t within = index - begin[static_cast<size_t>(sequence)];
+    const int64_t first = meta.query_start[sequence] + within / num_kv_heads * tile;
     return {.sequence = sequence,
-            .kv_head = index % num_kv_heads,
-            .tokens = {begin, std::min<int64_t>(begin + tile, meta.query_start[sequence + 1])}};
+            .kv_head = within % num_kv_heads,
+            .tokens = {first, std::min<int64_t>(first + tile, meta.query_start[sequence + 1])}};
   }
 };
 
@@ -145,8 +143,15 @@ void paged_attention(const ExecContext& ctx, const PagedAttentionParams& params)
                                 .sinks = params.sinks,
                                 .cache = params.cache,
                                 .metadata = meta};
-  const AttentionPlan plan{.meta = meta, .num_kv_heads = params.num_kv_heads, .tile = 16};
-  ctx.parallel(plan.items(), [&](int64_t i) { kernels_of(ctx).attention(args, plan.item(i)); });
+  const int64_t scratch = ctx.arena->mark();
+  const Tensor begin = ctx.arena->allocate(DType::kI64, {meta.num_seqs + 1});
+  const AttentionPlan plan{
+      .meta = meta,
+      .num_kv_heads = params.num_kv_heads,
+      .tile = 16,
+      .begin = {begin.data_as<int64_t>(), static_cast<size_t>(meta.num_seqs + 1)}};
+  ctx.parallel(plan.number_items(), [&](int64_t i) { kernels_of(ctx).attention(args, plan.item(i)); });
+  ctx.arena->rewind(scratch);
   // Padding tokens belong to no sequence.
   const int64_t used = meta.num_seqs == 0 ? 0 : meta.query_start[meta.num_seqs];
   const int64_t row = params.out.dim(1);
