@@ -2,11 +2,8 @@
 // opened. This is also the only place that reads the environment. To add a flag: one check_* below.
 #include "atom/config.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cctype>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +11,7 @@
 #include <string_view>
 
 #include "atom/core/log.h"
+#include "atom/core/thread_pool.h"
 
 namespace atom {
 namespace {
@@ -223,24 +221,6 @@ Status read_hub_environment(ModelSourceConfig& config) {
   return {};
 }
 
-// CPU time the container may use (cgroup v2), in whole CPUs rounded up; a large number when unlimited.
-int cgroup_cpus() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || !(period > 0)) return kMaxThreads;
-  const double cpus = std::ceil(std::strtod(quota.c_str(), nullptr) / period);
-  return cpus < 1 ? 1 : static_cast<int>(std::min<double>(cpus, kMaxThreads));
-}
-
-int usable_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  int count = 1;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) count = std::max(1, CPU_COUNT(&set));
-  return std::min(count, cgroup_cpus());
-}
-
 }  // namespace
 
 Result<EngineConfig> make_engine_config(const EngineArgs& args) {
@@ -271,7 +251,7 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
                       .max_num_seqs = std::min(args.max_num_seqs, args.max_num_batched_tokens),
                       .max_model_len = args.max_model_len,
                       .delay_factor = args.scheduler_delay_factor};
-  config.num_threads = args.threads > 0 ? args.threads : usable_cpus();
+  config.num_threads = args.threads > 0 ? args.threads : std::min(available_cpus(), kMaxThreads);
   config.level = args.level;
   config.enforce_eager = args.enforce_eager;
   config.seed = args.seed;

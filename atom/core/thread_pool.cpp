@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -12,12 +13,6 @@
 
 namespace atom {
 namespace {
-
-inline void cpu_relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 // Spinning bridges the gaps between the ops of one step (1-20 us); longer gaps sleep on a futex.
 constexpr int kSpinIterations = 2000;
@@ -117,7 +112,7 @@ int available_cpus() {
   std::string quota;
   double period = 0;
   if (cgroup >> quota >> period && quota != "max" && period > 0) {
-    cpus = std::clamp(static_cast<int>(std::ceil(std::stod(quota) / period)), 1, cpus);
+    cpus = std::clamp(static_cast<int>(std::ceil(std::strtod(quota.c_str(), nullptr) / period)), 1, cpus);
   }
   return cpus;
 }

@@ -16,7 +16,10 @@
 namespace atom {
 namespace {
 
-constexpr uintptr_t kPageSize = 4096;
+uintptr_t page_size() {
+  static const auto size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));  // 4 KiB on x86, up to 64 on others
+  return size;
+}
 
 // Mapped ranges for the fault handler: fixed, so that a signal handler may read it. A checkpoint
 // with more shards than slots only loses the file name in the message.
@@ -131,15 +134,16 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::prefetch(const void* data, int64_t nbytes) const {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) & ~(kPageSize - 1);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) & ~(page_size() - 1);
   const uintptr_t end = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(nbytes);
   if (nbytes > 0) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
 }
 
 void MappedFile::release(const void* data, int64_t nbytes) const {
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPageSize - 1) & ~(kPageSize - 1);
+  const uintptr_t page = page_size();
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) & ~(page - 1);
   const uintptr_t end =
-      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(nbytes)) & ~(kPageSize - 1);
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(nbytes)) & ~(page - 1);
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 

@@ -29,4 +29,13 @@ struct ParallelFor {
   }
 };
 
+// One turn of a loop that waits for another thread: tells the processor so.
+static inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 }  // namespace atom
