@@ -2,6 +2,7 @@
 
 #include <boost/json.hpp>
 #include <boost/json/basic_parser_impl.hpp>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -20,7 +21,7 @@ class Handler {
 
   explicit Handler(bool reject_duplicates) : reject_duplicates_(reject_duplicates) {}
 
-  const std::string& duplicate_key() const { return duplicate_key_; }
+  const std::optional<std::string>& duplicate_key() const { return duplicate_key_; }
   json::value release() { return stack_.release(); }
 
   bool on_document_begin(json::error_code&) { stack_.reset(); return true; }
@@ -74,7 +75,7 @@ class Handler {
   json::value_stack stack_;
   std::vector<std::unordered_set<std::string>> keys_;
   std::string key_;
-  std::string duplicate_key_;
+  std::optional<std::string> duplicate_key_;
 };
 
 }  // namespace
@@ -88,9 +89,9 @@ Result<json::value> parse_json(std::string_view text, const JsonLimits& limits) 
   if (!error && used < text.size()) {
     return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: trailing characters", used);
   }
-  if (!parser.handler().duplicate_key().empty()) {
+  if (const std::optional<std::string>& key = parser.handler().duplicate_key()) {
     return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: duplicate key \"{}\"",
-                      used, parser.handler().duplicate_key().substr(0, 100));
+                      used, key->substr(0, 100));
   }
   if (error == json::error::too_deep) {
     return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: nesting deeper than {}",
