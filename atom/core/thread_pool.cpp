@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "atom/core/check.h"
+
 namespace atom {
 namespace {
 
@@ -19,64 +21,86 @@ constexpr int kSpinIterations = 2000;
 
 }  // namespace
 
+// A loop is open while `ticket` holds its number and an index below `count`. Whoever raises the
+// index runs it; the caller waits for the indices, never for a worker that slept or was preempted
+// before it took one. A late worker cannot touch the next loop: its claim names the loop it has
+// read the fields of.
 struct ThreadPool::Impl {
-  std::atomic<uint64_t> generation{0};
-  std::atomic<int64_t> next{0};
-  std::atomic<int> running{0};
+  static constexpr uint64_t kClosed = 0xffffffff;  // an index no loop reaches
+
+  std::atomic<uint64_t> ticket{kClosed};  // loop number << 32 | next index
+  std::atomic<uint32_t> loops{0};         // what idle workers sleep on
+  std::atomic<int64_t> done{0};           // indices finished in this loop
   std::atomic<bool> stop{false};
-  int64_t count = 0;
-  void (*body)(void*, int64_t) = nullptr;
-  void* context = nullptr;
+  std::atomic<uint64_t> count{0};
+  std::atomic<void (*)(void*, int64_t)> body{nullptr};
+  std::atomic<void*> context{nullptr};
   std::vector<std::thread> workers;
 
+  // Runs indices of the open loop until there is none left.
   void drain() {
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
-      body(context, i);
+    uint64_t seen = ticket.load(std::memory_order_acquire);
+    const uint64_t loop = seen >> 32;
+    const uint64_t end = count.load(std::memory_order_acquire);
+    const auto run_index = body.load(std::memory_order_acquire);
+    void* const argument = context.load(std::memory_order_acquire);
+    while (seen >> 32 == loop && (seen & kClosed) < end) {
+      if (!ticket.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
+                                        std::memory_order_acquire)) {
+        continue;
+      }
+      run_index(argument, static_cast<int64_t>(seen & kClosed));
+      if (static_cast<uint64_t>(done.fetch_add(1, std::memory_order_acq_rel)) + 1 == end) {
+        done.notify_one();
+      }
+      seen = ticket.load(std::memory_order_acquire);
     }
   }
 
   void worker() {
-    uint64_t seen = 0;
+    uint32_t seen = 0;
     while (true) {
-      for (int spin = 0; generation.load(std::memory_order_acquire) == seen; ++spin) {
+      for (int spin = 0; loops.load(std::memory_order_acquire) == seen; ++spin) {
         if (spin < kSpinIterations) {
           cpu_relax();
         } else {
-          generation.wait(seen, std::memory_order_acquire);
+          loops.wait(seen, std::memory_order_acquire);
         }
       }
-      seen = generation.load(std::memory_order_acquire);
+      seen = loops.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_relaxed)) {
         return;
       }
       drain();
-      if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        running.notify_one();
-      }
     }
   }
 
-  static void run(void* pool, int64_t count, void (*body)(void*, int64_t), void* context) {
+  void open(int64_t size, void (*loop_body)(void*, int64_t), void* argument) {
+    const uint64_t loop = (ticket.load(std::memory_order_relaxed) >> 32) + 1;
+    // Whoever reads a field of this loop also sees that the ticket of the last one is gone.
+    ticket.store(loop << 32 | kClosed, std::memory_order_relaxed);
+    done.store(0, std::memory_order_relaxed);
+    count.store(static_cast<uint64_t>(size), std::memory_order_release);
+    body.store(loop_body, std::memory_order_release);
+    context.store(argument, std::memory_order_release);
+    ticket.store(loop << 32, std::memory_order_release);
+    loops.fetch_add(1, std::memory_order_release);
+    loops.notify_all();
+  }
+
+  static void run(void* pool, int64_t size, void (*body)(void*, int64_t), void* context) {
     auto& self = *static_cast<Impl*>(pool);
-    self.count = count;
-    self.body = body;
-    self.context = context;
-    self.next.store(0, std::memory_order_relaxed);
-    self.running.store(static_cast<int>(self.workers.size()), std::memory_order_relaxed);
-    self.generation.fetch_add(1, std::memory_order_release);
-    self.generation.notify_all();
+    ATOM_CHECK(size < static_cast<int64_t>(kClosed)) << size;
+    self.open(size, body, context);
     self.drain();
-    // Every worker must have left drain() before the next loop may change its fields.
-    for (int spin = 0;; ++spin) {
-      const int left = self.running.load(std::memory_order_acquire);
-      if (left == 0) {
-        return;
-      }
+    int64_t finished = self.done.load(std::memory_order_acquire);
+    for (int spin = 0; finished < size; ++spin) {
       if (spin < kSpinIterations) {
         cpu_relax();
       } else {
-        self.running.wait(left, std::memory_order_acquire);
+        self.done.wait(finished, std::memory_order_acquire);
       }
+      finished = self.done.load(std::memory_order_acquire);
     }
   }
 };
@@ -89,8 +113,8 @@ ThreadPool::ThreadPool(int num_threads) : impl_(std::make_unique<Impl>()) {
 
 ThreadPool::~ThreadPool() {
   impl_->stop.store(true);
-  impl_->generation.fetch_add(1, std::memory_order_release);
-  impl_->generation.notify_all();
+  impl_->loops.fetch_add(1, std::memory_order_release);
+  impl_->loops.notify_all();
   for (std::thread& worker : impl_->workers) {
     worker.join();
   }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <vector>
 
@@ -21,6 +22,22 @@ TEST(ThreadPool, RunsEveryIndexOnce) {
       }
     }
   }
+}
+
+// Many short loops with changing bodies and sizes: a worker that comes late must not run, count or
+// skip an index of another loop. More threads than CPUs, so that some always come late.
+TEST(ThreadPool, LateWorkersNeverTouchAnotherLoop) {
+  ThreadPool pool(8);
+  int64_t wrong = 0;
+  for (int64_t loop = 0; loop < 20000; ++loop) {
+    const int64_t count = 1 + loop % 5;
+    std::array<std::atomic<int64_t>, 5> sums{};
+    pool.parallel_for()(count, [&](int64_t i) { sums[static_cast<size_t>(i)] += loop + i; });
+    for (int64_t i = 0; i < 5; ++i) {
+      wrong += sums[static_cast<size_t>(i)] == (i < count ? loop + i : 0) ? 0 : 1;
+    }
+  }
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST(ThreadPool, AvailableCpusIsPositive) { EXPECT_GE(available_cpus(), 1); }
