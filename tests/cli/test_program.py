@@ -1,6 +1,11 @@
 """What every command shares: help, version, wrong flags, exit statuses, one-line errors."""
+import subprocess
+
 import pytest
 
+from conftest import BINARY, ROOT
+
+GOLDEN_MODEL = str(ROOT / "tests" / "golden" / "models" / "llama-gqa-bf16")
 COMMANDS = ["serve", "generate", "chat", "tokenize", "render", "inspect"]
 
 
@@ -36,3 +41,15 @@ def test_a_misspelt_command_is_answered_with_the_nearest(atom, name, nearest):
 @pytest.mark.parametrize("name", ["profile", "bench"])
 def test_commands_of_later_versions_say_so(atom, name):
     assert "not in this version" in one_line_error(atom(name, "--model", "x"), 2)
+
+
+@pytest.mark.parametrize("arguments, stdin", [
+    (["--help"], ""), (["--version"], ""), (["serve", "--help"], ""), (["render"], '{"template":"a"}\n'),
+    (["inspect", GOLDEN_MODEL], ""), (["tokenize", "--model", GOLDEN_MODEL], "a\n"),
+    (["generate", "--model", GOLDEN_MODEL, "--prompt", "a", "--max-tokens", "2"], "")])
+def test_a_full_disk_is_said_and_is_a_failure(arguments, stdin):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([BINARY, *arguments], input=stdin, stdout=full, stderr=subprocess.PIPE, text=True,
+                                timeout=120, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("atom: stdout: ") and len(result.stderr.splitlines()) == 1, result.stderr

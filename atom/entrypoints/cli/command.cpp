@@ -1,11 +1,10 @@
 // The command table, the program's own help, and how errors become exit statuses.
 #include "atom/entrypoints/cli/command.h"
 
-#include <unistd.h>
-
 #include <cstdio>
 
 #include "atom/core/format.h"
+#include "atom/entrypoints/cli/terminal.h"
 
 namespace atom::cli {
 namespace {
@@ -42,9 +41,7 @@ std::string program_help() {
   return out;
 }
 
-int print(const std::string& text) {
-  return std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0 ? kExitFailure : kExitOk;
-}
+int print(const std::string& text) { return write_out(text) ? kExitOk : kExitFailure; }
 
 int unknown_command(const std::string& name) {
   std::vector<std::string> names;

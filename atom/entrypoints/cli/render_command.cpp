@@ -1,4 +1,5 @@
 // `atom render`: chat templates for those who debug them. JSON lines in, JSON lines out (render_lines.h).
+#include <cerrno>
 #include <iostream>
 #include <map>
 
@@ -36,11 +37,15 @@ int render_command(const Arguments& arguments) {
   if (!parse_or_exit(flags, arguments, status)) return status;
   std::map<std::string, Result<ModelTemplate>> templates;  // many lines name the same model
   std::ios::sync_with_stdio(false);
-  return run_render_lines(std::cin, std::cout, [&templates](const std::string& model) {
+  errno = 0;
+  status = run_render_lines(std::cin, std::cout, [&templates](const std::string& model) {
     const auto found = templates.find(model);
     return found != templates.end() ? found->second
                                     : templates.emplace(model, load_template(model)).first->second;
   });
+  if (!std::cout && errno != EPIPE)
+    return report_error({.code = ErrorCode::kUnavailable, .message = "stdout: cannot be written"});
+  return status;
 }
 
 }  // namespace atom::cli

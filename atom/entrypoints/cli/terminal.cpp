@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -50,7 +51,10 @@ bool write_out(std::string_view text) {
   while (!text.empty()) {
     const ssize_t written = write(STDOUT_FILENO, text.data(), text.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return false;
+    if (written <= 0) {
+      if (errno != EPIPE) std::fprintf(stderr, "atom: stdout: %s\n", std::strerror(errno));
+      return false;
+    }
     text.remove_prefix(static_cast<size_t>(written));
   }
   return true;

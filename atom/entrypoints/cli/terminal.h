@@ -16,10 +16,10 @@ bool use_colour();
 // text can send escape sequences. Whole characters only.
 std::string harmless(std::string_view text);
 
-// Writes all of it to stdout; false when nobody reads any more.
+// Writes all of it to stdout; false when nobody reads any more, or, said on stderr, when it cannot be written.
 [[nodiscard]] bool write_out(std::string_view text);
 
-// From here on Ctrl-C (SIGINT) only sets a flag; a second one before the flag is cleared ends the process.
+// From here on Ctrl-C (SIGINT) only sets a flag; the third one before the flag is cleared ends the process.
 void catch_interrupts();
 bool interrupted();
 void clear_interrupt();
