@@ -1,6 +1,7 @@
 """The routes through the official openai package, and what other clients read in the answers."""
 import json
 import random
+import re
 
 import httpx
 import openai
@@ -61,6 +62,16 @@ def test_no_usage_chunk_unless_asked_and_only_data_lines(server):
     payloads = [line[6:] for line in lines if line]
     assert payloads[-1] == "[DONE]"
     assert all(json.loads(p)["choices"] for p in payloads[:-1])
+
+
+def test_times_of_usage_have_four_decimals(server):
+    body = {"prompt": "a", "max_tokens": 3, "temperature": 0, "ignore_eos": True}
+    stream = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    for text in (httpx.post(server.base + "/v1/completions", json=b).text for b in (body, stream)):
+        times = [re.findall(rf'"{name}":(\d+\.\d+)[,}}]', text) for name in ("ttft_s", "tpot_s", "latency_s")]
+        assert all(len(found) == 1 and re.fullmatch(r"\d+\.\d{4}", found[0]) for found in times), text
+        ttft, _, latency = (float(found[0]) for found in times)
+        assert 0 <= ttft <= latency
 
 
 def test_random_prompts_and_stops_stream_equal_whole(client):
