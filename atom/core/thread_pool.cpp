@@ -6,9 +6,11 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "atom/core/check.h"
@@ -35,21 +37,39 @@ struct ThreadPool::Impl {
   std::atomic<uint64_t> count{0};
   std::atomic<void (*)(void*, int64_t)> body{nullptr};
   std::atomic<void*> context{nullptr};
+  std::atomic<bool> failed{false};
+  std::exception_ptr failure;  // the first of this loop, once `failed`
   std::vector<std::thread> workers;
+
+  void run_index(void (*loop_body)(void*, int64_t), void* argument, int64_t index) {
+    try {
+      loop_body(argument, index);
+    } catch (...) {
+      if (!failed.exchange(true)) {
+        failure = std::current_exception();
+      }
+    }
+  }
+
+  void rethrow_failure() {
+    if (failed.exchange(false)) {
+      std::rethrow_exception(std::exchange(failure, nullptr));
+    }
+  }
 
   // Runs indices of the open loop until there is none left.
   void drain() {
     uint64_t seen = ticket.load(std::memory_order_acquire);
     const uint64_t loop = seen >> 32;
     const uint64_t end = count.load(std::memory_order_acquire);
-    const auto run_index = body.load(std::memory_order_acquire);
+    const auto loop_body = body.load(std::memory_order_acquire);
     void* const argument = context.load(std::memory_order_acquire);
     while (seen >> 32 == loop && (seen & kClosed) < end) {
       if (!ticket.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
                                         std::memory_order_acquire)) {
         continue;
       }
-      run_index(argument, static_cast<int64_t>(seen & kClosed));
+      run_index(loop_body, argument, static_cast<int64_t>(seen & kClosed));
       if (static_cast<uint64_t>(done.fetch_add(1, std::memory_order_acq_rel)) + 1 == end) {
         done.notify_one();
       }
@@ -102,6 +122,7 @@ struct ThreadPool::Impl {
       }
       finished = self.done.load(std::memory_order_acquire);
     }
+    self.rethrow_failure();
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <new>
 #include <vector>
 
 namespace atom {
@@ -38,6 +39,22 @@ TEST(ThreadPool, LateWorkersNeverTouchAnotherLoop) {
     }
   }
   EXPECT_EQ(wrong, 0);
+}
+
+TEST(ThreadPool, AnExceptionReachesTheCallerAndThePoolLives) {
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int repeat = 0; repeat < 50; ++repeat) {
+      EXPECT_THROW(pool.parallel_for()(100,
+                                       [&](int64_t i) {
+                                         if (i >= repeat) throw std::bad_alloc();
+                                       }),
+                   std::bad_alloc);
+      std::atomic<int> hits = 0;
+      pool.parallel_for()(100, [&](int64_t) { ++hits; });
+      EXPECT_EQ(hits.load(), 100);
+    }
+  }
 }
 
 TEST(ThreadPool, AvailableCpusIsPositive) { EXPECT_GE(available_cpus(), 1); }
