@@ -21,6 +21,18 @@ int64_t read_number(const char* path) {
   return file >> value ? value : -1;
 }
 
+// Bytes of this group's memory that are page cache: given back when a program asks for memory.
+int64_t cgroup_file_bytes() {
+  std::ifstream stat("/sys/fs/cgroup/memory.stat");
+  std::string key;
+  int64_t bytes = 0;
+  int64_t total = 0;
+  while (stat >> key >> bytes) {
+    total += key == "inactive_file" || key == "active_file" ? bytes : 0;
+  }
+  return total;
+}
+
 int64_t available_host_bytes() {
   int64_t available = -1;
   std::ifstream meminfo("/proc/meminfo");
@@ -39,7 +51,7 @@ int64_t available_host_bytes() {
   }
   const int64_t limit = read_number("/sys/fs/cgroup/memory.max");
   const int64_t used = read_number("/sys/fs/cgroup/memory.current");
-  return limit > 0 && used >= 0 ? std::min(available, limit - used) : available;
+  return limit > 0 && used >= 0 ? std::min(available, limit - used + cgroup_file_bytes()) : available;
 }
 
 double mib(int64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
@@ -99,7 +111,7 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
   const int64_t left = plan.available - plan.weights - plan.workspace;
   const int64_t bytes = config.cache.kv_cache_bytes.value_or(
       static_cast<int64_t>(static_cast<double>(left) * kHostCacheShare));
-  plan.num_blocks = bytes / plan.bytes_per_block;
+  plan.num_blocks = std::min<int64_t>(bytes / plan.bytes_per_block, INT32_MAX);  // ids are int32
   plan.kv_cache = plan.num_blocks * plan.bytes_per_block;
   if (plan.num_blocks < 1) {
     return make_error(ErrorCode::kResourceExhausted,
