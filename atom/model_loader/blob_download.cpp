@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -238,8 +238,13 @@ Status download_locked(HttpClient& http, const BlobRequest& blob, DownloadProgre
 
 bool is_retryable_status(int status) { return status >= 500 || status == 429 || status == 408; }
 
-void wait_before_retry(int failures) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(250 << std::min(failures - 1, 5)));
+void wait_before_retry(int failures, const std::string& retry_after) {
+  int64_t milliseconds = 250 << std::min(failures - 1, 5);
+  char* end = nullptr;
+  const int64_t asked = std::strtoll(retry_after.c_str(), &end, 10);
+  if (!retry_after.empty() && *end == '\0' && asked > 0)
+    milliseconds = std::min<int64_t>(asked, 60) * 1000;
+  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
 }
 
 Status download_blob(HttpClient& http, const BlobRequest& blob, DownloadProgress& progress) {

@@ -132,7 +132,7 @@ class HubDownload {
         if (!response || response->status < 400) return response;
         return refusal(*response, what);
       }
-      wait_before_retry(tries);
+      wait_before_retry(tries, response ? response->header("retry-after") : "");
     }
   }
 

@@ -58,6 +58,7 @@ class FakeHub:
         self.etag = {}  # file -> ETag instead of the true one
         self.siblings = None  # file list instead of the true one
         self.refuse = None  # (status, X-Error-Code) for everything
+        self.refuse_first = None  # [count, status, headers] for the first requests
         self.token = None  # required bearer token
         self.renamed_from = None  # old name that redirects to `repo`
         self.api_body = None  # raw answer of the file list
@@ -121,6 +122,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         hub = self.hub
         with hub.lock:
             hub.requests.append((self.server_name, self.command, self.path, dict(self.headers)))
+        if hub.refuse_first and hub.refuse_first[0] > 0:
+            hub.refuse_first[0] -= 1
+            return self.reply(hub.refuse_first[1], hub.refuse_first[2], b"later")
         if hub.refuse:
             return self.reply(hub.refuse[0], {"X-Error-Code": hub.refuse[1]} if hub.refuse[1] else {}, b"refused")
         if self.server_name == "storage":

@@ -150,6 +150,13 @@ def test_overloaded_servers_are_asked_again(hub, inspect):
     assert len(hub.gets(WEIGHTS)) == 3
 
 
+def test_retry_after_is_honoured(hub, inspect):
+    hub.refuse_first = [1, 429, {"Retry-After": "2"}]
+    start = time.monotonic()
+    served(inspect("org/tiny"))
+    assert time.monotonic() - start >= 2
+
+
 def test_a_transfer_that_never_ends_is_given_up_and_kept_for_later(hub, cache, inspect):
     hub.drop_after[WEIGHTS] = [600_000] + [0] * 20
     refused(inspect("org/tiny"), WEIGHTS)
