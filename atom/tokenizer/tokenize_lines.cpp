@@ -67,7 +67,7 @@ Status one_line(const std::shared_ptr<const Tokenizer>& tokenizer, const Tokeniz
 Status run_tokenize_lines(const std::shared_ptr<const Tokenizer>& tokenizer, std::istream& in, std::ostream& out,
                           const TokenizeLinesOptions& options) {
   std::string line, text;
-  for (size_t number = 1; std::getline(in, line); ++number) {
+  for (size_t number = 1; out && std::getline(in, line); ++number) {
     text.clear();
     if (auto done = one_line(tokenizer, options, line, text); !done) {
       out.flush();

@@ -53,3 +53,14 @@ def test_a_full_disk_is_said_and_is_a_failure(arguments, stdin):
                                 timeout=120, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("atom: stdout: ") and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+@pytest.mark.parametrize("arguments, line", [(["render"], '{"template":"a"}\n'), (["tokenize", "--model", GOLDEN_MODEL], "a\n")])
+def test_a_reader_that_goes_away_is_not_worth_a_word(arguments, line):
+    process = subprocess.Popen([BINARY, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    with pytest.raises(BrokenPipeError):  # it ends while there still is input
+        for _ in range(10**6):
+            process.stdin.write(line * 1000)
+    assert process.wait(timeout=60) == 1 and process.stderr.read() == ""
+    process.stderr.close()

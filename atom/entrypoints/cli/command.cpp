@@ -1,6 +1,7 @@
 // The command table, the program's own help, and how errors become exit statuses.
 #include "atom/entrypoints/cli/command.h"
 
+#include <cerrno>
 #include <cstdio>
 
 #include "atom/core/format.h"
@@ -69,6 +70,11 @@ int report_error(const Error& error) {
   line += '\n';
   std::fputs(line.c_str(), stderr);
   return error.param.starts_with('-') ? kExitUsage : kExitFailure;
+}
+
+int report_unwritten() {
+  if (errno == EPIPE) return kExitFailure;
+  return report_error({.code = ErrorCode::kUnavailable, .message = "stdout: cannot be written", .param = {}});
 }
 
 bool parse_or_exit(FlagSet& flags, const Arguments& arguments, int& status) {

@@ -31,6 +31,8 @@ int run_program(const Arguments& arguments);
 
 // Prints `atom: MESSAGE` on stderr; a wrong flag (param starts with `-`) gives kExitUsage.
 int report_error(const Error& error);
+// After a failed write to std::cout: says why on stderr, unless the reader has gone away. Returns kExitFailure.
+int report_unwritten();
 // Parses; on --help prints it. Returns true when the command should go on, else sets `status`.
 bool parse_or_exit(FlagSet& flags, const Arguments& arguments, int& status);
 

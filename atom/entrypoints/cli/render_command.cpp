@@ -43,9 +43,7 @@ int render_command(const Arguments& arguments) {
     return found != templates.end() ? found->second
                                     : templates.emplace(model, load_template(model)).first->second;
   });
-  if (!std::cout && errno != EPIPE)
-    return report_error({.code = ErrorCode::kUnavailable, .message = "stdout: cannot be written"});
-  return status;
+  return std::cout ? status : report_unwritten();
 }
 
 }  // namespace atom::cli

@@ -1,4 +1,5 @@
 // `atom tokenize`: text lines to id lists, or back. Only the tokenizer of the model is read.
+#include <cerrno>
 #include <iostream>
 
 #include "atom/config.h"
@@ -21,9 +22,9 @@ Status tokenize(const EngineArgs& args, const TokenizeLinesOptions& options) {
     ATOM_ASSIGN_OR_RETURN(tokenizer, checkpoint->load_tokenizer());
   }
   std::ios::sync_with_stdio(false);
+  errno = 0;
   ATOM_RETURN_IF_ERROR(run_tokenize_lines(tokenizer, std::cin, std::cout, options));
   std::cout.flush();
-  if (!std::cout) return make_error(ErrorCode::kUnavailable, "stdout: cannot be written");
   return {};
 }
 
@@ -54,7 +55,8 @@ int tokenize_command(const Arguments& arguments) {
   int status = kExitOk;
   if (!parse_or_exit(flags, arguments, status)) return status;
   const Status done = tokenize(args, options);
-  return done ? kExitOk : report_error(done.error());
+  if (!done) return report_error(done.error());
+  return std::cout ? kExitOk : report_unwritten();
 }
 
 }  // namespace atom::cli
