@@ -33,7 +33,6 @@ class OutputRequest {
   // Hands what is new to the callback, if there is anything to say; may throw what the callback throws.
   void emit();
   bool finished() const { return num_open_ == 0; }
-  bool is_open(int32_t choice) const { return !choices_[static_cast<size_t>(choice)].finished; }
 
  private:
   friend class OutputProcessor;

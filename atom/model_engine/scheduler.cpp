@@ -123,7 +123,7 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   batch_.step = next_step_;
   batch_.sequences.clear();
   batch_.num_tokens = 0;
-  planned_ = {.step = next_step_, .num_tokens = 0, .entries = {}};
+  planned_ = {.step = next_step_, .entries = {}};
   num_planned_rows_ = 0;
   planned_prompt_ = false;
 
@@ -135,7 +135,6 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   if (!batch_.sequences.empty()) {
     ++next_step_;
     ++stats_.num_steps;
-    planned_.num_tokens = batch_.num_tokens;
     previous_time_ = now;
     previous_step_had_prompt_ = planned_prompt_;
     in_flight_.push_back(std::move(planned_));
@@ -326,14 +325,6 @@ void Scheduler::cache_full_blocks(Sequence& sequence) {
                               std::span(sequence.token_ids).first(static_cast<size_t>(usable)),
                               sequence.chain);
   }
-}
-
-int64_t Scheduler::num_tokens_in_flight() const {
-  int64_t total = 0;
-  for (const Flight& flight : in_flight_) {
-    total += flight.num_tokens;
-  }
-  return total;
 }
 
 SchedulerStats Scheduler::stats() const {

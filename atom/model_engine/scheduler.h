@@ -95,7 +95,6 @@ class Scheduler {
 
   bool has_requests() const { return !requests_.empty(); }
   int num_in_flight() const { return static_cast<int>(in_flight_.size()); }
-  int64_t num_tokens_in_flight() const;
   SchedulerStats stats() const;
   const BlockManager& blocks() const { return blocks_; }
   // Stops the process when a rule of README.md is broken.
@@ -110,7 +109,6 @@ class Scheduler {
   };
   struct Flight {
     uint64_t step = 0;
-    int64_t num_tokens = 0;
     std::vector<FlightEntry> entries;
   };
 
