@@ -289,12 +289,16 @@ bool RequestParser::set_content_length(std::string_view value) {
 // Decides where the message ends, or refuses to guess.
 bool RequestParser::check_framing() {
   int hosts = 0, lengths = 0, codings = 0;
-  std::string_view length, coding, connection, expect;
+  bool close = false, keep = false;  // Connection is a list, and its lines add up
+  std::string_view length, coding, expect;
   for (const auto& [name, value] : request_.headers) {
     if (name == "host") ++hosts;
     if (name == "content-length") ++lengths, length = value;
     if (name == "transfer-encoding") ++codings, coding = value;
-    if (name == "connection") connection = value;
+    if (name == "connection") {
+      close = close || list_has(value, "close");
+      keep = keep || list_has(value, "keep-alive");
+    }
     if (name == "expect") expect = value;
   }
   const bool http11 = request_.minor_version == 1;
@@ -318,8 +322,7 @@ bool RequestParser::check_framing() {
   }
   if (lengths > 0 && !set_content_length(length)) return false;
   chunked_ = codings > 0;
-  request_.keep_alive =
-      http11 ? !list_has(connection, "close") : list_has(connection, "keep-alive");
+  request_.keep_alive = !close && (http11 || keep);
   const bool has_body = chunked_ || remaining_ > 0;
   expects_continue_ = has_body && http11 && !expect.empty();
   state_ = has_body ? State::kBody : State::kDone;

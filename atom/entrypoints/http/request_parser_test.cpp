@@ -84,6 +84,20 @@ TEST(RequestParser, SameResultForEverySplit) {
   }
 }
 
+TEST(RequestParser, ConnectionLinesAddUp) {
+  const auto keeps = [](const std::string& version, const std::string& fields) {
+    RequestParser parser({});
+    parser.feed("GET / HTTP/" + version + "\r\nHost: a\r\n" + fields + "\r\n");
+    return parser.state() == RequestParser::State::kDone && parser.take().keep_alive;
+  };
+  EXPECT_TRUE(keeps("1.1", ""));
+  EXPECT_FALSE(keeps("1.1", "Connection: Close\r\nConnection: upgrade\r\n"));
+  EXPECT_FALSE(keeps("1.1", "Connection: te, close\r\n"));
+  EXPECT_FALSE(keeps("1.0", ""));
+  EXPECT_TRUE(keeps("1.0", "Connection: keep-alive\r\nConnection: te\r\n"));
+  EXPECT_FALSE(keeps("1.0", "Connection: keep-alive, close\r\n"));
+}
+
 TEST(RequestParser, RefusesWhatCanBeReadInTwoWays) {
   for (const std::string fields :
        {"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
