@@ -79,14 +79,42 @@ ATOM_ROOF(fma_roof, "avx512f", "vfmadd231ps", 32)
 ATOM_ROOF(vnni_roof, "avx512f,avx512vnni", "vpdpbusd", 128)
 ATOM_ROOF(bf16_roof, "avx512f,avx512bf16", "vdpbf16ps", 64)
 #undef ATOM_ROOF
+
+#if defined(__linux__)
+// Giga-operations per second of one AMX instruction over full tiles, 4 independent sums of 16 x 16.
+#define ATOM_TILE_ROOF(name, dot, ops)                                             \
+  __attribute__((target("amx-tile,amx-int8,amx-bf16"))) double name() {            \
+    struct alignas(64) {                                                           \
+      uint8_t palette[16] = {1};                                                   \
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};                   \
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};                         \
+    } config;                                                                      \
+    asm volatile("ldtilecfg %0" ::"m"(config));                                    \
+    constexpr int64_t kLoops = 200000;                                             \
+    const double seconds = best_seconds([] {                                       \
+      for (int64_t i = 0; i < kLoops; ++i) {                                       \
+        asm volatile(dot " %tmm6, %tmm4, %tmm0\n" dot " %tmm7, %tmm4, %tmm1\n"     \
+                     dot " %tmm6, %tmm5, %tmm2\n" dot " %tmm7, %tmm5, %tmm3\n");   \
+      }                                                                            \
+    });                                                                            \
+    asm volatile("tilerelease");                                                   \
+    return static_cast<double>(kLoops) * 4 * (ops) / seconds * 1e-9;               \
+  }
+ATOM_TILE_ROOF(tile_int8_roof, "tdpbsud", 2 * 16 * 16 * 64)
+ATOM_TILE_ROOF(tile_bf16_roof, "tdpbf16ps", 2 * 16 * 16 * 32)
+#undef ATOM_TILE_ROOF
+#endif
 #endif
 
-void print_roofs() {
+void print_roofs(bool tiles) {
   std::printf("roofs, one core: read 64 MiB %.1f GB/s", read_roof());
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) std::printf(", f32 FMA %.0f GFLOP/s", fma_roof());
   if (__builtin_cpu_supports("avx512vnni")) std::printf(", int8 dot %.0f GOP/s", vnni_roof());
   if (__builtin_cpu_supports("avx512bf16")) std::printf(", bf16 dot %.0f GFLOP/s", bf16_roof());
+#endif
+#if defined(__linux__)
+  if (tiles) std::printf(", AMX int8 %.0f GOP/s, bf16 %.0f GFLOP/s", tile_int8_roof(), tile_bf16_roof());
 #endif
   std::printf("\n");
 }
@@ -154,8 +182,8 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--isa") == 0) only = argv[i + 1];
     if (std::strcmp(argv[i], "--tokens") == 0) tokens = std::atol(argv[i + 1]);
   }
-  print_roofs();
   const atom::cpu::KernelTables found = atom::cpu::available_kernels();
+  print_roofs(std::strcmp(found.tables[found.count - 1]->name, "amx") == 0);
   if (only.empty()) only = found.tables[found.count - 1]->name;
   atom::Arena arena(std::move(*atom::Buffer::allocate(int64_t{256} << 20)));
   for (int i = 0; i < found.count; ++i) {

@@ -35,7 +35,9 @@ struct Int16View {
   }
 };
 
-// Activations rounded to bf16, [num_tokens][ceil(cols / 2)] pairs; an odd last column is padded with zero.
-__attribute__((always_inline)) static inline int64_t bf16_pairs(int64_t cols) { return (cols + 1) / 2; }
+// Activations rounded to bf16, [num_tokens][cols] or, for AMX, [cols / 32][num_tokens][32]; columns are padded with
+// zero to whole chunks of 32.
+__attribute__((always_inline)) static inline int64_t bf16_chunks(int64_t cols) { return (cols + 31) / 32; }
+__attribute__((always_inline)) static inline int64_t bf16_pairs(int64_t cols) { return bf16_chunks(cols) * 16; }
 
 }  // namespace atom::cpu

@@ -129,7 +129,7 @@ const Kernels& reference_kernels();
 
 // The tables that this processor can run, best last; the reference is the first.
 struct KernelTables {
-  const Kernels* tables[6] = {};
+  const Kernels* tables[7] = {};
   int count = 0;
 };
 KernelTables available_kernels();

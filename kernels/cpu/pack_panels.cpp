@@ -40,9 +40,9 @@ void transpose_halves(const PanelRows& rows, int64_t offset, int64_t stride, int
 
 void pack_bf16(const PanelRows& rows, int64_t cols, uint8_t* out) {
   transpose_words(rows, 0, cols / 2, 0, out);
+  uint8_t* last = out + cols / 2 * 64;
+  memset(last, 0, static_cast<size_t>(out + panel_bytes(DType::kBF16, cols) - last));
   if (cols % 2 != 0) {
-    uint8_t* last = out + cols / 2 * 64;
-    memset(last, 0, 64);
     for (int64_t r = 0; r < kPanelRows; ++r) {
       memcpy(last + r * 4, rows.row[r] + (cols - 1) * 2, 2);
     }

@@ -5,7 +5,7 @@
 //
 //   F32   [cols][16] f32
 //   F16   [cols][16] f16
-//   BF16  [(cols + 1) / 2][16][2] bf16, an odd last column padded with zero
+//   BF16  [cols / 2][16][2] bf16, columns padded with zero to a multiple of 32 (one tile of AMX)
 //   Q8_0  per 32 columns: quads [8][16][4] u8 (value + 128);        then for all blocks: d [16] f16
 //   Q4_0  per 32 columns: nibble quads [4][16][4] u8, low nibbles are quads 0-3, high nibbles quads 4-7;
 //                                                                    then for all blocks: d [16] f16
@@ -31,7 +31,7 @@ static inline int64_t panel_bytes(DType dtype, int64_t cols) {
   switch (dtype) {
     case DType::kF32: bytes = cols * 64; break;
     case DType::kF16: bytes = cols * 32; break;
-    case DType::kBF16: bytes = (cols + 1) / 2 * 64; break;
+    case DType::kBF16: bytes = (cols + 31) / 32 * 1024; break;
     case DType::kQ8_0: bytes = cols / 32 * (512 + 32); break;
     case DType::kQ4_0: bytes = cols / 32 * (256 + 32); break;
     case DType::kQ4_1: bytes = cols / 32 * kQ4_1Bytes; break;

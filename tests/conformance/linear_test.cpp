@@ -83,7 +83,7 @@ TEST(LinearConformance, MatchesReference) {
         const LinearWeight want_weight =
             pack(reference, {&part, 1}, compute, has_bias ? &bias_rng : nullptr);
         const LinearWeight weight = pack(ctx, {&part, 1}, compute, has_bias ? &bias_rng_again : nullptr);
-        for (const int64_t tokens : {1, 2, 7, 65, 130}) {
+        for (const int64_t tokens : {1, 2, 7, 16, 33, 130}) {
           auto x = random_floats(rng, tokens * c.cols);
           const double error = nmse(run_linear(ctx, weight, x), run_linear(reference, want_weight, x));
           // A handful of outputs may all be small differences of large sums.
@@ -128,7 +128,7 @@ TEST(LinearConformance, SameBitsAtAnyBatchSizeAndThreadCount) {
         const auto whole = run_linear(one, weight, x);
         EXPECT_EQ(0, memcmp(whole.data(), run_linear(three, weight, x).data(), whole.size() * 4))
             << table->name << " " << dtype_name(dtype) << " threads";
-        for (const int64_t size : {1, 2, 3, 5, 130}) {
+        for (const int64_t size : {1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 130}) {
           for (int64_t m = 0; m + size <= kTokens; m += std::max<int64_t>(size, 41)) {
             std::vector<float> rows(x.begin() + m * c.cols, x.begin() + (m + size) * c.cols);
             const auto got = run_linear(one, weight, rows);

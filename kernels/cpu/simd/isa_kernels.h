@@ -8,8 +8,10 @@ namespace atom::cpu::ATOM_ISA {
 
 void linear_f32(const LinearArgs& args, Range tokens, Range panels);
 void linear_bf16(const LinearArgs& args, Range tokens, Range panels);
+void linear_bf16_tiles(const LinearArgs& args, Range tokens, Range panels);
 void linear_int16(const LinearArgs& args, Range tokens, Range panels);
 void prepare_bf16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
+void prepare_bf16_tiles(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
 void prepare_int16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
 void rms_norm(const RmsNormArgs& args, Range tokens);
 void silu_mul(const float* gate_up, float* out, int64_t n, Range tokens);

@@ -1,6 +1,6 @@
 // Linear layers with bf16 dot products: bf16 weights and x rounded to bf16, f32 sums. Per output, pairs of
 // columns are added in order by vdpbf16ps; nothing depends on the number of rows. Only for processors with
-// the bf16 unit; others use linear_f32.cpp.
+// the bf16 unit; others use linear_f32.cpp, with AMX linear_bf16_amx.cpp.
 #include "kernels/cpu/activation_layout.h"
 #include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/panel_layout.h"
@@ -17,15 +17,13 @@ void prepare_bf16(const float* x, int64_t, int64_t cols, uint8_t* out, Range tok
     for (; k + 16 <= cols; k += 16) {
       i_store_u16(row + k, to_bf16(f_load(values + k)));
     }
-    if (k < stride) {
-      uint16_t tail[16];
-      i_store_u16(tail, to_bf16(f_load_first(values + k, cols - k)));
-      memcpy(row + k, tail, static_cast<size_t>(stride - k) * 2);
+    for (; k < stride; k += 16) {
+      i_store_u16(row + k, k < cols ? to_bf16(f_load_first(values + k, cols - k)) : i_zero());
     }
   }
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
 namespace {
 
 constexpr int kPanels = 4;

@@ -4,10 +4,13 @@
 //   acc = fma(float(sum) * dx, dw, acc), then, for formats with a minimum, acc = fma(dx * sum(x), m, acc).
 // The error is that of 16-bit activations (normalised MSE about 1e-9; bf16 has 1e-6), and integer sums have
 // no order: one row of x or many, the bits are the same. Two byte planes cost as much as bf16 dot products
-// and need only VNNI. Not here: f32, f16 and bf16 weights, exact activations (linear_f32.cpp).
+// and need only VNNI; with AMX, tiles compute the same sums for many rows at once. Not here: f32, f16 and bf16 weights, exact activations (linear_f32.cpp).
 #include "kernels/cpu/activation_layout.h"
 #include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/weight_blocks.h"
+#if defined(__AMX_INT8__)
+#include "kernels/cpu/simd/int16_tiles.h"
+#endif
 
 namespace atom::cpu::ATOM_ISA {
 namespace {
@@ -50,6 +53,20 @@ ATOM_INLINE I broadcast4(const int8_t* p) {
   return i_set(word);
 }
 
+// acc += the exact byte sum of one part of a block, as f32.
+template <class Format, int kNumPanels>
+ATOM_INLINE void add_sum(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index, int part, int p,
+                         I sum, float* acc) {
+  constexpr int kParts = Format::kSplit ? 2 : 1;
+  const I exact = Format::kOffset == 0 ? sum : i_sub(sum, i_set(Format::kOffset * x.half_sum(index, part, kParts)));
+  F total = f_load(acc + p * kPanelRows);
+  total = f_fma(f_mul(to_f32(exact), f_set(x.scale[index])), block.scale[p][part], total);
+  if constexpr (Format::kHasMin) {
+    total = f_fma(f_set(x.scaled_sum[index]), block.minimum[p], total);
+  }
+  f_store(acc + p * kPanelRows, total);
+}
+
 // acc[t][p] += block . x[t], for kNumTokens tokens from token m of block b.
 template <class Format, int kNumPanels, int kNumTokens>
 ATOM_INLINE void add_block(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index,
@@ -76,20 +93,67 @@ ATOM_INLINE void add_block(const Block<Format, kNumPanels>& block, const Int16Vi
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kNumTokens; ++t) {
-      const I offset = i_set(Format::kOffset * x.half_sum(index + t, part, kParts));
 #pragma GCC unroll 2
       for (int p = 0; p < kNumPanels; ++p) {
-        const I exact = Format::kOffset == 0 ? sum[t][p] : i_sub(sum[t][p], offset);
-        F total = f_load(acc[t] + p * kPanelRows);
-        total = f_fma(f_mul(to_f32(exact), f_set(x.scale[index + t])), block.scale[p][part], total);
-        if constexpr (Format::kHasMin) {
-          total = f_fma(f_set(x.scaled_sum[index + t]), block.minimum[p], total);
-        }
-        f_store(acc[t] + p * kPanelRows, total);
+        add_sum(block, x, index + t, part, p, sum[t][p], acc[t]);
       }
     }
   }
 }
+
+#if defined(__AMX_INT8__)
+
+// acc[t] += sums of panel p, for the last `tokens` of a tile.
+template <class Format, int kNumPanels>
+ATOM_INLINE void add_tile(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index, int part, int p,
+                          Range tokens, const TileSums& sums, float (*acc)[kPanels * kPanelRows]) {
+  const int64_t skip = kTileRows - (tokens.end - tokens.begin);
+  for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+    const int64_t row = skip + t - tokens.begin;
+    const I sum = i_add(i_shl<8>(i_load(sums.plane[0][row])), i_load(sums.plane[1][row]));
+    add_sum(block, x, index + t, part, p, sum, acc[t]);
+  }
+}
+
+// acc[t][p] += block . x[t], for `count` tokens from `index`, in tiles of 16. The last tile moves back over tokens
+// already done, which are not added again. Three stages overlap: while a panel's products are computed, those of
+// the panel before are stored, and those before that become f32.
+template <class Format, int kNumPanels>
+ATOM_INLINE void add_block_tiles(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index,
+                                 int64_t count, float (*acc)[kPanels * kPanelRows], TileScratch& scratch) {
+  constexpr int kParts = Format::kSplit ? 2 : 1;
+#pragma GCC unroll 2
+  for (int part = 0; part < kParts; ++part) {
+    load_weight_tiles<kNumPanels, 8 / kParts>(block.quads, part, scratch);
+    for (int64_t t = 0; t < count + kTileRows; t += kTileRows) {
+      const Range before{t - kTileRows, t < count ? t : count};  // the tile one step behind
+      const bool more = t < count;
+      if (more) {
+        const int64_t first = t + kTileRows < count ? t : count - kTileRows;
+        multiply_first(x.planes + index + first, part * 16);
+      }
+      if (t > 0) {
+        if constexpr (kNumPanels == 2) {
+          store_second(scratch.sums[1]);
+        }
+        add_tile(block, x, index, part, 0, before, scratch.sums[0], acc);
+      }
+      if (more) {
+        if constexpr (kNumPanels == 2) {
+          multiply_second();
+        }
+        store_first(scratch.sums[0]);
+      }
+      if constexpr (kNumPanels == 2) {
+        if (t > 0) {
+          add_tile(block, x, index, part, 1, before, scratch.sums[1], acc);
+        }
+      }
+    }
+  }
+}
+
+#endif
 
 template <class Format, int kNumPanels>
 void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t first_panel, Tile& tile) {
@@ -103,6 +167,9 @@ void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t 
   const int64_t count = tokens.end - tokens.begin;
   memset(tile.acc, 0, sizeof(tile.acc[0]) * static_cast<size_t>(count));
   const int64_t ahead = kNumPanels * bytes / blocks;
+#if defined(__AMX_INT8__)
+  TileScratch scratch;
+#endif
   for (int64_t b = 0; b < blocks; ++b) {
     if (count <= kPrefetchTokens) {
       prefetch(panel[0] + kNumPanels * bytes + b * ahead, ahead);
@@ -110,6 +177,12 @@ void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t 
     Block<Format, kNumPanels> block;
     load_block(format, panel, b, block);
     const int64_t index = b * args.num_tokens + tokens.begin;
+#if defined(__AMX_INT8__)
+    if (count >= kTileRows) {
+      add_block_tiles(block, x, index, count, tile.acc, scratch);
+      continue;
+    }
+#endif
     int64_t t = 0;
     for (; t + kTokens <= count; t += kTokens) {
       add_block<Format, kNumPanels, kTokens>(block, x, index + t, tile.acc + t);
@@ -137,6 +210,9 @@ template <class Format>
 void run(const LinearArgs& args, Range tokens, Range panels) {
   const Int16View x(args.input, args.num_tokens, args.cols);
   Tile tile;
+#if defined(__AMX_INT8__)
+  tiles_configure(kTileRows, Format::kSplit ? 16 : 32);
+#endif
   for (int64_t p = panels.begin; p < panels.end; p += kPanels) {
     for (int64_t m = tokens.begin; m < tokens.end; m += kTokenTile) {
       const Range part{m, m + kTokenTile < tokens.end ? m + kTokenTile : tokens.end};
@@ -149,6 +225,9 @@ void run(const LinearArgs& args, Range tokens, Range panels) {
       }
     }
   }
+#if defined(__AMX_INT8__)
+  _tile_release();
+#endif
 }
 
 // One row of x: the largest magnitude of 32 columns becomes 127 * 256, so both planes fit signed bytes.

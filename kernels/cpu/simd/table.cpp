@@ -48,7 +48,11 @@ int64_t input_bytes(int32_t kernel, int64_t num_tokens, int64_t cols) {
 
 void prepare_input(int32_t kernel, const LinearArgs& args, uint8_t* out, Range tokens) {
   if (kernel == kPanelsBF16) {
+#if defined(__AMX_BF16__)
+    prepare_bf16_tiles(args.x, args.num_tokens, args.cols, out, tokens);
+#else
     prepare_bf16(args.x, args.num_tokens, args.cols, out, tokens);
+#endif
   } else if (kernel == kPanelsInt16) {
     prepare_int16(args.x, args.num_tokens, args.cols, out, tokens);
   }
@@ -58,7 +62,11 @@ void linear(int32_t kernel, const LinearArgs& args, Range tokens, Range panels) 
   if (kernel == kPanelsInt16) {
     return linear_int16(args, tokens, panels);
   }
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+  if (kernel == kPanelsBF16) {
+    return linear_bf16_tiles(args, tokens, panels);
+  }
+#elif defined(__AVX512BF16__)
   if (kernel == kPanelsBF16) {
     return linear_bf16(args, tokens, panels);
   }
