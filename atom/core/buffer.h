@@ -38,7 +38,7 @@ class Arena {
   Arena() = default;
   explicit Arena(Buffer buffer) : buffer_(std::move(buffer)) {}
 
-  // A tensor of uninitialised memory, valid until reset(). The arena was sized by a dry run of the largest
+  // A tensor of uninitialised memory, valid until reset(). The arena was sized for the largest
   // step, so running out is our own bug.
   Tensor allocate(DType dtype, std::initializer_list<int64_t> shape);
   void reset() { used_ = 0; }

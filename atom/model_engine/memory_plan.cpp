@@ -14,6 +14,7 @@ constexpr int64_t kMiB = 1 << 20;
 // Host memory is shared with other programs and with the page cache that holds the model file, so
 // the KV cache takes only this share of what is left.
 constexpr double kHostCacheShare = 0.5;
+constexpr int64_t kMinUsefulBlocks = 1 << 16;
 
 int64_t read_number(const char* path) {
   std::ifstream file(path);
@@ -109,8 +110,15 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
   plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows);
 
   const int64_t left = plan.available - plan.weights - plan.workspace;
+  // A tiny model on a large host: more blocks than every sequence at full length could use, and as many
+  // again for cached prefixes, would only cost bookkeeping.
+  const int64_t blocks_per_sequence =
+      (plan.max_model_len + config.cache.block_size - 1) / config.cache.block_size;
+  const int64_t useful =
+      std::max(2 * blocks_per_sequence * config.scheduler.max_num_seqs, kMinUsefulBlocks);
   const int64_t bytes = config.cache.kv_cache_bytes.value_or(
-      static_cast<int64_t>(static_cast<double>(left) * kHostCacheShare));
+      std::min(static_cast<int64_t>(static_cast<double>(left) * kHostCacheShare),
+               useful * plan.bytes_per_block));
   plan.num_blocks = std::min<int64_t>(bytes / plan.bytes_per_block, INT32_MAX);  // ids are int32
   plan.kv_cache = plan.num_blocks * plan.bytes_per_block;
   if (plan.num_blocks < 1) {
