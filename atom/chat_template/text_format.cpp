@@ -68,9 +68,10 @@ std::string format_int(const Value& v, const Spec& s) {
   auto magnitude = static_cast<uint64_t>(i < 0 ? -i : i);
   const char type = s.type == '\0' || s.type == 'n' ? 'd' : s.type;
   const unsigned base = type == 'x' || type == 'X' ? 16 : type == 'o' ? 8 : type == 'b' ? 2 : 10;
+  const std::string_view numerals = type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string digits;
   do {
-    digits.push_back((type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[magnitude % base]);
+    digits.push_back(numerals[magnitude % base]);
     magnitude /= base;
   } while (magnitude != 0);
   std::ranges::reverse(digits);
