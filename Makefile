@@ -27,7 +27,8 @@ asan:
 	@scripts/setup.sh build
 	cmake --preset asan >/dev/null
 	cmake --build build/asan $(if $(JOBS),--parallel $(JOBS))
-	ctest --test-dir build/asan --output-on-failure --no-tests=error
+	@# UBSan alone only prints, and the test would pass.
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ctest --test-dir build/asan --output-on-failure --no-tests=error
 
 check:
 	@scripts/presubmit.sh --checks

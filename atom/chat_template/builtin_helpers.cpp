@@ -31,6 +31,7 @@ Value text_like(Interpreter& in, std::string_view text, const Value& origin) {
 size_t find_text(Interpreter& in, std::string_view text, std::string_view part, size_t from) {
   if (from > text.size()) return text.npos;
   if (part.empty()) return from;
+  if (part.size() > text.size() - from) return text.npos;
   const void* const at = memmem(text.data() + from, text.size() - from, part.data(), part.size());
   const size_t found =
       at == nullptr ? text.npos : static_cast<size_t>(static_cast<const char*>(at) - text.data());

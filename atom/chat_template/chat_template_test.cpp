@@ -61,6 +61,15 @@ TEST(ChatTemplate, NullKeysOfMessagesAreUndefined) {
       "False True");
 }
 
+// No search reads an empty string, which may have no address.
+TEST(ChatTemplate, SearchesAnEmptyString) {
+  const auto messages = json::parse(R"([{"content": ""}])");
+  const std::string_view source =
+      "{% set x = messages[0].content %}{{ 'a' in x }},{{ '' in x }},{{ x.find('a') }},"
+      "{{ x.replace('a', 'b') }},{{ x.split('a') }}";
+  EXPECT_EQ(*chat(source, messages), "False,True,-1,,['']");
+}
+
 TEST(ChatTemplate, ReasoningHasAllItsNames) {
   const std::string_view source = "{{ messages[0].reasoning_content }},{{ messages[0].thinking }}";
   EXPECT_EQ(*chat(source, json::parse(R"([{"reasoning_content": "a"}])")), "a,a");

@@ -22,8 +22,7 @@ constexpr int64_t kNow = 1795350896;  // 2026-11-22 12:34:56 UTC
 
 fs::path shared_templates() {
   const char* const given = std::getenv("ATOM_SHARED_DIR");
-  const fs::path source = fs::path(__FILE__).parent_path().parent_path().parent_path();
-  return (given != nullptr ? fs::path(given) : source.parent_path() / "shared") / "templates";
+  return fs::path(given != nullptr ? given : "../shared") / "templates";
 }
 
 std::vector<json::value> read_xz_lines(const fs::path& path) {

@@ -217,8 +217,8 @@ bool contains(Interpreter& in, const Value& item, const Value& container) {
                     type_name(item));
       }
       in.charge_text(container.size);
-      return item.size == 0 ||
-             memmem(container.chars, container.size, item.chars, item.size) != nullptr;
+      if (item.size == 0 || item.size > container.size) return item.size == 0;
+      return memmem(container.chars, container.size, item.chars, item.size) != nullptr;
     case Type::kList:
     case Type::kTuple:
       return std::ranges::any_of(container.list(), has);

@@ -82,6 +82,7 @@ void Digest::sha1_block(const std::byte* block) {
 }
 
 void Digest::update(std::span<const std::byte> data) {
+  if (data.empty()) return;
   const size_t held = total_ % 64;
   total_ += data.size();
   if (held != 0) {
