@@ -44,7 +44,8 @@ Dict* entries_of(Interpreter& in, const CallArgs& args, std::string_view functio
   if (!args.positional.empty() && args[0].is(Type::kDict)) {
     for (const DictEntry& e : args[0].dict->list()) builder.add(e.key, e.value);
   } else if (!args.positional.empty()) {
-    for (const Value& pair : collect(in, args[0])) {
+    const std::vector<Value> pairs = collect(in, args[0]);
+    for (const Value& pair : pairs) {
       const std::vector<Value> parts = collect(in, pair);
       if (parts.size() != 2) raise_error("ValueError: {} needs pairs", function);
       set(parts[0], parts[1]);
