@@ -1,5 +1,6 @@
-// EngineArgs -> EngineConfig: every range, conflict and not-yet feature is settled here, before any file is
-// opened. This is also the only place that reads the environment. To add a flag: one check_* below.
+// EngineArgs -> EngineConfig: every range, conflict and not-yet feature is settled here, before any
+// file is opened. This is also the only place that reads the environment. To add a flag: one
+// check_* below.
 #include "atom/config.h"
 
 #include <algorithm>
@@ -23,14 +24,16 @@ constexpr int kMaxThreads = 1024;
 constexpr double kMaxCacheGiB = 65536;
 
 // The one form of every refusal: `--flag: value: reason`.
-std::unexpected<Error> refuse(std::string_view flag, std::string_view value, std::string_view reason,
+std::unexpected<Error> refuse(std::string_view flag, std::string_view value,
+                              std::string_view reason,
                               ErrorCode code = ErrorCode::kInvalidArgument) {
   auto error = make_error(code, "{}: {}: {}", flag, value, reason);
   error.error().param = std::string(flag);
   return error;
 }
 
-std::unexpected<Error> not_yet(std::string_view flag, std::string_view value, std::string_view what) {
+std::unexpected<Error> not_yet(std::string_view flag, std::string_view value,
+                               std::string_view what) {
   return refuse(flag, value, str_format("not supported yet: {}", what), ErrorCode::kUnsupported);
 }
 
@@ -54,8 +57,9 @@ Status check_choice(std::string_view flag, const std::string& value,
 
 // Features whose flags exist (spec section 2) but whose code comes later.
 Status check_not_yet(const EngineArgs& args) {
-  const std::pair<const char*, int> sizes[] = {{"--tensor-parallel-size", args.tensor_parallel_size},
-                                               {"--data-parallel-size", args.data_parallel_size}};
+  const std::pair<const char*, int> sizes[] = {
+      {"--tensor-parallel-size", args.tensor_parallel_size},
+      {"--data-parallel-size", args.data_parallel_size}};
   for (const auto& [flag, size] : sizes) {
     ATOM_RETURN_IF_ERROR(check_range(flag, size, 1, 4096));
     if (size > 1) return not_yet(flag, str_format("{}", size), "several devices; allowed: 1");
@@ -144,8 +148,7 @@ Status check_execution(const EngineArgs& args) {
                   "too many; allowed: up to 1024");
   }
   for (const int size : args.cudagraph_capture_sizes) {
-    ATOM_RETURN_IF_ERROR(
-        check_range<int64_t>("--cudagraph-capture-sizes", size, 1, kMaxSeqs));
+    ATOM_RETURN_IF_ERROR(check_range<int64_t>("--cudagraph-capture-sizes", size, 1, kMaxSeqs));
   }
   return {};
 }
@@ -183,7 +186,8 @@ std::string trimmed(const std::string& text) {
   return text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
 }
 
-// $HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface; empty when there is no home.
+// $HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface; empty when there is no
+// home.
 std::filesystem::path hub_home() {
   if (const std::string home = environment("HF_HOME"); !home.empty()) return home;
   if (const std::string cache = environment("XDG_CACHE_HOME"); !cache.empty()) {

@@ -1,6 +1,7 @@
 // EngineArgs: what the user typed. EngineConfig: what the engine runs with, checked and complete.
-// The flag parser (entrypoints/cli) is the only reader of flags, and config.cpp the only reader of the
-// environment. To add a flag: a field here, a row in the parser's table, a check in make_engine_config.
+// The flag parser (entrypoints/cli) is the only reader of flags, and config.cpp the only reader of
+// the environment. To add a flag: a field here, a row in the parser's table, a check in
+// make_engine_config.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +45,9 @@ struct EngineArgs {
   int64_t seed = 0;
   std::string device = "auto";
   std::string dtype = "auto";
-  int threads = 0;                        // CPU backend; 0 = all CPUs this process may use
-  std::optional<double> kv_cache_memory_gb;  // GiB for the KV cache; default: planned from free memory
+  int threads = 0;  // CPU backend; 0 = all CPUs this process may use
+  std::optional<double>
+      kv_cache_memory_gb;  // GiB for the KV cache; default: planned from free memory
 };
 
 struct ModelSourceConfig {
@@ -63,8 +65,8 @@ struct CacheConfig {
   int64_t block_size = 16;  // tokens
   KvCacheType dtype = KvCacheType::kBF16;
   bool enable_prefix_caching = true;
-  double memory_utilization = 0.9;             // fraction of free memory for everything
-  std::optional<int64_t> kv_cache_bytes;       // explicit size instead of a plan
+  double memory_utilization = 0.9;        // fraction of free memory for everything
+  std::optional<int64_t> kv_cache_bytes;  // explicit size instead of a plan
 };
 
 struct SchedulerConfig {
@@ -91,7 +93,8 @@ struct EngineConfig {
   int64_t seed = 0;
 };
 
-// Checks every value and conflict without touching the model. An error's `param` is the flag (--block-size).
+// Checks every value and conflict without touching the model. An error's `param` is the flag
+// (--block-size).
 Result<EngineConfig> make_engine_config(const EngineArgs& args);
 
 }  // namespace atom

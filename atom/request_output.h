@@ -23,8 +23,9 @@ struct GenerationRequest {
 enum class FinishReason { kStop, kLength, kAbort, kError };
 
 struct TokenLogprobs {
-  float logprob = 0.0F;  // of the token itself, from the distribution before temperature and penalties
-  int32_t rank = 0;      // 1 = most likely
+  float logprob =
+      0.0F;          // of the token itself, from the distribution before temperature and penalties
+  int32_t rank = 0;  // 1 = most likely
   std::vector<std::pair<int32_t, float>> top;  // most likely first; `logprobs` entries
 };
 
@@ -33,16 +34,16 @@ struct ChoiceDelta {
   int32_t index = 0;  // [0, n)
   std::string text;   // whole characters, no part of a stop string that may still complete
   std::vector<int32_t> token_ids;
-  std::vector<TokenLogprobs> logprobs;  // one per token id when asked
+  std::vector<TokenLogprobs> logprobs;        // one per token id when asked
   std::optional<FinishReason> finish_reason;  // exactly once per choice
   // The stop string or token id that ended it; empty for EOS and length.
   std::variant<std::monostate, std::string, int32_t> stop_reason;
 };
 
 struct RequestTiming {  // seconds
-  double queued = 0;   // arrival -> first scheduled
-  double ttft = 0;     // arrival -> first token
-  double latency = 0;  // arrival -> finished
+  double queued = 0;    // arrival -> first scheduled
+  double ttft = 0;      // arrival -> first token
+  double latency = 0;   // arrival -> finished
 };
 
 struct RequestOutput {
@@ -50,7 +51,7 @@ struct RequestOutput {
   std::vector<ChoiceDelta> choices;
   bool finished = false;  // all choices are done; no further event follows
   int64_t num_prompt_tokens = 0;
-  int64_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
+  int64_t num_cached_tokens = 0;     // prompt tokens found in the prefix cache
   int64_t num_generated_tokens = 0;  // over all choices, so far
   // Once, with the first event, when asked: entry 0 is empty (nothing predicts the first token).
   std::vector<std::optional<TokenLogprobs>> prompt_logprobs;

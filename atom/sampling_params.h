@@ -1,5 +1,6 @@
-// What a request asks of the sampler and of the stop logic. The validator (entrypoints/openai) guarantees
-// the ranges; the engine trusts them. max_tokens 64 is the library default (the server passes 256).
+// What a request asks of the sampler and of the stop logic. The validator (entrypoints/openai)
+// guarantees the ranges; the engine trusts them. max_tokens 64 is the library default (the server
+// passes 256).
 #pragma once
 
 #include <cstdint>
@@ -11,10 +12,10 @@
 namespace atom {
 
 struct SamplingParams {
-  float temperature = 1.0F;  // 0 = greedy
-  float top_p = 1.0F;        // (0, 1]
-  int32_t top_k = -1;        // -1 or 0 = off
-  float min_p = 0.0F;        // [0, 1]
+  float temperature = 1.0F;         // 0 = greedy
+  float top_p = 1.0F;               // (0, 1]
+  int32_t top_k = -1;               // -1 or 0 = off
+  float min_p = 0.0F;               // [0, 1]
   float presence_penalty = 0.0F;    // [-2, 2], over generated tokens
   float frequency_penalty = 0.0F;   // [-2, 2], over generated tokens
   float repetition_penalty = 1.0F;  // > 0, over prompt and generated tokens
@@ -27,7 +28,7 @@ struct SamplingParams {
   bool include_stop_str_in_output = false;
   std::vector<std::pair<int32_t, float>> logit_bias;  // id -> additive bias, finite
   int32_t n = 1;
-  std::optional<int32_t> logprobs;         // top logprobs per generated token; 0 = only the sampled one
+  std::optional<int32_t> logprobs;  // top logprobs per generated token; 0 = only the sampled one
   std::optional<int32_t> prompt_logprobs;  // the same for prompt tokens
   bool skip_special_tokens = true;
   bool spaces_between_special_tokens = true;

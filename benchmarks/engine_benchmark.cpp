@@ -1,5 +1,5 @@
-// Host CPU time of one thread per step with many running sequences and no model: schedule(), commit() and output processing,
-// each measured alone. Results: docs/benchmarks/engine.md.
+// Host CPU time of one thread per step with many running sequences and no model: schedule(),
+// commit() and output processing, each measured alone. Results: docs/benchmarks/engine.md.
 //   engine_benchmark [num_sequences] [num_steps]
 #include <cstdio>
 #include <cstdlib>
@@ -39,18 +39,21 @@ int main(int argc, char** argv) {
                                  .vocab_size = testing_support::kByteVocabSize,
                                  .eos_token_ids = {testing_support::kByteEos}};
   Scheduler scheduler(options);
-  OutputProcessor processor({.stop_choice = [](RequestId, int32_t) {}, .abort = [](RequestId) {},
+  OutputProcessor processor({.stop_choice = [](RequestId, int32_t) {},
+                             .abort = [](RequestId) {},
                              .done = [](RequestId) {}});
   const auto tokenizer = testing_support::make_byte_tokenizer();
   int64_t num_events = 0;
   std::vector<OutputBatch> batches(1);
   for (int64_t i = 0; i < num_sequences; ++i) {
-    GenerationRequest request{.prompt_token_ids = std::vector<int32_t>(100, static_cast<int32_t>(i % 256)),
-                              .sampling = {.max_tokens = context, .stop_strings = {"\n\n", "</answer>"}}};
+    GenerationRequest request{
+        .prompt_token_ids = std::vector<int32_t>(100, static_cast<int32_t>(i % 256)),
+        .sampling = {.max_tokens = context, .stop_strings = {"\n\n", "</answer>"}}};
     const auto id = static_cast<RequestId>(i + 1);
     scheduler.add(Scheduler::make_request(id, request, 1, 0, options));
     batches[0].added.push_back(std::make_unique<OutputRequest>(
-        id, request, 0, tokenizer, [&](RequestOutput&& output) { num_events += !output.choices.empty(); }));
+        id, request, 0, tokenizer,
+        [&](RequestOutput&& output) { num_events += !output.choices.empty(); }));
   }
   double schedule_us = 0, commit_us = 0, output_us = 0;
   int64_t measured = 0;
@@ -62,7 +65,8 @@ int main(int argc, char** argv) {
     StepOutput output{.step = batch.step, .rows = {}, .prompt_logprobs = {}};
     for (const ScheduledSequence& sequence : batch.sequences) {
       if (sequence.sample) {
-        output.rows.push_back({.id = sequence.id, .token = {.token_id = static_cast<int32_t>('a' + step % 26)}});
+        output.rows.push_back(
+            {.id = sequence.id, .token = {.token_id = static_cast<int32_t>('a' + step % 26)}});
       }
     }
     begin = now_us();
@@ -83,8 +87,11 @@ int main(int argc, char** argv) {
     }
   }
   const auto steps = static_cast<double>(measured);
-  std::printf("%lld sequences, %lld decode steps, %lld events: schedule %.1f us, commit %.1f us, output %.1f us per step\n",
-              static_cast<long long>(num_sequences), static_cast<long long>(measured),
-              static_cast<long long>(num_events), schedule_us / steps, commit_us / steps, output_us / steps);
+  std::printf(
+      "%lld sequences, %lld decode steps, %lld events: schedule %.1f us, commit %.1f us, output "
+      "%.1f us per step\n",
+      static_cast<long long>(num_sequences), static_cast<long long>(measured),
+      static_cast<long long>(num_events), schedule_us / steps, commit_us / steps,
+      output_us / steps);
   return 0;
 }

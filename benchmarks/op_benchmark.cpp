@@ -1,6 +1,6 @@
-// Speed of the CPU kernels by op, weight format and instruction set, next to the roofs of this processor
-// measured in the same run. CPU time of one thread, best of several repetitions, so that a loaded machine
-// disturbs it little (shared caches and memory still do).
+// Speed of the CPU kernels by op, weight format and instruction set, next to the roofs of this
+// processor measured in the same run. CPU time of one thread, best of several repetitions, so that
+// a loaded machine disturbs it little (shared caches and memory still do).
 //   op_benchmark [--isa NAME] [--tokens N]
 // GB/s counts packed weight bytes; GFLOP/s counts 2 * tokens * rows * cols.
 #include <time.h>
@@ -57,23 +57,26 @@ double read_roof() {
 }
 
 #if defined(__x86_64__)
-// Giga-operations per second of one vector instruction that does `ops` operations, 12 independent sums.
-#define ATOM_ROOF(name, target_isa, instruction, ops)                                        \
-  __attribute__((target(target_isa))) double name() {                                        \
-    constexpr int64_t kLoops = 2000000;                                                      \
-    const double seconds = best_seconds([&]() __attribute__((target(target_isa))) {          \
-      for (int64_t i = 0; i < kLoops; ++i) {                                                 \
-        asm volatile(instruction " %%zmm30, %%zmm31, %%zmm0\n" instruction " %%zmm30, %%zmm31, %%zmm1\n"   \
-                     instruction " %%zmm30, %%zmm31, %%zmm2\n" instruction " %%zmm30, %%zmm31, %%zmm3\n"   \
-                     instruction " %%zmm30, %%zmm31, %%zmm4\n" instruction " %%zmm30, %%zmm31, %%zmm5\n"   \
-                     instruction " %%zmm30, %%zmm31, %%zmm6\n" instruction " %%zmm30, %%zmm31, %%zmm7\n"   \
-                     instruction " %%zmm30, %%zmm31, %%zmm8\n" instruction " %%zmm30, %%zmm31, %%zmm9\n"   \
-                     instruction " %%zmm30, %%zmm31, %%zmm10\n" instruction " %%zmm30, %%zmm31, %%zmm11\n" \
-                     ::: "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9",   \
-                         "zmm10", "zmm11");                                                                \
-      }                                                                                      \
-    });                                                                                      \
-    return static_cast<double>(kLoops) * 12 * (ops) / seconds * 1e-9;                        \
+// Giga-operations per second of one vector instruction that does `ops` operations, 12 independent
+// sums.
+#define ATOM_ROOF(name, target_isa, instruction, ops)                                             \
+  __attribute__((target(target_isa))) double name() {                                             \
+    constexpr int64_t kLoops = 2000000;                                                           \
+    const double seconds = best_seconds([&]() __attribute__((target(target_isa))) {               \
+      for (int64_t i = 0; i < kLoops; ++i) {                                                      \
+        asm volatile(                                                                             \
+            instruction                                                                           \
+            " %%zmm30, %%zmm31, %%zmm0\n" instruction " %%zmm30, %%zmm31, %%zmm1\n" instruction   \
+            " %%zmm30, %%zmm31, %%zmm2\n" instruction " %%zmm30, %%zmm31, %%zmm3\n" instruction   \
+            " %%zmm30, %%zmm31, %%zmm4\n" instruction " %%zmm30, %%zmm31, %%zmm5\n" instruction   \
+            " %%zmm30, %%zmm31, %%zmm6\n" instruction " %%zmm30, %%zmm31, %%zmm7\n" instruction   \
+            " %%zmm30, %%zmm31, %%zmm8\n" instruction " %%zmm30, %%zmm31, %%zmm9\n" instruction   \
+            " %%zmm30, %%zmm31, %%zmm10\n" instruction " %%zmm30, %%zmm31, %%zmm11\n" ::          \
+                : "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", \
+                  "zmm10", "zmm11");                                                              \
+      }                                                                                           \
+    });                                                                                           \
+    return static_cast<double>(kLoops) * 12 * (ops) / seconds * 1e-9;                             \
   }
 ATOM_ROOF(fma_roof, "avx512f", "vfmadd231ps", 32)
 ATOM_ROOF(vnni_roof, "avx512f,avx512vnni", "vpdpbusd", 128)
@@ -93,8 +96,8 @@ ATOM_ROOF(bf16_roof, "avx512f,avx512bf16", "vdpbf16ps", 64)
     constexpr int64_t kLoops = 200000;                                             \
     const double seconds = best_seconds([] {                                       \
       for (int64_t i = 0; i < kLoops; ++i) {                                       \
-        asm volatile(dot " %tmm6, %tmm4, %tmm0\n" dot " %tmm7, %tmm4, %tmm1\n"     \
-                     dot " %tmm6, %tmm5, %tmm2\n" dot " %tmm7, %tmm5, %tmm3\n");   \
+        asm volatile(dot " %tmm6, %tmm4, %tmm0\n" dot " %tmm7, %tmm4, %tmm1\n" dot \
+                         " %tmm6, %tmm5, %tmm2\n" dot " %tmm7, %tmm5, %tmm3\n");   \
       }                                                                            \
     });                                                                            \
     asm volatile("tilerelease");                                                   \
@@ -114,7 +117,8 @@ void print_roofs(bool tiles) {
   if (__builtin_cpu_supports("avx512bf16")) std::printf(", bf16 dot %.0f GFLOP/s", bf16_roof());
 #endif
 #if defined(__linux__)
-  if (tiles) std::printf(", AMX int8 %.0f GOP/s, bf16 %.0f GFLOP/s", tile_int8_roof(), tile_bf16_roof());
+  if (tiles)
+    std::printf(", AMX int8 %.0f GOP/s, bf16 %.0f GFLOP/s", tile_int8_roof(), tile_bf16_roof());
 #endif
   std::printf("\n");
 }
@@ -126,8 +130,10 @@ struct LinearRow {
 };
 
 void bench_linear(atom::ExecContext& ctx, const LinearRow& row) {
-  std::vector<uint8_t> bytes(static_cast<size_t>(atom::dtype_bytes(row.dtype, row.rows * row.cols)), 0x11);
-  const atom::WeightPart part{.data = bytes.data(), .format = {.dtype = row.dtype}, .rows = row.rows, .cols = row.cols};
+  std::vector<uint8_t> bytes(static_cast<size_t>(atom::dtype_bytes(row.dtype, row.rows * row.cols)),
+                             0x11);
+  const atom::WeightPart part{
+      .data = bytes.data(), .format = {.dtype = row.dtype}, .rows = row.rows, .cols = row.cols};
   atom::LinearWeight weight;
   const double pack_seconds = best_seconds([&] {
     if (!ctx.ops->pack_linear(ctx, {&part, 1}, row.compute, weight)) std::abort();
@@ -138,12 +144,14 @@ void bench_linear(atom::ExecContext& ctx, const LinearRow& row) {
     ctx.ops->linear(ctx, atom::Tensor(x.data(), DType::kF32, {row.tokens, row.cols}), weight,
                     atom::Tensor(out.data(), DType::kF32, {row.tokens, row.rows}));
   });
-  std::printf("  linear %-5s %-7s [%6ld, %5ld] x %4ld: %9.1f us  %6.1f GB/s  %6.1f GFLOP/s  pack %.1f GB/s\n",
-              atom::dtype_name(row.dtype), row.compute == atom::ComputeType::kFloat32 ? "exact" : "auto",
-              static_cast<long>(row.rows), static_cast<long>(row.cols), static_cast<long>(row.tokens), seconds * 1e6,
-              static_cast<double>(weight.packed.size()) / seconds * 1e-9,
-              2e-9 * static_cast<double>(row.tokens * row.rows * row.cols) / seconds,
-              static_cast<double>(bytes.size()) / pack_seconds * 1e-9);
+  std::printf(
+      "  linear %-5s %-7s [%6ld, %5ld] x %4ld: %9.1f us  %6.1f GB/s  %6.1f GFLOP/s  pack %.1f "
+      "GB/s\n",
+      atom::dtype_name(row.dtype), row.compute == atom::ComputeType::kFloat32 ? "exact" : "auto",
+      static_cast<long>(row.rows), static_cast<long>(row.cols), static_cast<long>(row.tokens),
+      seconds * 1e6, static_cast<double>(weight.packed.size()) / seconds * 1e-9,
+      2e-9 * static_cast<double>(row.tokens * row.rows * row.cols) / seconds,
+      static_cast<double>(bytes.size()) / pack_seconds * 1e-9);
 }
 
 void bench_attention(atom::ExecContext& ctx, int64_t context, int64_t query) {
@@ -151,11 +159,16 @@ void bench_attention(atom::ExecContext& ctx, int64_t context, int64_t query) {
   const int64_t blocks = (context + kBlock - 1) / kBlock;
   std::vector<int32_t> table(static_cast<size_t>(blocks));
   for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
-  const std::vector<int32_t> starts{0, static_cast<int32_t>(query)}, lens{static_cast<int32_t>(context)};
+  const std::vector<int32_t> starts{0, static_cast<int32_t>(query)},
+      lens{static_cast<int32_t>(context)};
   std::vector<uint16_t> k(static_cast<size_t>(blocks * kBlock * kKvHeads * kDim), 0x3c00), v(k);
-  const atom::AttentionMetadata meta{.num_tokens = query, .num_seqs = 1, .block_size = kBlock,
-                                     .block_table_stride = blocks, .query_start = starts.data(),
-                                     .context_lens = lens.data(), .block_tables = table.data()};
+  const atom::AttentionMetadata meta{.num_tokens = query,
+                                     .num_seqs = 1,
+                                     .block_size = kBlock,
+                                     .block_table_stride = blocks,
+                                     .query_start = starts.data(),
+                                     .context_lens = lens.data(),
+                                     .block_tables = table.data()};
   ctx.attention = &meta;
   std::vector<float> qkv(static_cast<size_t>(query * (kHeads + 2 * kKvHeads) * kDim), 0.1F);
   std::vector<float> out(static_cast<size_t>(query * kHeads * kDim));
@@ -163,14 +176,23 @@ void bench_attention(atom::ExecContext& ctx, int64_t context, int64_t query) {
     ctx.ops->paged_attention(
         ctx, {.qkv = atom::Tensor(qkv.data(), DType::kF32, {query, (kHeads + 2 * kKvHeads) * kDim}),
               .out = atom::Tensor(out.data(), DType::kF32, {query, kHeads * kDim}),
-              .num_heads = kHeads, .num_kv_heads = kKvHeads, .head_dim = kDim, .scale = 0.125F,
-              .cache = {.k = k.data(), .v = v.data(), .dtype = DType::kBF16, .num_blocks = blocks,
-                        .num_kv_heads = kKvHeads, .block_size = kBlock, .head_dim = kDim}});
+              .num_heads = kHeads,
+              .num_kv_heads = kKvHeads,
+              .head_dim = kDim,
+              .scale = 0.125F,
+              .cache = {.k = k.data(),
+                        .v = v.data(),
+                        .dtype = DType::kBF16,
+                        .num_blocks = blocks,
+                        .num_kv_heads = kKvHeads,
+                        .block_size = kBlock,
+                        .head_dim = kDim}});
   });
   const double flops = 4.0 * kHeads * kDim * static_cast<double>(query) *
                        (static_cast<double>(context) - static_cast<double>(query - 1) / 2);
   std::printf("  attention 9/3 heads of 64, context %5ld, query %4ld: %9.1f us  %6.1f GFLOP/s\n",
-              static_cast<long>(context), static_cast<long>(query), seconds * 1e6, flops / seconds * 1e-9);
+              static_cast<long>(context), static_cast<long>(query), seconds * 1e6,
+              flops / seconds * 1e-9);
 }
 
 }  // namespace
@@ -191,8 +213,8 @@ int main(int argc, char** argv) {
     const atom::CpuOpTable table = atom::make_cpu_op_table(*found.tables[i]);
     atom::ExecContext ctx{.ops = &table, .arena = &arena};
     std::printf("%s\n", found.tables[i]->name);
-    for (const DType dtype : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kBF16,
-                              DType::kF16, DType::kF32}) {
+    for (const DType dtype : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K,
+                              DType::kBF16, DType::kF16, DType::kF32}) {
       const int64_t cols = atom::dtype_info(dtype).block_size == 256 ? 512 : 576;
       bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 49152, cols, 1});
       bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 3072, cols, 1});

@@ -1,6 +1,6 @@
-// Buffer: owned, 64-byte aligned host memory, zero-filled and lazily backed (pages count only once touched).
-// Arena: bump allocator for one step's activations; fixed base address, reset per step, so captured steps
-// can replay. Neither is thread-safe.
+// Buffer: owned, 64-byte aligned host memory, zero-filled and lazily backed (pages count only once
+// touched). Arena: bump allocator for one step's activations; fixed base address, reset per step,
+// so captured steps can replay. Neither is thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace atom {
 
-// kHuge asks for 2 MiB pages: for memory that is read as a whole (weights). Memory that may stay untouched
-// (KV cache, workspace) keeps normal pages, else every first touch costs 2 MiB.
+// kHuge asks for 2 MiB pages: for memory that is read as a whole (weights). Memory that may stay
+// untouched (KV cache, workspace) keeps normal pages, else every first touch costs 2 MiB.
 enum class PageSize : uint8_t { kNormal, kHuge };
 
 class Buffer {

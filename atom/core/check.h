@@ -1,5 +1,6 @@
-// ATOM_CHECK(a == b) << "context": stops the process with file, line and values when our own invariant is
-// broken. Never for user input (error.h). Active in release builds. ATOM_DCHECK only in debug and tests.
+// ATOM_CHECK(a == b) << "context": stops the process with file, line and values when our own
+// invariant is broken. Never for user input (error.h). Active in release builds. ATOM_DCHECK only
+// in debug and tests.
 #pragma once
 
 #include <sstream>

@@ -1,5 +1,5 @@
-// String formatting: fmt's syntax and compile-time checks, with the formatting code itself compiled once
-// (format.cpp), so that including this costs little. Strings, numbers and pointers only.
+// String formatting: fmt's syntax and compile-time checks, with the formatting code itself compiled
+// once (format.cpp), so that including this costs little. Strings, numbers and pointers only.
 #pragma once
 
 #include <fmt/core.h>

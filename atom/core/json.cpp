@@ -24,7 +24,10 @@ class Handler {
   const std::optional<std::string>& duplicate_key() const { return duplicate_key_; }
   json::value release() { return stack_.release(); }
 
-  bool on_document_begin(json::error_code&) { stack_.reset(); return true; }
+  bool on_document_begin(json::error_code&) {
+    stack_.reset();
+    return true;
+  }
   bool on_document_end(json::error_code&) { return true; }
   bool on_object_begin(json::error_code&) {
     if (reject_duplicates_) keys_.emplace_back();
@@ -36,7 +39,10 @@ class Handler {
     return true;
   }
   bool on_array_begin(json::error_code&) { return true; }
-  bool on_array_end(std::size_t n, json::error_code&) { stack_.push_array(n); return true; }
+  bool on_array_end(std::size_t n, json::error_code&) {
+    stack_.push_array(n);
+    return true;
+  }
   bool on_key_part(json::string_view part, std::size_t, json::error_code&) {
     key_.append(part);
     stack_.push_chars(part);
@@ -62,11 +68,26 @@ class Handler {
     return true;
   }
   bool on_number_part(json::string_view, json::error_code&) { return true; }
-  bool on_int64(int64_t v, json::string_view, json::error_code&) { stack_.push_int64(v); return true; }
-  bool on_uint64(uint64_t v, json::string_view, json::error_code&) { stack_.push_uint64(v); return true; }
-  bool on_double(double v, json::string_view, json::error_code&) { stack_.push_double(v); return true; }
-  bool on_bool(bool v, json::error_code&) { stack_.push_bool(v); return true; }
-  bool on_null(json::error_code&) { stack_.push_null(); return true; }
+  bool on_int64(int64_t v, json::string_view, json::error_code&) {
+    stack_.push_int64(v);
+    return true;
+  }
+  bool on_uint64(uint64_t v, json::string_view, json::error_code&) {
+    stack_.push_uint64(v);
+    return true;
+  }
+  bool on_double(double v, json::string_view, json::error_code&) {
+    stack_.push_double(v);
+    return true;
+  }
+  bool on_bool(bool v, json::error_code&) {
+    stack_.push_bool(v);
+    return true;
+  }
+  bool on_null(json::error_code&) {
+    stack_.push_null();
+    return true;
+  }
   bool on_comment_part(json::string_view, json::error_code&) { return true; }
   bool on_comment(json::string_view, json::error_code&) { return true; }
 
@@ -87,18 +108,20 @@ Result<json::value> parse_json(std::string_view text, const JsonLimits& limits) 
   json::error_code error;
   const std::size_t used = parser.write_some(false, text.data(), text.size(), error);
   if (!error && used < text.size()) {
-    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: trailing characters", used);
+    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: trailing characters",
+                      used);
   }
   if (const std::optional<std::string>& key = parser.handler().duplicate_key()) {
     return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: duplicate key \"{}\"",
                       used, key->substr(0, 100));
   }
   if (error == json::error::too_deep) {
-    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: nesting deeper than {}",
-                      used, limits.max_depth);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "invalid JSON at byte {}: nesting deeper than {}", used, limits.max_depth);
   }
   if (error) {
-    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: {}", used, error.message());
+    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: {}", used,
+                      error.message());
   }
   return parser.handler().release();
 }

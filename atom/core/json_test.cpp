@@ -18,11 +18,15 @@ TEST(ParseJson, KeepsOrderAndExactNumbers) {
 }
 
 TEST(ParseJson, NamesWhatIsWrong) {
-  EXPECT_NE(parse_json("{\"a\":1,\"a\":2}").error().message.find("duplicate key \"a\""), std::string::npos);
-  EXPECT_NE(parse_json("{\"a\":1,\"\\u0061\":2}").error().message.find("duplicate"), std::string::npos);
-  EXPECT_NE(parse_json("{\"\":1,\"\":2}").error().message.find("duplicate key \"\""), std::string::npos);
+  EXPECT_NE(parse_json("{\"a\":1,\"a\":2}").error().message.find("duplicate key \"a\""),
+            std::string::npos);
+  EXPECT_NE(parse_json("{\"a\":1,\"\\u0061\":2}").error().message.find("duplicate"),
+            std::string::npos);
+  EXPECT_NE(parse_json("{\"\":1,\"\":2}").error().message.find("duplicate key \"\""),
+            std::string::npos);
   EXPECT_NE(parse_json("{} {}").error().message.find("trailing"), std::string::npos);
-  EXPECT_NE(parse_json(std::string(100, '[')).error().message.find("deeper than 64"), std::string::npos);
+  EXPECT_NE(parse_json(std::string(100, '[')).error().message.find("deeper than 64"),
+            std::string::npos);
   EXPECT_FALSE(parse_json("").has_value());
   EXPECT_FALSE(parse_json("{\"a\":").has_value());
   EXPECT_FALSE(parse_json("\"\xff\"").has_value());

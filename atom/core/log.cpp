@@ -14,10 +14,14 @@ std::atomic<LogLevel> current_level{LogLevel::kInfo};
 
 const char* level_name(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return "DEBUG";
-    case LogLevel::kInfo: return "INFO";
-    case LogLevel::kWarning: return "WARNING";
-    default: return "ERROR";
+    case LogLevel::kDebug:
+      return "DEBUG";
+    case LogLevel::kInfo:
+      return "INFO";
+    case LogLevel::kWarning:
+      return "WARNING";
+    default:
+      return "ERROR";
   }
 }
 
@@ -41,9 +45,9 @@ void vlog(LogLevel level, fmt::string_view text, fmt::format_args args) {
   gettimeofday(&now, nullptr);
   tm local{};
   localtime_r(&now.tv_sec, &local);
-  std::string line = str_format("{} {:02}-{:02} {:02}:{:02}:{:02}.{:03} ", level_name(level),
-                            local.tm_mon + 1, local.tm_mday, local.tm_hour, local.tm_min,
-                            local.tm_sec, now.tv_usec / 1000);
+  std::string line =
+      str_format("{} {:02}-{:02} {:02}:{:02}:{:02}.{:03} ", level_name(level), local.tm_mon + 1,
+                 local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec, now.tv_usec / 1000);
   append_escaped(line, vformat_str(text, args));
   line += '\n';
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());

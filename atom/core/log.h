@@ -1,5 +1,5 @@
-// Leveled log lines to stderr. Arguments are formatted as in format.h and control characters in them are
-// escaped, so a log line is always one line. Thread-safe.
+// Leveled log lines to stderr. Arguments are formatted as in format.h and control characters in
+// them are escaped, so a log line is always one line. Thread-safe.
 #pragma once
 
 #include "atom/core/format.h"
@@ -22,7 +22,8 @@ void log_info(fmt::format_string<Args...> text, Args&&... args) {
 }
 template <class... Args>
 void log_warning(fmt::format_string<Args...> text, Args&&... args) {
-  if (log_level() <= LogLevel::kWarning) vlog(LogLevel::kWarning, text, fmt::make_format_args(args...));
+  if (log_level() <= LogLevel::kWarning)
+    vlog(LogLevel::kWarning, text, fmt::make_format_args(args...));
 }
 template <class... Args>
 void log_error(fmt::format_string<Args...> text, Args&&... args) {

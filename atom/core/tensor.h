@@ -1,5 +1,6 @@
-// Tensor: a view (pointer, dtype, shape, device) on memory that somebody else owns: a Buffer, the step
-// arena, the KV pool or a mapped checkpoint. Rows are contiguous; dimension 0 may have a stride.
+// Tensor: a view (pointer, dtype, shape, device) on memory that somebody else owns: a Buffer, the
+// step arena, the KV pool or a mapped checkpoint. Rows are contiguous; dimension 0 may have a
+// stride.
 #pragma once
 
 #include <array>

@@ -157,7 +157,8 @@ int available_cpus() {
   std::string quota;
   double period = 0;
   if (cgroup >> quota >> period && quota != "max" && period > 0) {
-    cpus = std::clamp(static_cast<int>(std::ceil(std::strtod(quota.c_str(), nullptr) / period)), 1, cpus);
+    cpus = std::clamp(static_cast<int>(std::ceil(std::strtod(quota.c_str(), nullptr) / period)), 1,
+                      cpus);
   }
   return cpus;
 }

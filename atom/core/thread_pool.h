@@ -1,7 +1,7 @@
-// ThreadPool: a fixed set of threads that run one parallel_for at a time for the CPU kernels. Workers spin
-// for a few microseconds between loops of a step and sleep when there is none: idle costs nothing.
-// parallel_for is called by one thread at a time (the engine thread). When a body throws (out of memory),
-// the first exception reaches the caller once the loop is over.
+// ThreadPool: a fixed set of threads that run one parallel_for at a time for the CPU kernels.
+// Workers spin for a few microseconds between loops of a step and sleep when there is none: idle
+// costs nothing. parallel_for is called by one thread at a time (the engine thread). When a body
+// throws (out of memory), the first exception reaches the caller once the loop is over.
 #pragma once
 
 #include <cstdint>

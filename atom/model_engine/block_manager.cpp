@@ -28,12 +28,14 @@ std::span<const int32_t> BlockManager::tokens_of(std::span<const int32_t> token_
                            static_cast<size_t>(options_.block_size));
 }
 
-uint64_t BlockManager::hash_of(const PrefixChain& parent, std::span<const int32_t> token_ids) const {
+uint64_t BlockManager::hash_of(const PrefixChain& parent,
+                               std::span<const int32_t> token_ids) const {
   const uint64_t seed = parent.num_blocks == 0 ? options_.salt : parent.hash;
   return XXH64(token_ids.data(), token_ids.size_bytes(), seed);
 }
 
-bool BlockManager::holds(int32_t block, uint64_t parent_id, std::span<const int32_t> token_ids) const {
+bool BlockManager::holds(int32_t block, uint64_t parent_id,
+                         std::span<const int32_t> token_ids) const {
   const int64_t begin = block * options_.block_size;
   return blocks_[static_cast<size_t>(block)].parent_id == parent_id &&
          std::equal(token_ids.begin(), token_ids.end(), block_tokens_.begin() + begin);
@@ -187,10 +189,12 @@ std::string BlockManager::find_fault(std::span<const int32_t> owners) const {
   for (size_t id = 0; id < blocks_.size(); ++id) {
     const Block& block = blocks_[id];
     if (block.ref_count != owners[id]) {
-      return str_format("block {} has {} references but {} owners", id, block.ref_count, owners[id]);
+      return str_format("block {} has {} references but {} owners", id, block.ref_count,
+                        owners[id]);
     }
     if ((block.ref_count == 0) != in_list[id]) {
-      return str_format("block {} with {} references: free list says otherwise", id, block.ref_count);
+      return str_format("block {} with {} references: free list says otherwise", id,
+                        block.ref_count);
     }
     referenced += block.ref_count > 0 ? 1 : 0;
     if (block.content_id != 0) {

@@ -1,7 +1,7 @@
-// BlockManager: the KV blocks of one device: who holds which, and which unreferenced ones still hold a prefix
-// worth finding (prefix cache). Blocks are shared by reference count and never copied: only full blocks are
-// shared, and nobody writes to a full block.
-// Knows nothing of sequences or devices. Owned by the Scheduler, engine thread only.
+// BlockManager: the KV blocks of one device: who holds which, and which unreferenced ones still
+// hold a prefix worth finding (prefix cache). Blocks are shared by reference count and never
+// copied: only full blocks are shared, and nobody writes to a full block. Knows nothing of
+// sequences or devices. Owned by the Scheduler, engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -49,14 +49,14 @@ class BlockManager {
 
   // One more reference on each of `blocks`.
   void acquire(std::span<const int32_t> blocks);
-  // A block with one reference and unknown content; the least recently used cached block when no other is
-  // free. The caller checked num_free().
+  // A block with one reference and unknown content; the least recently used cached block when no
+  // other is free. The caller checked num_free().
   int32_t allocate();
   // Gives every reference back, last block first, so that a prefix outlives its continuations.
   void release(std::span<const int32_t> blocks);
 
-  // Makes the full blocks of a sequence findable: `token_ids` are its tokens as far as they are known and
-  // scheduled. Advances `chain`.
+  // Makes the full blocks of a sequence findable: `token_ids` are its tokens as far as they are
+  // known and scheduled. Advances `chain`.
   void cache_full_blocks(std::span<const int32_t> block_table, std::span<const int32_t> token_ids,
                          PrefixChain& chain);
   // Blocks whose content cannot be trusted (a failed sequence): no longer findable.
@@ -64,8 +64,8 @@ class BlockManager {
   // Forgets every cached prefix (the device lost its memory).
   void forget_all();
 
-  // free + referenced + cached = total, reference counts = owners[block], lists and table consistent, no
-  // duplicates. Empty when all is well, otherwise the first fault.
+  // free + referenced + cached = total, reference counts = owners[block], lists and table
+  // consistent, no duplicates. Empty when all is well, otherwise the first fault.
   std::string find_fault(std::span<const int32_t> owners) const;
 
  private:
@@ -86,7 +86,7 @@ class BlockManager {
 
   Options options_;
   std::vector<Block> blocks_;
-  std::vector<int32_t> block_tokens_;  // [num_blocks, block_size] of findable blocks
+  std::vector<int32_t> block_tokens_;            // [num_blocks, block_size] of findable blocks
   std::unordered_map<uint64_t, int32_t> table_;  // hash -> findable block
   // Free list, least recently used first; blocks that are not findable are at the front.
   int32_t free_head_ = -1, free_tail_ = -1;

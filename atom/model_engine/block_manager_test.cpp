@@ -26,7 +26,8 @@ std::vector<int32_t> allocate(BlockManager& blocks, int count) {
 
 // Computes `tokens`, makes their full blocks findable and lets go.
 std::vector<int32_t> cache(BlockManager& blocks, const std::vector<int32_t>& tokens) {
-  std::vector<int32_t> table = allocate(blocks, static_cast<int>(blocks.blocks_for(static_cast<int64_t>(tokens.size()))));
+  std::vector<int32_t> table =
+      allocate(blocks, static_cast<int>(blocks.blocks_for(static_cast<int64_t>(tokens.size()))));
   PrefixChain chain;
   blocks.cache_full_blocks(table, tokens, chain);
   blocks.release(table);
@@ -53,8 +54,9 @@ TEST(BlockManager, TheSameTokensAfterAnotherPrefixAreAnotherBlock) {
   EXPECT_EQ(blocks.match_prefix(std::vector<int32_t>{1, 2, 9, 9}, 8).blocks.size(), 2U);
 }
 
-// xxhash64 of eight bytes is a bijection for a given seed, so whoever knows the salt can build two blocks of
-// different prefixes with one hash (constants: the xxHash specification). The token check must see through.
+// xxhash64 of eight bytes is a bijection for a given seed, so whoever knows the salt can build two
+// blocks of different prefixes with one hash (constants: the xxHash specification). The token check
+// must see through.
 TEST(BlockManager, ACraftedHashCollisionIsNotAHit) {
   constexpr uint64_t kPrime1 = 0x9E3779B185EBCA87ULL, kPrime2 = 0xC2B2AE3D27D4EB4FULL;
   const auto inverse = [](uint64_t odd) {
@@ -65,7 +67,9 @@ TEST(BlockManager, ACraftedHashCollisionIsNotAHit) {
     return x;
   };
   const auto round = [&](uint64_t input) { return std::rotl(input * kPrime2, 31) * kPrime1; };
-  const auto unround = [&](uint64_t value) { return std::rotr(value * inverse(kPrime1), 31) * inverse(kPrime2); };
+  const auto unround = [&](uint64_t value) {
+    return std::rotr(value * inverse(kPrime1), 31) * inverse(kPrime2);
+  };
   const auto pair = [](uint64_t value) {
     std::vector<int32_t> tokens(2);
     std::memcpy(tokens.data(), &value, sizeof(value));

@@ -29,7 +29,9 @@ Error step_error() {  // what a client may see; the cause is in the log
 }
 
 Error dead_error() {
-  return {.code = ErrorCode::kUnavailable, .message = "the engine has stopped after repeated failures", .param = {}};
+  return {.code = ErrorCode::kUnavailable,
+          .message = "the engine has stopped after repeated failures",
+          .param = {}};
 }
 
 struct Command {
@@ -61,12 +63,14 @@ struct EngineCore::Impl {
         options(std::move(core_options)),
         max_in_flight(std::max(1, executor->capacity().max_in_flight)),
         scheduler(options.scheduler),
-        processor({.stop_choice =
-                       [this](RequestId id, int32_t choice) {
-                         inbox.push({.kind = Command::Kind::kStopChoice, .id = id, .choice = choice});
-                       },
-                   .abort = [this](RequestId id) { inbox.push({.kind = Command::Kind::kAbort, .id = id}); },
-                   .done = [this](RequestId) { request_done(); }}) {
+        processor(
+            {.stop_choice =
+                 [this](RequestId id, int32_t choice) {
+                   inbox.push({.kind = Command::Kind::kStopChoice, .id = id, .choice = choice});
+                 },
+             .abort =
+                 [this](RequestId id) { inbox.push({.kind = Command::Kind::kAbort, .id = id}); },
+             .done = [this](RequestId) { request_done(); }}) {
     stats.num_blocks = options.scheduler.num_blocks;
     stats.num_free_blocks = options.scheduler.num_blocks;
     mark_progress();
@@ -98,7 +102,8 @@ struct EngineCore::Impl {
         return std::unexpected(dead_error());
       }
       if (num_live >= options.max_live_requests) {
-        return make_error(ErrorCode::kResourceExhausted, "too many requests: {} are being served", num_live);
+        return make_error(ErrorCode::kResourceExhausted, "too many requests: {} are being served",
+                          num_live);
       }
       ++num_live;
       id = next_id++;
@@ -310,9 +315,9 @@ struct EngineCore::Impl {
   WorkQueue<Command> inbox;
   WorkQueue<OutputBatch> outputs;
 
-  Scheduler scheduler;         // engine thread
-  int num_failed_steps = 0;    // engine thread
-  OutputProcessor processor;   // output thread
+  Scheduler scheduler;        // engine thread
+  int num_failed_steps = 0;   // engine thread
+  OutputProcessor processor;  // output thread
 
   std::mutex live_mutex;
   std::condition_variable none_live;
@@ -330,9 +335,10 @@ struct EngineCore::Impl {
   std::thread engine_thread, output_thread;
 };
 
-EngineCore::EngineCore(std::unique_ptr<Executor> executor, std::shared_ptr<const Tokenizer> tokenizer,
-                       EngineCoreOptions options)
-    : impl_(std::make_unique<Impl>(std::move(executor), std::move(tokenizer), std::move(options))) {}
+EngineCore::EngineCore(std::unique_ptr<Executor> executor,
+                       std::shared_ptr<const Tokenizer> tokenizer, EngineCoreOptions options)
+    : impl_(std::make_unique<Impl>(std::move(executor), std::move(tokenizer), std::move(options))) {
+}
 
 EngineCore::~EngineCore() = default;
 
@@ -340,7 +346,9 @@ Result<RequestId> EngineCore::add_request(GenerationRequest request, OutputCallb
   return impl_->add_request(std::move(request), std::move(callback));
 }
 
-void EngineCore::abort(RequestId id) { impl_->inbox.push({.kind = Command::Kind::kAbort, .id = id}); }
+void EngineCore::abort(RequestId id) {
+  impl_->inbox.push({.kind = Command::Kind::kAbort, .id = id});
+}
 
 void EngineCore::drain(std::chrono::milliseconds deadline) { impl_->drain(deadline); }
 

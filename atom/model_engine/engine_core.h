@@ -1,6 +1,6 @@
-// EngineCore: the engine thread (inbox -> Scheduler -> Executor), the output thread (OutputProcessor) and
-// the queues between them. Every public function is thread-safe. README.md states who owns what.
-// Knows nothing of models, files or HTTP.
+// EngineCore: the engine thread (inbox -> Scheduler -> Executor), the output thread
+// (OutputProcessor) and the queues between them. Every public function is thread-safe. README.md
+// states who owns what. Knows nothing of models, files or HTTP.
 #pragma once
 
 #include <chrono>

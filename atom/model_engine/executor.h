@@ -1,7 +1,8 @@
 // Executor: runs scheduled steps on a device. Owned and called by the engine thread only.
-// submit() copies what it needs and may return before the step is done; collect() waits for the oldest
-// submitted step. The CPU ModelRunner computes in submit() and has max_in_flight 1; a GPU runner has 2, so
-// that step k + 1 is prepared and queued while k runs. The simulator's executor has any depth.
+// submit() copies what it needs and may return before the step is done; collect() waits for the
+// oldest submitted step. The CPU ModelRunner computes in submit() and has max_in_flight 1; a GPU
+// runner has 2, so that step k + 1 is prepared and queued while k runs. The simulator's executor
+// has any depth.
 #pragma once
 
 #include <cstdint>

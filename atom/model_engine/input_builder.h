@@ -1,6 +1,6 @@
-// InputBuilder: turns a ScheduledBatch into the arrays of one model step: token ids, positions, attention
-// metadata, the rows to sample and the rows whose prompt logprobs were asked for.
-// Owned by a ModelRunner; buffers are reused from step to step. One thread.
+// InputBuilder: turns a ScheduledBatch into the arrays of one model step: token ids, positions,
+// attention metadata, the rows to sample and the rows whose prompt logprobs were asked for. Owned
+// by a ModelRunner; buffers are reused from step to step. One thread.
 #pragma once
 
 #include <cstdint>

@@ -35,8 +35,8 @@ class InputBuilderTest : public testing::Test {
 
 TEST_F(InputBuilderTest, MixesPrefillChunkAndDecode) {
   InputBuilder builder;
-  builder.build({.step = 1, .sequences = {sequence(1, 2, 3, 6), sequence(2, 8, 1, 9)}, .num_tokens = 4},
-                4);
+  builder.build(
+      {.step = 1, .sequences = {sequence(1, 2, 3, 6), sequence(2, 8, 1, 9)}, .num_tokens = 4}, 4);
   EXPECT_THAT(builder.token_ids(), ElementsAre(102, 103, 104, 108));
   const AttentionMetadata& attention = builder.attention();
   EXPECT_EQ(attention.num_tokens, 4);

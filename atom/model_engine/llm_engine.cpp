@@ -1,4 +1,5 @@
-// LLMEngine over given parts, and generate(). Building the parts from a checkpoint is llm_engine_load.cpp.
+// LLMEngine over given parts, and generate(). Building the parts from a checkpoint is
+// llm_engine_load.cpp.
 #include "atom/model_engine/llm_engine.h"
 
 #include <algorithm>
@@ -35,14 +36,16 @@ struct Collector {
     for (ChoiceDelta& delta : output.choices) {
       GenerationResult& result = results[first + static_cast<size_t>(delta.index)];
       result.text += delta.text;
-      result.token_ids.insert(result.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+      result.token_ids.insert(result.token_ids.end(), delta.token_ids.begin(),
+                              delta.token_ids.end());
       result.num_tokens_input = output.num_prompt_tokens;
       result.num_tokens_output = static_cast<int64_t>(result.token_ids.size());
       result.ttft = output.timing.ttft;
       if (delta.finish_reason) {
         result.finish_reason = *delta.finish_reason;
         result.latency = output.timing.latency;
-        const auto intervals = static_cast<double>(std::max<int64_t>(1, result.num_tokens_output - 1));
+        const auto intervals =
+            static_cast<double>(std::max<int64_t>(1, result.num_tokens_output - 1));
         result.tpot = (result.latency - result.ttft) / intervals;
       }
     }
@@ -80,14 +83,16 @@ LLMEngine::~LLMEngine() = default;
 Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
   const ExecutorCapacity capacity = parts.executor->capacity();
   const int64_t cache_tokens = capacity.num_blocks * capacity.block_size;
-  const int64_t wanted = parts.scheduler.max_model_len.value_or(parts.model.max_position_embeddings);
+  const int64_t wanted =
+      parts.scheduler.max_model_len.value_or(parts.model.max_position_embeddings);
   if (cache_tokens <= 0 || wanted <= 0) {
-    return make_error(ErrorCode::kInvalidArgument, "a context of {} tokens with {} KV blocks of {} tokens",
-                      wanted, capacity.num_blocks, capacity.block_size);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "a context of {} tokens with {} KV blocks of {} tokens", wanted,
+                      capacity.num_blocks, capacity.block_size);
   }
   if (wanted > cache_tokens) {
-    log_warning("the KV cache holds {} tokens: the context length is {} instead of {}", cache_tokens,
-                cache_tokens, wanted);
+    log_warning("the KV cache holds {} tokens: the context length is {} instead of {}",
+                cache_tokens, cache_tokens, wanted);
   }
   auto impl = std::make_unique<Impl>();
   impl->tokenizer = parts.tokenizer;
@@ -125,8 +130,8 @@ void LLMEngine::abort(RequestId id) { impl_->core->abort(id); }
 Result<std::vector<GenerationResult>> LLMEngine::generate(
     const std::vector<std::vector<int32_t>>& prompts, const std::vector<SamplingParams>& params) {
   if (params.size() != prompts.size() && params.size() != 1) {
-    return make_error(ErrorCode::kInvalidArgument, "{} prompts but {} sampling parameters", prompts.size(),
-                      params.size());
+    return make_error(ErrorCode::kInvalidArgument, "{} prompts but {} sampling parameters",
+                      prompts.size(), params.size());
   }
   const auto collector = std::make_shared<Collector>();
   std::vector<RequestId> ids;
@@ -171,7 +176,9 @@ const std::string& LLMEngine::chat_template_source() const { return impl_->chat_
 
 const ModelConfig& LLMEngine::model_config() const { return impl_->model; }
 
-const GenerationDefaults& LLMEngine::generation_defaults() const { return impl_->generation_defaults; }
+const GenerationDefaults& LLMEngine::generation_defaults() const {
+  return impl_->generation_defaults;
+}
 
 int64_t LLMEngine::max_model_len() const { return impl_->max_model_len; }
 

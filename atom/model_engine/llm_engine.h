@@ -1,5 +1,6 @@
-// LLMEngine: the public engine. Owns tokenizer, chat template, scheduler thread, output thread and executor.
-// add_request, abort and the accessors are thread-safe; results arrive on the output thread.
+// LLMEngine: the public engine. Owns tokenizer, chat template, scheduler thread, output thread and
+// executor. add_request, abort and the accessors are thread-safe; results arrive on the output
+// thread.
 #pragma once
 
 #include <chrono>
@@ -45,11 +46,11 @@ struct GenerationResult {
   double tpot = 0;
 };
 
-// What an engine is made of, when it does not come from a checkpoint: any Executor, such as the scripted one
-// of tests/support.
+// What an engine is made of, when it does not come from a checkpoint: any Executor, such as the
+// scripted one of tests/support.
 struct EngineParts {
   std::unique_ptr<Executor> executor;
-  std::shared_ptr<const Tokenizer> tokenizer;  // nullptr: outputs carry token ids, no text
+  std::shared_ptr<const Tokenizer> tokenizer;         // nullptr: outputs carry token ids, no text
   std::shared_ptr<const ChatTemplate> chat_template;  // nullptr: the model has none
   std::string chat_template_source;                   // as the checkpoint has it; empty: none
   ModelConfig model;  // vocab_size, eos_token_ids and max_position_embeddings are used
@@ -61,15 +62,16 @@ struct EngineParts {
 
 class LLMEngine {
  public:
-  // Resolves and loads the model, plans memory, starts the threads; logs phase times and the memory plan.
+  // Resolves and loads the model, plans memory, starts the threads; logs phase times and the memory
+  // plan.
   static Result<std::unique_ptr<LLMEngine>> create(const EngineConfig& config);
   static Result<std::unique_ptr<LLMEngine>> create_with(EngineParts parts);
   ~LLMEngine();  // aborts what is left
   LLMEngine(const LLMEngine&) = delete;
   LLMEngine& operator=(const LLMEngine&) = delete;
 
-  // Refuses (kInvalidArgument) a prompt that can never fit the context or the cache and ids outside the
-  // vocabulary, and (kUnavailable) anything after drain() began.
+  // Refuses (kInvalidArgument) a prompt that can never fit the context or the cache and ids outside
+  // the vocabulary, and (kUnavailable) anything after drain() began.
   Result<RequestId> add_request(GenerationRequest request, OutputCallback callback);
   // Idempotent, legal in any state. The request ends with kAbort.
   void abort(RequestId id);
@@ -82,7 +84,7 @@ class LLMEngine {
   void drain(std::chrono::milliseconds deadline);
 
   const std::shared_ptr<const Tokenizer>& tokenizer() const;
-  const ChatTemplate* chat_template() const;  // nullptr: the model has none
+  const ChatTemplate* chat_template() const;        // nullptr: the model has none
   const std::string& chat_template_source() const;  // empty: the model has none
   const ModelConfig& model_config() const;
   const GenerationDefaults& generation_defaults() const;

@@ -244,12 +244,14 @@ TEST(LLMEngine, DrainFinishesOrAbortsAndRefusesNewRequests) {
   EXPECT_THAT(quick.reasons, testing::ElementsAre(FinishReason::kLength));
   EXPECT_TRUE(slow.last.finished);
   EXPECT_THAT(slow.reasons, testing::ElementsAre(FinishReason::kAbort));
-  EXPECT_EQ(engine->add_request(ask("c"), [](RequestOutput&&) {}).error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(engine->add_request(ask("c"), [](RequestOutput&&) {}).error().code,
+            ErrorCode::kUnavailable);
 }
 
 TEST(LLMEngine, ACallbackThatThrowsEndsOnlyItsRequest) {
   const auto engine = make_engine(says("fine"));
-  ASSERT_TRUE(engine->add_request(ask("a"), [](RequestOutput&&) { throw std::runtime_error("client"); }));
+  ASSERT_TRUE(
+      engine->add_request(ask("a"), [](RequestOutput&&) { throw std::runtime_error("client"); }));
   EXPECT_EQ(engine->generate({byte_ids("b")}, {{}})->at(0).text, "fine");
 }
 

@@ -52,7 +52,8 @@ int64_t available_host_bytes() {
   }
   const int64_t limit = read_number("/sys/fs/cgroup/memory.max");
   const int64_t used = read_number("/sys/fs/cgroup/memory.current");
-  return limit > 0 && used >= 0 ? std::min(available, limit - used + cgroup_file_bytes()) : available;
+  return limit > 0 && used >= 0 ? std::min(available, limit - used + cgroup_file_bytes())
+                                : available;
 }
 
 double mib(int64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
@@ -110,8 +111,8 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
   plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows);
 
   const int64_t left = plan.available - plan.weights - plan.workspace;
-  // A tiny model on a large host: more blocks than every sequence at full length could use, and as many
-  // again for cached prefixes, would only cost bookkeeping.
+  // A tiny model on a large host: more blocks than every sequence at full length could use, and as
+  // many again for cached prefixes, would only cost bookkeeping.
   const int64_t blocks_per_sequence =
       (plan.max_model_len + config.cache.block_size - 1) / config.cache.block_size;
   const int64_t useful =

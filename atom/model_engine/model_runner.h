@@ -1,5 +1,5 @@
-// ModelRunner: the Executor of one device. Loads the model, plans memory, owns KV cache, arena and threads;
-// turns a ScheduledBatch into model calls and sampled tokens.
+// ModelRunner: the Executor of one device. Loads the model, plans memory, owns KV cache, arena and
+// threads; turns a ScheduledBatch into model calls and sampled tokens.
 #pragma once
 
 #include <memory>

@@ -9,13 +9,16 @@ namespace atom {
 namespace {
 
 Error output_error() {
-  return {.code = ErrorCode::kInternal, .message = "the output of this request could not be built", .param = {}};
+  return {.code = ErrorCode::kInternal,
+          .message = "the output of this request could not be built",
+          .param = {}};
 }
 
 }  // namespace
 
 OutputRequest::OutputRequest(RequestId id, const GenerationRequest& request, double arrival,
-                             const std::shared_ptr<const Tokenizer>& tokenizer, OutputCallback callback)
+                             const std::shared_ptr<const Tokenizer>& tokenizer,
+                             OutputCallback callback)
     : id_(id),
       callback_(std::move(callback)),
       include_stop_(request.sampling.include_stop_str_in_output),
@@ -31,7 +34,8 @@ OutputRequest::OutputRequest(RequestId id, const GenerationRequest& request, dou
     Choice& choice = choices_[static_cast<size_t>(i)];
     choice.delta.index = i;
     if (tokenizer) {
-      choice.detokenizer.emplace(tokenizer, params.skip_special_tokens, params.spaces_between_special_tokens);
+      choice.detokenizer.emplace(tokenizer, params.skip_special_tokens,
+                                 params.spaces_between_special_tokens);
     }
     if (!strings->empty()) {
       choice.matcher.emplace(strings);
@@ -54,7 +58,8 @@ bool OutputRequest::apply(SequenceUpdate&& update, double now) {
   if (update.prompt_logprobs) {
     add_prompt_logprobs(std::move(*update.prompt_logprobs));
   }
-  if (update.token && add_token(choice, std::move(*update.token), !update.ended_by_token || include_stop_, now)) {
+  if (update.token &&
+      add_token(choice, std::move(*update.token), !update.ended_by_token || include_stop_, now)) {
     return !update.finish_reason;
   }
   if (update.finish_reason) {

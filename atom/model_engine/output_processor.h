@@ -1,7 +1,7 @@
-// OutputProcessor: turns what steps produced into what callers see: text (whole characters, stop strings held
-// back), token ids, logprobs, finish reasons, usage and timing. The one place that ends a choice on a stop
-// string; EOS, stop ids and lengths are the Scheduler's.
-// Owned by the output thread of EngineCore; no lock.
+// OutputProcessor: turns what steps produced into what callers see: text (whole characters, stop
+// strings held back), token ids, logprobs, finish reasons, usage and timing. The one place that
+// ends a choice on a stop string; EOS, stop ids and lengths are the Scheduler's. Owned by the
+// output thread of EngineCore; no lock.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,8 @@ class OutputRequest {
   bool apply(SequenceUpdate&& update, double now);
   // Ends every open choice.
   void fail(const Error& error, double now);
-  // Hands what is new to the callback, if there is anything to say; may throw what the callback throws.
+  // Hands what is new to the callback, if there is anything to say; may throw what the callback
+  // throws.
   void emit();
   bool finished() const { return num_open_ == 0; }
 

@@ -36,12 +36,15 @@ class OutputProcessorTest : public testing::Test {
     pending_.clear();
     pending_.push_back({});
     pending_.back().added.push_back(std::make_unique<OutputRequest>(
-        1, GenerationRequest{.prompt_token_ids = std::vector<int32_t>(num_prompt, 'p'), .sampling = params},
+        1,
+        GenerationRequest{.prompt_token_ids = std::vector<int32_t>(num_prompt, 'p'),
+                          .sampling = params},
         0.0, tokenizer_, [this](RequestOutput&& output) {
           for (ChoiceDelta& delta : output.choices) {
             received_.pieces.push_back(delta.text);
             received_.text += delta.text;
-            received_.token_ids.insert(received_.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+            received_.token_ids.insert(received_.token_ids.end(), delta.token_ids.begin(),
+                                       delta.token_ids.end());
             std::ranges::move(delta.logprobs, std::back_inserter(received_.logprobs));
             if (delta.finish_reason) {
               received_.reasons.push_back(*delta.finish_reason);
@@ -144,14 +147,16 @@ TEST_F(OutputProcessorTest, StreamEqualsWholeForAnyTextStopsAndBatching) {
       const std::string& found = std::get<std::string>(results[0].stop_reason);
       const std::string seen = tokenizer_->decode(std::span(ids).first(tokens), true);
       ASSERT_TRUE(seen.ends_with(found));
-      ASSERT_EQ(results[0].text,
-                params.include_stop_str_in_output ? seen : seen.substr(0, seen.size() - found.size()));
+      ASSERT_EQ(results[0].text, params.include_stop_str_in_output
+                                     ? seen
+                                     : seen.substr(0, seen.size() - found.size()));
       ASSERT_GT(static_cast<int64_t>(tokens), params.min_tokens);
     }
     if (params.min_tokens == 0) {
       for (const std::string& s : params.stop_strings) {
         const size_t at = results[0].text.find(s);
-        ASSERT_TRUE(at == std::string::npos || (stop && at + s.size() == results[0].text.size())) << s;
+        ASSERT_TRUE(at == std::string::npos || (stop && at + s.size() == results[0].text.size()))
+            << s;
       }
     }
   }
@@ -217,11 +222,14 @@ TEST_F(OutputProcessorTest, TokensAfterAStopStringAreDroppedAndTheEngineIsToldOn
 
 TEST_F(OutputProcessorTest, PromptLogprobsComeOnceWithTheFirstEvent) {
   start({.prompt_logprobs = 1}, 5);
-  for (const auto& [first, count] : std::vector<std::pair<int64_t, size_t>>{{1, 2}, {1, 2}, {3, 2}}) {
+  for (const auto& [first, count] :
+       std::vector<std::pair<int64_t, size_t>>{{1, 2}, {1, 2}, {3, 2}}) {
     SequenceUpdate update{.request_id = 1};
-    update.prompt_logprobs = std::make_shared<PromptLogprobRows>(PromptLogprobRows{.id = 1, .first_position = first});
+    update.prompt_logprobs =
+        std::make_shared<PromptLogprobRows>(PromptLogprobRows{.id = 1, .first_position = first});
     for (size_t i = 0; i < count; ++i) {
-      update.prompt_logprobs->logprobs.push_back({.logprob = static_cast<float>(first + static_cast<int64_t>(i))});
+      update.prompt_logprobs->logprobs.push_back(
+          {.logprob = static_cast<float>(first + static_cast<int64_t>(i))});
     }
     pending_.push_back({});
     pending_.back().updates.push_back(std::move(update));

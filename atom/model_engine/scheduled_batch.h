@@ -1,5 +1,6 @@
-// ScheduledBatch: what one step runs; StepOutput: what it produced. Plain data between scheduler, executor
-// and output processor. Spans point into Sequences and are valid only during Executor::submit().
+// ScheduledBatch: what one step runs; StepOutput: what it produced. Plain data between scheduler,
+// executor and output processor. Spans point into Sequences and are valid only during
+// Executor::submit().
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,9 @@ using SequenceId = uint64_t;
 
 struct ScheduledSequence {
   SequenceId id = 0;
-  // Prompt and generated tokens that the host knows. With a device that runs ahead, the newest token may not
-  // be here yet: position token_ids.size() is then the token sampled in row `pending_row` of the last step.
+  // Prompt and generated tokens that the host knows. With a device that runs ahead, the newest
+  // token may not be here yet: position token_ids.size() is then the token sampled in row
+  // `pending_row` of the last step.
   std::span<const int32_t> token_ids;
   int32_t pending_row = -1;
   int64_t num_prompt_tokens = 0;
@@ -26,7 +28,7 @@ struct ScheduledSequence {
   std::span<const int32_t> block_table;
   bool sample = false;  // the last scheduled token is the newest one: draw its successor
   const SamplingParams* sampling = nullptr;
-  uint64_t seed = 0;  // of this sequence, resolved
+  uint64_t seed = 0;                          // of this sequence, resolved
   std::span<const int32_t> banned_token_ids;  // while below min_tokens
 };
 

@@ -10,8 +10,8 @@
 namespace atom {
 namespace {
 
-// While others run, admission leaves one block for each of them, so that a newcomer is not preempted at the
-// next block boundary; at most this share of the cache.
+// While others run, admission leaves one block for each of them, so that a newcomer is not
+// preempted at the next block boundary; at most this share of the cache.
 constexpr int64_t kMaxReserveShare = 32;
 
 uint64_t mix(uint64_t x) {  // splitmix64 finaliser, https://prng.di.unimi.it/splitmix64.c
@@ -23,7 +23,8 @@ uint64_t mix(uint64_t x) {  // splitmix64 finaliser, https://prng.di.unimi.it/sp
 
 // Penalties read the sequence's own history: such a sequence waits until the host knows it.
 bool needs_history(const SamplingParams& params) {
-  return params.presence_penalty != 0 || params.frequency_penalty != 0 || params.repetition_penalty != 1;
+  return params.presence_penalty != 0 || params.frequency_penalty != 0 ||
+         params.repetition_penalty != 1;
 }
 
 }  // namespace
@@ -62,8 +63,9 @@ Status Scheduler::check(const GenerationRequest& request, const SchedulerOptions
     return refuse(params.n < 1 ? "n" : "max_tokens", "must not be negative, and n at least 1");
   }
   if (num_prompt + std::min<int64_t>(params.max_tokens, 1) > options.max_model_len) {
-    return refuse("prompt", str_format("the maximum context length is {} tokens, but the prompt has {}",
-                                       options.max_model_len, num_prompt));
+    return refuse("prompt",
+                  str_format("the maximum context length is {} tokens, but the prompt has {}",
+                             options.max_model_len, num_prompt));
   }
   for (const auto& [id, bias] : params.logit_bias) {
     if (id < 0 || id >= options.vocab_size) {
@@ -99,7 +101,8 @@ std::unique_ptr<Request> Scheduler::make_request(RequestId id, const GenerationR
     sequence->seed = choice == 0 ? seed : mix(seed + static_cast<uint64_t>(choice));
     sequence->token_ids = generation.prompt_token_ids;
     sequence->num_prompt_tokens = num_prompt;
-    sequence->max_tokens = std::min(generation.sampling.max_tokens, options.max_model_len - num_prompt);
+    sequence->max_tokens =
+        std::min(generation.sampling.max_tokens, options.max_model_len - num_prompt);
     request->sequences.push_back(std::move(sequence));
   }
   return request;
@@ -223,8 +226,8 @@ void Scheduler::preempt(Sequence& sequence) {
 }
 
 bool Scheduler::delay_passed(double now) {
-  // vLLM's rule: hold admission back for a multiple of the last prompt step's duration, so that prompts
-  // gather into one step, unless nothing runs.
+  // vLLM's rule: hold admission back for a multiple of the last prompt step's duration, so that
+  // prompts gather into one step, unless nothing runs.
   return options_.delay_factor <= 0 || running_.empty() ||
          now - waiting_.begin()->second->request->arrival >
              options_.delay_factor * last_prompt_latency_;
@@ -239,7 +242,8 @@ bool Scheduler::must_wait_for_sibling(const Sequence& sequence) const {
 
 const Sequence* Scheduler::donor_of(const Sequence& sequence) const {
   for (const auto& other : sequence.request->sequences) {
-    if (other.get() != &sequence && other->state == SequenceState::kRunning && other->prompt_computed()) {
+    if (other.get() != &sequence && other->state == SequenceState::kRunning &&
+        other->prompt_computed()) {
       return other.get();
     }
   }
@@ -261,8 +265,8 @@ bool Scheduler::admit(Sequence& sequence) {
   }
   const auto num_shared = static_cast<int64_t>(match.blocks.size());
   const int64_t num_new = blocks_.blocks_for(known) - num_shared;
-  const int64_t reserve = std::min(static_cast<int64_t>(running_.size()),
-                                   1 + options_.num_blocks / kMaxReserveShare);
+  const int64_t reserve =
+      std::min(static_cast<int64_t>(running_.size()), 1 + options_.num_blocks / kMaxReserveShare);
   if (blocks_.num_free() < num_new + match.num_unreferenced + reserve) {
     return false;
   }

@@ -1,7 +1,7 @@
 // Scheduler: decides what every step computes, and what its outcome means for every sequence.
-// Pure: no clock, lock, device or I/O; time is passed in (seconds). Owner of all Requests, Sequences and of
-// the BlockManager; engine thread only. README.md states its contract.
-// Policy: decodes first, then prefill pieces, then admission, each in order of arrival. When the cache is
+// Pure: no clock, lock, device or I/O; time is passed in (seconds). Owner of all Requests,
+// Sequences and of the BlockManager; engine thread only. README.md states its contract. Policy:
+// decodes first, then prefill pieces, then admission, each in order of arrival. When the cache is
 // full the latest arrival goes back to the queue and is recomputed, so the oldest always finishes.
 #pragma once
 
@@ -72,18 +72,20 @@ class Scheduler {
   // Refuses what can never be served: thread-safe, called before add().
   static Status check(const GenerationRequest& request, const SchedulerOptions& options);
 
-  // The scheduler's form of a request that passed check(); thread-safe. `seed` is resolved; `now` is its
-  // arrival.
+  // The scheduler's form of a request that passed check(); thread-safe. `seed` is resolved; `now`
+  // is its arrival.
   static std::unique_ptr<Request> make_request(RequestId id, const GenerationRequest& request,
                                                uint64_t seed, double now,
                                                const SchedulerOptions& options);
   void add(std::unique_ptr<Request> request);
-  // The next step; empty when nothing can run now. Valid until the next call. The caller submits it.
+  // The next step; empty when nothing can run now. Valid until the next call. The caller submits
+  // it.
   const ScheduledBatch& schedule(double now);
-  // The outcome of the oldest step in flight. An error means the output does not fit the step: nothing was
-  // changed, and the caller treats it as a failed step.
+  // The outcome of the oldest step in flight. An error means the output does not fit the step:
+  // nothing was changed, and the caller treats it as a failed step.
   Status commit(StepOutput&& output, std::vector<SequenceUpdate>& updates);
-  // The device failed: every step in flight is lost, every request with a part in one or running fails.
+  // The device failed: every step in flight is lost, every request with a part in one or running
+  // fails.
   void fail_running(const Error& error, std::vector<SequenceUpdate>& updates);
   // As fail_running, for every request there is.
   void fail_all(const Error& error, std::vector<SequenceUpdate>& updates);
@@ -131,9 +133,10 @@ class Scheduler {
   void take_prompt_logprobs(const Flight& flight, StepOutput& output,
                             std::vector<SequenceUpdate>& updates);
   void fail_request(Request& request, const Error& error, std::vector<SequenceUpdate>& updates);
-  void collect_entry(const FlightEntry& entry, SampledRow* row, std::vector<SequenceUpdate>& updates);
-  // The one way out: takes the sequence from its queue and frees its blocks, now or when the last step that
-  // uses them is collected.
+  void collect_entry(const FlightEntry& entry, SampledRow* row,
+                     std::vector<SequenceUpdate>& updates);
+  // The one way out: takes the sequence from its queue and frees its blocks, now or when the last
+  // step that uses them is collected.
   void finish(Sequence& sequence);
   void give_back_blocks(Sequence& sequence);
   void release_now(Sequence& sequence);

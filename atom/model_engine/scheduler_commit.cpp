@@ -1,5 +1,5 @@
-// The second half of Scheduler: what the outcome of a step, an abort or a failure means for the sequences,
-// and the rules that must hold after every call.
+// The second half of Scheduler: what the outcome of a step, an abort or a failure means for the
+// sequences, and the rules that must hold after every call.
 #include <algorithm>
 #include <utility>
 
@@ -9,13 +9,16 @@
 namespace atom {
 namespace {
 
-bool contains(std::span<const int32_t> ids, int32_t id) { return std::ranges::find(ids, id) != ids.end(); }
+bool contains(std::span<const int32_t> ids, int32_t id) {
+  return std::ranges::find(ids, id) != ids.end();
+}
 
 }  // namespace
 
 Status Scheduler::check_output(const Flight& flight, const StepOutput& output) const {
   if (output.step != flight.step) {
-    return make_error(ErrorCode::kInternal, "step {} was collected as step {}", flight.step, output.step);
+    return make_error(ErrorCode::kInternal, "step {} was collected as step {}", flight.step,
+                      output.step);
   }
   size_t row = 0;
   for (const FlightEntry& entry : flight.entries) {
@@ -23,8 +26,8 @@ Status Scheduler::check_output(const Flight& flight, const StepOutput& output) c
       continue;
     }
     if (row >= output.rows.size() || output.rows[row].id != entry.sequence->id) {
-      return make_error(ErrorCode::kInternal, "step {}: row {} is not that of sequence {}", flight.step,
-                        row, entry.sequence->id);
+      return make_error(ErrorCode::kInternal, "step {}: row {} is not that of sequence {}",
+                        flight.step, row, entry.sequence->id);
     }
     ++row;
   }
@@ -152,7 +155,8 @@ void Scheduler::fail_request(Request& request, const Error& error,
     update.finish_reason = FinishReason::kError;
     update.error = shared;
     updates.push_back(std::move(update));
-    sequence->poisoned = true;  // forgotten now, and again when the last step that writes them is done
+    sequence->poisoned =
+        true;  // forgotten now, and again when the last step that writes them is done
     blocks_.forget(sequence->block_table);
     finish(*sequence);
   }
@@ -302,23 +306,25 @@ std::string Scheduler::find_sequence_fault(const Sequence& sequence) const {
   const bool running = sequence.state == SequenceState::kRunning;
   const bool waiting = sequence.state == SequenceState::kWaiting;
   const auto at = std::ranges::lower_bound(running_, sequence.id, {}, &Sequence::id);
-  if (running != (at != running_.end() && *at == &sequence) || waiting != waiting_.contains(sequence.id)) {
+  if (running != (at != running_.end() && *at == &sequence) ||
+      waiting != waiting_.contains(sequence.id)) {
     return str_format("sequence {} is in the wrong queue", sequence.id);
   }
   if (!running && sequence.release_blocks != (sequence.in_flight > 0)) {
-    return str_format("sequence {} has {} steps in flight, not in line with its blocks", sequence.id,
-                      sequence.in_flight);
+    return str_format("sequence {} has {} steps in flight, not in line with its blocks",
+                      sequence.id, sequence.in_flight);
   }
   if (!running && !sequence.release_blocks && num_blocks > 0) {
     return str_format("sequence {} does not run but holds {} blocks", sequence.id, num_blocks);
   }
   if (num_blocks < blocks_.blocks_for(sequence.num_computed_tokens)) {
-    return str_format("sequence {}: {} tokens in {} blocks", sequence.id, sequence.num_computed_tokens,
-                      num_blocks);
+    return str_format("sequence {}: {} tokens in {} blocks", sequence.id,
+                      sequence.num_computed_tokens, num_blocks);
   }
   if (sequence.num_computed_tokens > sequence.num_tokens() || sequence.num_pending_tokens < 0) {
     return str_format("sequence {}: {} of {} tokens computed, {} pending", sequence.id,
-                      sequence.num_computed_tokens, sequence.num_tokens(), sequence.num_pending_tokens);
+                      sequence.num_computed_tokens, sequence.num_tokens(),
+                      sequence.num_pending_tokens);
   }
   return "";
 }
@@ -345,8 +351,8 @@ std::string Scheduler::find_fault() const {
     in_flight -= static_cast<int>(flight.entries.size());
   }
   if (in_flight != 0 || deferred != num_deferred_blocks_) {
-    return str_format("steps in flight off by {}, deferred blocks {} counted as {}", in_flight, deferred,
-                      num_deferred_blocks_);
+    return str_format("steps in flight off by {}, deferred blocks {} counted as {}", in_flight,
+                      deferred, num_deferred_blocks_);
   }
   if (num_sequences[0] != waiting_.size() || num_sequences[1] != running_.size() ||
       static_cast<int64_t>(running_.size()) > options_.max_num_seqs) {

@@ -1,4 +1,5 @@
-// The policy of the scheduler, case by case; that any schedule gives right answers is tests/simulation.
+// The policy of the scheduler, case by case; that any schedule gives right answers is
+// tests/simulation.
 #include "atom/model_engine/scheduler.h"
 
 #include <gmock/gmock.h>
@@ -24,7 +25,8 @@ class SchedulerTest : public testing::Test {
     updates_.clear();
   }
   void add(RequestId id, std::vector<int32_t> prompt, SamplingParams params = {.max_tokens = 50}) {
-    const GenerationRequest request{.prompt_token_ids = std::move(prompt), .sampling = std::move(params)};
+    const GenerationRequest request{.prompt_token_ids = std::move(prompt),
+                                    .sampling = std::move(params)};
     ASSERT_TRUE(Scheduler::check(request, options_));
     scheduler_->add(Scheduler::make_request(id, request, id, now_, options_));
   }
@@ -71,7 +73,11 @@ class SchedulerTest : public testing::Test {
 };
 
 TEST_F(SchedulerTest, DecodesGoFirstAndPrefillFillsTheBudget) {
-  start({.max_num_batched_tokens = 8, .max_num_seqs = 4, .max_model_len = 64, .num_blocks = 16, .block_size = 4});
+  start({.max_num_batched_tokens = 8,
+         .max_num_seqs = 4,
+         .max_model_len = 64,
+         .num_blocks = 16,
+         .block_size = 4});
   add(1, prompt(3));
   EXPECT_THAT(step(), ElementsAre(Pair(1, 3)));
   add(2, prompt(20, 100));
@@ -83,7 +89,11 @@ TEST_F(SchedulerTest, DecodesGoFirstAndPrefillFillsTheBudget) {
 }
 
 TEST_F(SchedulerTest, AFullPromptHitStillComputesTheLastToken) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 64, .num_blocks = 16, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 64,
+         .num_blocks = 16,
+         .block_size = 4});
   add(1, prompt(8), {.max_tokens = 1});
   EXPECT_THAT(step(), ElementsAre(Pair(1, 8)));
   add(2, prompt(8), {.max_tokens = 1});
@@ -96,7 +106,11 @@ TEST_F(SchedulerTest, AFullPromptHitStillComputesTheLastToken) {
 }
 
 TEST_F(SchedulerTest, TwoEqualPromptsOfOneStepShareTheirBlocks) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 64, .num_blocks = 16, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 64,
+         .num_blocks = 16,
+         .block_size = 4});
   add(1, prompt(10));
   add(2, prompt(10));
   EXPECT_THAT(step(), ElementsAre(Pair(1, 10), Pair(2, 2)));
@@ -105,8 +119,12 @@ TEST_F(SchedulerTest, TwoEqualPromptsOfOneStepShareTheirBlocks) {
 
 TEST_F(SchedulerTest, ChoicesShareThePromptEvenWithoutPrefixCache) {
   for (const bool caching : {false, true}) {
-    start({.max_num_batched_tokens = 8, .max_num_seqs = 4, .max_model_len = 64, .num_blocks = 16,
-           .block_size = 4, .enable_prefix_caching = caching});
+    start({.max_num_batched_tokens = 8,
+           .max_num_seqs = 4,
+           .max_model_len = 64,
+           .num_blocks = 16,
+           .block_size = 4,
+           .enable_prefix_caching = caching});
     add(1, prompt(10), {.max_tokens = 4, .n = 3});
     EXPECT_THAT(step(), ElementsAre(Pair(1, 8)));
     EXPECT_THAT(step(), ElementsAre(Pair(1, 2), Pair(2, 2), Pair(3, 2)));
@@ -115,8 +133,12 @@ TEST_F(SchedulerTest, ChoicesShareThePromptEvenWithoutPrefixCache) {
 }
 
 TEST_F(SchedulerTest, TheLatestArrivalIsPreemptedAndComesBackFirst) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 32, .num_blocks = 8,
-         .block_size = 4, .enable_prefix_caching = false});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 32,
+         .num_blocks = 8,
+         .block_size = 4,
+         .enable_prefix_caching = false});
   add(1, prompt(12));
   add(2, prompt(11));
   EXPECT_THAT(step(), ElementsAre(Pair(1, 12), Pair(2, 11)));
@@ -137,7 +159,11 @@ TEST_F(SchedulerTest, TheLatestArrivalIsPreemptedAndComesBackFirst) {
 }
 
 TEST_F(SchedulerTest, RunsAheadOfTheHostAndDropsTheRowOfASequenceThatEnded) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 32, .num_blocks = 8, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 32,
+         .num_blocks = 8,
+         .block_size = 4});
   add(1, prompt(4), {.max_tokens = 20});
   add(2, prompt(4, 50), {.presence_penalty = 1, .max_tokens = 20});
   plan();
@@ -155,7 +181,11 @@ TEST_F(SchedulerTest, RunsAheadOfTheHostAndDropsTheRowOfASequenceThatEnded) {
 }
 
 TEST_F(SchedulerTest, StopIdsAreBannedBelowMinTokens) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 32, .num_blocks = 8, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 32,
+         .num_blocks = 8,
+         .block_size = 4});
   add(1, prompt(4), {.max_tokens = 20, .min_tokens = 2, .stop_token_ids = {7, 5000}});
   for (int i = 0; i < 2; ++i) {
     step();
@@ -168,7 +198,11 @@ TEST_F(SchedulerTest, StopIdsAreBannedBelowMinTokens) {
 }
 
 TEST_F(SchedulerTest, TheContextLimitEndsASequenceWithLength) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 6, .num_blocks = 2, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 6,
+         .num_blocks = 2,
+         .block_size = 4});
   add(1, prompt(4), {.max_tokens = 100});
   step();
   EXPECT_FALSE(updates_.back().finish_reason);
@@ -178,8 +212,12 @@ TEST_F(SchedulerTest, TheContextLimitEndsASequenceWithLength) {
 }
 
 TEST_F(SchedulerTest, DelayFactorHoldsAdmissionWhilePromptsGather) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 8, .max_model_len = 64, .delay_factor = 3,
-         .num_blocks = 32, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 8,
+         .max_model_len = 64,
+         .delay_factor = 3,
+         .num_blocks = 32,
+         .block_size = 4});
   add(1, prompt(4));
   EXPECT_THAT(step(), ElementsAre(Pair(1, 4)));  // nothing runs: no delay
   add(2, prompt(4, 100));
@@ -191,7 +229,11 @@ TEST_F(SchedulerTest, DelayFactorHoldsAdmissionWhilePromptsGather) {
 }
 
 TEST_F(SchedulerTest, WhatAFailedSequenceComputedIsNotFound) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 32, .num_blocks = 8, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 32,
+         .num_blocks = 8,
+         .block_size = 4});
   add(1, prompt(8));
   plan();
   outputs_[0].rows[0].token.token_id = -1;
@@ -202,7 +244,11 @@ TEST_F(SchedulerTest, WhatAFailedSequenceComputedIsNotFound) {
 }
 
 TEST_F(SchedulerTest, AnOutputThatDoesNotFitTheStepIsRefusedUnchanged) {
-  start({.max_num_batched_tokens = 64, .max_num_seqs = 4, .max_model_len = 32, .num_blocks = 8, .block_size = 4});
+  start({.max_num_batched_tokens = 64,
+         .max_num_seqs = 4,
+         .max_model_len = 32,
+         .num_blocks = 8,
+         .block_size = 4});
   add(1, prompt(4));
   plan();
   StepOutput wrong = outputs_[0];

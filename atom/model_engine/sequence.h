@@ -1,6 +1,6 @@
 // Request and Sequence: what the scheduler knows about a request and about each of its n choices.
-// Plain data, owned by the Scheduler, touched by the engine thread only. Text, callbacks and timing live in
-// the OutputProcessor. A new per-request limit or mode is a field here, read by Scheduler.
+// Plain data, owned by the Scheduler, touched by the engine thread only. Text, callbacks and timing
+// live in the OutputProcessor. A new per-request limit or mode is a field here, read by Scheduler.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ struct Sequence {
   int64_t max_tokens = 0;           // generated tokens, context limit included
 
   std::vector<int32_t> block_table;
-  PrefixChain chain;  // blocks of block_table that the prefix cache knows
-  int in_flight = 0;  // submitted steps that use block_table
+  PrefixChain chain;            // blocks of block_table that the prefix cache knows
+  int in_flight = 0;            // submitted steps that use block_table
   uint64_t last_step = 0;       // the step that samples the newest token ...
   int32_t last_row = -1;        // ... and its row there
   bool release_blocks = false;  // when in_flight drops to 0

@@ -42,7 +42,8 @@ bool StopMatcher::append(std::string_view text, bool include_stop, std::string& 
         state = pattern.failure[state - 1];
       }
       state += text[i] == pattern.text[state] ? 1 : 0;
-      if (state == pattern.text.size() && (!found || state > strings_->patterns_[matched_].text.size())) {
+      if (state == pattern.text.size() &&
+          (!found || state > strings_->patterns_[matched_].text.size())) {
         found = true;
         matched_ = p;
       }

@@ -1,5 +1,5 @@
-// StopMatcher: finds the first stop string in a text that arrives in pieces, in linear time, and holds back
-// exactly what may still become one. The result does not depend on how the text is cut.
+// StopMatcher: finds the first stop string in a text that arrives in pieces, in linear time, and
+// holds back exactly what may still become one. The result does not depend on how the text is cut.
 // Knows nothing of tokens. One object per choice, output thread only.
 #pragma once
 
@@ -30,9 +30,9 @@ class StopMatcher {
  public:
   explicit StopMatcher(std::shared_ptr<const StopStrings> strings);
 
-  // Appends to `out` what became certain. True when a stop string was completed: `out` then ends before it
-  // (after it with `include_stop`), the rest of `text` is dropped and no further call is allowed.
-  // Of several that end at the same byte the longest wins.
+  // Appends to `out` what became certain. True when a stop string was completed: `out` then ends
+  // before it (after it with `include_stop`), the rest of `text` is dropped and no further call is
+  // allowed. Of several that end at the same byte the longest wins.
   bool append(std::string_view text, bool include_stop, std::string& out);
   // The text is over: what was held back is plain text.
   void flush(std::string& out);
@@ -43,8 +43,8 @@ class StopMatcher {
 
   std::shared_ptr<const StopStrings> strings_;
   std::vector<uint32_t> states_;  // characters matched, per pattern
-  // From held_begin_ on: the longest suffix of the text that begins a stop string. What is before was given
-  // out, and is cut off now and then, so that a long hold-back costs no copy per call.
+  // From held_begin_ on: the longest suffix of the text that begins a stop string. What is before
+  // was given out, and is cut off now and then, so that a long hold-back costs no copy per call.
   std::string held_;
   size_t held_begin_ = 0;
   size_t matched_ = 0;

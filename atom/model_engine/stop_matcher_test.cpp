@@ -20,7 +20,8 @@ Outcome reference(const std::string& text, const std::vector<std::string>& stops
   for (size_t end = 1; end <= text.size(); ++end) {
     const std::string* best = nullptr;
     for (const std::string& stop : stops) {
-      if (!stop.empty() && stop.size() <= end && text.compare(end - stop.size(), stop.size(), stop) == 0 &&
+      if (!stop.empty() && stop.size() <= end &&
+          text.compare(end - stop.size(), stop.size(), stop) == 0 &&
           (best == nullptr || stop.size() > best->size())) {
         best = &stop;
       }
@@ -59,9 +60,12 @@ TEST(StopMatcher, EqualsTheReferenceHoweverTheTextIsCut) {
       // Only what may still become a stop string is held back.
       const std::string seen = text.substr(0, at);
       const std::string held = seen.substr(outcome.text.size());
-      ASSERT_TRUE(held.empty() || std::ranges::any_of(stops, [&](const std::string& stop) {
-        return held.size() < stop.size() && stop.starts_with(held);
-      })) << "held '" << held << "' of '" << seen << "'";
+      ASSERT_TRUE(held.empty() || std::ranges::any_of(stops,
+                                                      [&](const std::string& stop) {
+                                                        return held.size() < stop.size() &&
+                                                               stop.starts_with(held);
+                                                      }))
+          << "held '" << held << "' of '" << seen << "'";
     }
     if (!stopped) {
       matcher.flush(outcome.text);
@@ -71,7 +75,8 @@ TEST(StopMatcher, EqualsTheReferenceHoweverTheTextIsCut) {
 }
 
 TEST(StopMatcher, NeverEmitsTextThatBelongsToTheStopString) {
-  StopMatcher matcher(std::make_shared<const StopStrings>(std::vector<std::string>{"</s>", "\n\n"}));
+  StopMatcher matcher(
+      std::make_shared<const StopStrings>(std::vector<std::string>{"</s>", "\n\n"}));
   std::string out;
   for (const char* piece : {"a<", "/", "s", "<", "/s"}) {
     EXPECT_FALSE(matcher.append(piece, false, out));

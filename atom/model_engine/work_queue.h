@@ -1,5 +1,6 @@
-// WorkQueue: many producers, one consumer that takes everything at once and sleeps when there is nothing.
-// close() wakes the consumer for good. Bounded by its users: every item belongs to a counted live request.
+// WorkQueue: many producers, one consumer that takes everything at once and sleeps when there is
+// nothing. close() wakes the consumer for good. Bounded by its users: every item belongs to a
+// counted live request.
 #pragma once
 
 #include <condition_variable>
@@ -20,8 +21,8 @@ class WorkQueue {
     ready_.notify_one();
   }
 
-  // Swaps everything queued into `items` (which is cleared first). With `wait`, sleeps until there is
-  // something or the queue is closed. False when it is closed and empty.
+  // Swaps everything queued into `items` (which is cleared first). With `wait`, sleeps until there
+  // is something or the queue is closed. False when it is closed and empty.
   bool take(std::vector<T>& items, bool wait) {
     items.clear();
     std::unique_lock lock(mutex_);

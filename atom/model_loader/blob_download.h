@@ -43,8 +43,8 @@ struct BlobRequest {
 
 Status download_blob(HttpClient& http, const BlobRequest& blob, DownloadProgress& progress);
 
-// Waits before the try after the `failures`-th failure in a row (1, 2, ...): as long as the server asks in its
-// Retry-After header (seconds, at most 60), else doubling from 250 ms.
+// Waits before the try after the `failures`-th failure in a row (1, 2, ...): as long as the server
+// asks in its Retry-After header (seconds, at most 60), else doubling from 250 ms.
 void wait_before_retry(int failures, const std::string& retry_after = {});
 inline constexpr int kMaxTries = 5;  // in a row without a byte gained
 bool is_retryable_status(int status);

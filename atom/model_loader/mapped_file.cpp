@@ -17,7 +17,8 @@ namespace atom {
 namespace {
 
 uintptr_t page_size() {
-  static const auto size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));  // 4 KiB on x86, up to 64 on others
+  static const auto size =
+      static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));  // 4 KiB on x86, up to 64 on others
   return size;
 }
 

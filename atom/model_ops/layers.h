@@ -1,6 +1,7 @@
-// The layers that models are made of. Each owns its weights (filled by WeightLoader) and runs through the op
-// table of the ExecContext; outputs are allocated from the step arena. A layer exists once, whatever the
-// model, device or weight format. Not here: anything only one family needs (models/).
+// The layers that models are made of. Each owns its weights (filled by WeightLoader) and runs
+// through the op table of the ExecContext; outputs are allocated from the step arena. A layer
+// exists once, whatever the model, device or weight format. Not here: anything only one family
+// needs (models/).
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ struct RmsNorm {
   // x [num_tokens, hidden_size] -> the same shape
   Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
   // residual += x; out = norm of residual. out may be x.
-  void add(const ExecContext& ctx, const Tensor& x, const Tensor& residual, const Tensor& out) const;
+  void add(const ExecContext& ctx, const Tensor& x, const Tensor& residual,
+           const Tensor& out) const;
 };
 
 // Row lookup in a table that stays as the checkpoint stores it.

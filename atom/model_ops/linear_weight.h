@@ -1,6 +1,6 @@
 // LinearWeight: a weight of a linear layer, packed once at load for the kernels of one backend.
-// Several checkpoint tensors (q, k, v; gate, up) become one weight; each part keeps its own format, because
-// real checkpoints mix them (Q4_K with Q6_K).
+// Several checkpoint tensors (q, k, v; gate, up) become one weight; each part keeps its own format,
+// because real checkpoints mix them (Q4_K with Q6_K).
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,9 @@ struct WeightPart {
   DataFormat format;
   int64_t rows = 0;
   int64_t cols = 0;
-  // > 0: rows are in GGUF's interleaved rotary order for this many heads: within a head of d rows, stored
-  // row 2i is logical row i and stored row 2i + 1 is logical row i + d/2. Packing restores logical order.
+  // > 0: rows are in GGUF's interleaved rotary order for this many heads: within a head of d rows,
+  // stored row 2i is logical row i and stored row 2i + 1 is logical row i + d/2. Packing restores
+  // logical order.
   int64_t rotary_heads = 0;
 };
 

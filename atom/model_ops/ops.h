@@ -1,9 +1,9 @@
 // The op contract: every op once, with shapes, dtypes and numerics. An OpTable is one backend's
-// implementation; backends: cpu (model_ops/cpu). To add an op: a field here, the CPU reference, the adapters
-// of each backend, and rows in tests/conformance.
-// Activations are f32 on the CPU. Ops write `out` completely; in and out do not overlap unless said.
-// Numerics: f32 accumulation. Every output element is accumulated in one order that depends neither on the
-// number of rows of x, nor on threads: results are bitwise equal at any batch size and any chunking.
+// implementation; backends: cpu (model_ops/cpu). To add an op: a field here, the CPU reference, the
+// adapters of each backend, and rows in tests/conformance. Activations are f32 on the CPU. Ops
+// write `out` completely; in and out do not overlap unless said. Numerics: f32 accumulation. Every
+// output element is accumulated in one order that depends neither on the number of rows of x, nor
+// on threads: results are bitwise equal at any batch size and any chunking.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +34,14 @@ struct ExecContext {
 };
 
 struct QkNormRopeKvWriteParams {
-  Tensor qkv;  // [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]; q is normed and rotated in place
+  Tensor qkv;  // [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]; q is normed and rotated
+               // in place
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t rotary_dim = 0;  // leading dims of each head that rotate; pairs are (i, i + rotary_dim / 2)
-  Tensor cos_sin;          // f32 [num_tokens, rotary_dim]: cos of each frequency, then sin
+  int64_t rotary_dim =
+      0;           // leading dims of each head that rotate; pairs are (i, i + rotary_dim / 2)
+  Tensor cos_sin;  // f32 [num_tokens, rotary_dim]: cos of each frequency, then sin
   const float* q_norm = nullptr;  // [head_dim] RMSNorm weight, or none
   const float* k_norm = nullptr;
   float norm_eps = 1e-6F;
@@ -62,18 +64,20 @@ struct OpTable {
   std::string_view name;
   int64_t max_head_dim = 0;  // of paged_attention; a larger model is refused at load
 
-  // Packs `parts` (same cols, stacked along rows) for `linear`. compute kFloat32 keeps exact f32 activations;
-  // kBFloat16 (and kAuto) may use whatever the backend computes fastest within bf16 rounding.
-  Status (*pack_linear)(const ExecContext& ctx, std::span<const WeightPart> parts, ComputeType compute,
-                        LinearWeight& out) = nullptr;
+  // Packs `parts` (same cols, stacked along rows) for `linear`. compute kFloat32 keeps exact f32
+  // activations; kBFloat16 (and kAuto) may use whatever the backend computes fastest within bf16
+  // rounding.
+  Status (*pack_linear)(const ExecContext& ctx, std::span<const WeightPart> parts,
+                        ComputeType compute, LinearWeight& out) = nullptr;
   // out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T + bias
   void (*linear)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
                  const Tensor& out) = nullptr;
-  // ids i32 [num_tokens] -> out f32 [num_tokens, hidden_size]; table [vocab_size, hidden_size] of any dtype,
-  // block types included; may be unaligned mapped memory
+  // ids i32 [num_tokens] -> out f32 [num_tokens, hidden_size]; table [vocab_size, hidden_size] of
+  // any dtype, block types included; may be unaligned mapped memory
   void (*embedding)(const ExecContext& ctx, const Tensor& ids, const Tensor& table,
                     const Tensor& out) = nullptr;
-  // out = x / rms(x) * weight; x, out [num_tokens, hidden_size]; weight f32 [hidden_size]; out may be x
+  // out = x / rms(x) * weight; x, out [num_tokens, hidden_size]; weight f32 [hidden_size]; out may
+  // be x
   void (*rms_norm)(const ExecContext& ctx, const Tensor& x, const float* weight, float eps,
                    const Tensor& out) = nullptr;
   // residual += x; out = rms_norm(residual); all [num_tokens, hidden_size]; out may be x
@@ -85,7 +89,8 @@ struct OpTable {
   // angle = float(position) * inv_freq in f32, as the reference implementation
   void (*rope_cos_sin)(const ExecContext& ctx, std::span<const float> inv_freq,
                        const Tensor& cos_sin) = nullptr;
-  void (*qk_norm_rope_kv_write)(const ExecContext& ctx, const QkNormRopeKvWriteParams& params) = nullptr;
+  void (*qk_norm_rope_kv_write)(const ExecContext& ctx,
+                                const QkNormRopeKvWriteParams& params) = nullptr;
   void (*paged_attention)(const ExecContext& ctx, const PagedAttentionParams& params) = nullptr;
   // out[i] = x[rows[i]]; x, out f32 [., n]
   void (*gather_rows)(const ExecContext& ctx, const Tensor& x, std::span<const int32_t> rows,
@@ -93,12 +98,13 @@ struct OpTable {
   // See sampler.h.
   void (*sample)(const ExecContext& ctx, const Tensor& logits, std::span<const SamplingRow> rows,
                  std::span<SampledToken> out) = nullptr;
-  void (*token_logprobs)(const ExecContext& ctx, const Tensor& logits, std::span<const int32_t> targets,
-                         int32_t num_top, std::span<SampledToken> out) = nullptr;
+  void (*token_logprobs)(const ExecContext& ctx, const Tensor& logits,
+                         std::span<const int32_t> targets, int32_t num_top,
+                         std::span<SampledToken> out) = nullptr;
 };
 
-// The CPU backend. level 0 runs the reference kernels (the oracle), any other level the best kernels of this
-// processor.
+// The CPU backend. level 0 runs the reference kernels (the oracle), any other level the best
+// kernels of this processor.
 const OpTable& cpu_op_table(int level);
 
 }  // namespace atom

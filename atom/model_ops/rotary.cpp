@@ -1,5 +1,5 @@
-// Rotary frequencies and their scaling rules. To add a rule: an enum value in RopeConfig, a reader row in
-// model_loader/hf_config, a function here.
+// Rotary frequencies and their scaling rules. To add a rule: an enum value in RopeConfig, a reader
+// row in model_loader/hf_config, a function here.
 #include <cmath>
 #include <numbers>
 
@@ -9,8 +9,8 @@
 namespace atom {
 namespace {
 
-// Llama 3.1: long wavelengths are divided by `factor`, short ones kept, the band between interpolated.
-// Source: transformers modeling_rope_utils, rope_type "llama3".
+// Llama 3.1: long wavelengths are divided by `factor`, short ones kept, the band between
+// interpolated. Source: transformers modeling_rope_utils, rope_type "llama3".
 float scale_llama3(float inv_freq, const RopeConfig& rope) {
   const double context = static_cast<double>(rope.original_max_position_embeddings);
   const double wavelength = 2.0 * std::numbers::pi / inv_freq;
@@ -29,9 +29,12 @@ float scale_llama3(float inv_freq, const RopeConfig& rope) {
 
 float scale(float inv_freq, const RopeConfig& rope) {
   switch (rope.scaling) {
-    case RopeConfig::Scaling::kNone: return inv_freq;
-    case RopeConfig::Scaling::kLinear: return static_cast<float>(inv_freq / rope.factor);
-    case RopeConfig::Scaling::kLlama3: return scale_llama3(inv_freq, rope);
+    case RopeConfig::Scaling::kNone:
+      return inv_freq;
+    case RopeConfig::Scaling::kLinear:
+      return static_cast<float>(inv_freq / rope.factor);
+    case RopeConfig::Scaling::kLlama3:
+      return scale_llama3(inv_freq, rope);
   }
   return inv_freq;
 }
@@ -41,8 +44,7 @@ float scale(float inv_freq, const RopeConfig& rope) {
 RotaryEmbedding RotaryEmbedding::create(const RopeConfig& rope, int64_t rotary_dim) {
   RotaryEmbedding rotary;
   const int64_t half = rotary_dim / 2;
-  ATOM_CHECK(rope.freq_divisors.empty() ||
-             static_cast<int64_t>(rope.freq_divisors.size()) == half);
+  ATOM_CHECK(rope.freq_divisors.empty() || static_cast<int64_t>(rope.freq_divisors.size()) == half);
   for (int64_t i = 0; i < half; ++i) {
     const double exponent = static_cast<double>(2 * i) / static_cast<double>(rotary_dim);
     float inv_freq = scale(static_cast<float>(1.0 / std::pow(rope.theta, exponent)), rope);

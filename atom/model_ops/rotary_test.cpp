@@ -21,7 +21,8 @@ TEST(Rotary, LinearScalingDividesAll) {
   EXPECT_FLOAT_EQ(rotary.inv_freq[0], 0.25F);
 }
 
-// Values of the rule of transformers' rope_type "llama3" for theta 500000, head_dim 16, original context 64.
+// Values of the rule of transformers' rope_type "llama3" for theta 500000, head_dim 16, original
+// context 64.
 TEST(Rotary, Llama3KeepsShortWavelengthsAndDividesLongOnes) {
   const RopeConfig rope{.theta = 500000.0,
                         .scaling = RopeConfig::Scaling::kLlama3,
@@ -31,10 +32,10 @@ TEST(Rotary, Llama3KeepsShortWavelengthsAndDividesLongOnes) {
                         .original_max_position_embeddings = 64};
   const auto scaled = RotaryEmbedding::create(rope, 16);
   const auto plain = RotaryEmbedding::create({.theta = 500000.0}, 16);
-  EXPECT_FLOAT_EQ(scaled.inv_freq[0], plain.inv_freq[0]);                // wavelength 6.3 < 16
-  EXPECT_FLOAT_EQ(scaled.inv_freq[7], plain.inv_freq[7] / 8.0F);         // far above 64
-  EXPECT_FLOAT_EQ(scaled.inv_freq[1], 0.0794030092F);                    // 32.4: between
-  EXPECT_FLOAT_EQ(scaled.inv_freq[2], 0.00470075387F);                   // 167: divided
+  EXPECT_FLOAT_EQ(scaled.inv_freq[0], plain.inv_freq[0]);         // wavelength 6.3 < 16
+  EXPECT_FLOAT_EQ(scaled.inv_freq[7], plain.inv_freq[7] / 8.0F);  // far above 64
+  EXPECT_FLOAT_EQ(scaled.inv_freq[1], 0.0794030092F);             // 32.4: between
+  EXPECT_FLOAT_EQ(scaled.inv_freq[2], 0.00470075387F);            // 167: divided
 }
 
 TEST(Rotary, GgufDivisorsApplyPerFrequency) {

@@ -1,6 +1,7 @@
-// The sampling contract. Per row: logprobs are taken from the raw logits; then logit_bias, banned ids,
-// repetition, frequency and presence penalties, temperature, top-k, top-p, min-p, and one draw.
-// The draw depends only on (seed, position), never on the batch. Ties in greedy go to the lowest id.
+// The sampling contract. Per row: logprobs are taken from the raw logits; then logit_bias, banned
+// ids, repetition, frequency and presence penalties, temperature, top-k, top-p, min-p, and one
+// draw. The draw depends only on (seed, position), never on the batch. Ties in greedy go to the
+// lowest id.
 //   sample(logits f32 [num_rows, vocab_size], rows, out): logits are overwritten.
 //   token_logprobs(logits, targets [num_rows], num_top, out): the logprob of a given token per row.
 #pragma once
@@ -23,7 +24,7 @@ struct SamplingRow {
   float frequency_penalty = 0.0F;
   float repetition_penalty = 1.0F;
   uint64_t seed = 0;
-  uint64_t position = 0;  // index of the token being drawn within its sequence
+  uint64_t position = 0;                      // index of the token being drawn within its sequence
   std::span<const int32_t> prompt_token_ids;  // for repetition_penalty
   std::span<const int32_t> output_token_ids;  // for all penalties
   std::span<const std::pair<int32_t, float>> logit_bias;

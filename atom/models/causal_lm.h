@@ -1,5 +1,6 @@
-// CausalLM: the thin interface of every model. A model is built from a ModelConfig, takes its weights from a
-// Checkpoint, and runs steps through the op table of its ExecContext. No device, dtype or parallelism here.
+// CausalLM: the thin interface of every model. A model is built from a ModelConfig, takes its
+// weights from a Checkpoint, and runs steps through the op table of its ExecContext. No device,
+// dtype or parallelism here.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +39,9 @@ struct ModelLoadOptions {
   DummyWeights dummy = DummyWeights::kNone;
 };
 
-// The registry (registry.cpp): architecture name -> builder. Loads all weights and accounts for every tensor
-// of the checkpoint, or fails with the list. The model keeps the checkpoint open where it maps weights.
+// The registry (registry.cpp): architecture name -> builder. Loads all weights and accounts for
+// every tensor of the checkpoint, or fails with the list. The model keeps the checkpoint open where
+// it maps weights.
 Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
                                              std::shared_ptr<const Checkpoint> checkpoint,
                                              const ModelLoadOptions& options);

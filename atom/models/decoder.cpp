@@ -70,8 +70,8 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
                         std::span<const PagedKvCache> kv_caches) {
   Tensor residual = embed_tokens_(ctx, token_ids);
   const Tensor cos_sin = rotary_(ctx);
-  // Every sublayer's output has the shape of the residual, so one tensor carries the stream through the
-  // network while the arena is rewound after each layer.
+  // Every sublayer's output has the shape of the residual, so one tensor carries the stream through
+  // the network while the arena is rewound after each layer.
   Tensor x = layers_.front().input_layernorm(ctx, residual);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const DecoderLayer& layer = layers_[i];

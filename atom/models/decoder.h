@@ -1,6 +1,6 @@
-// The pre-norm decoder that most families share: embedding -> layers of (norm, attention, norm, MLP) ->
-// final norm -> LM head, with the checkpoint names that go with it. A family overrides what differs
-// (qwen3.cpp adds the head norms).
+// The pre-norm decoder that most families share: embedding -> layers of (norm, attention, norm,
+// MLP) -> final norm -> LM head, with the checkpoint names that go with it. A family overrides what
+// differs (qwen3.cpp adds the head norms).
 #pragma once
 
 #include <memory>
@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "atom/model_ops/layers.h"
 #include "atom/models/causal_lm.h"
 #include "atom/models/weight_loader.h"
-#include "atom/model_ops/layers.h"
 
 namespace atom {
 

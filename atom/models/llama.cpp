@@ -1,5 +1,5 @@
-// LlamaForCausalLM: Llama 2, 3, 3.x and everything of that shape (SmolLM2, Yi, ...): grouped-query attention,
-// RoPE, gated MLP, optional biases, tied or own LM head. It is the plain Decoder.
+// LlamaForCausalLM: Llama 2, 3, 3.x and everything of that shape (SmolLM2, Yi, ...): grouped-query
+// attention, RoPE, gated MLP, optional biases, tied or own LM head. It is the plain Decoder.
 #include "atom/models/decoder.h"
 #include "atom/models/registry.h"
 

@@ -17,7 +17,8 @@ constexpr Family kFamilies[] = {
     {"Qwen3ForCausalLM", make_qwen3},
 };
 
-// The model maps its embedding table from the checkpoint, so the checkpoint lives as long as the model.
+// The model maps its embedding table from the checkpoint, so the checkpoint lives as long as the
+// model.
 class MappedModel final : public CausalLM {
  public:
   MappedModel(std::unique_ptr<CausalLM> model, std::shared_ptr<const Checkpoint> checkpoint)

@@ -1,4 +1,5 @@
-// The builders of all model families, one line each; registry.cpp maps `architectures` names to them.
+// The builders of all model families, one line each; registry.cpp maps `architectures` names to
+// them.
 #pragma once
 
 #include <memory>

@@ -36,8 +36,8 @@ bool is_float(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
 }
 
-// A bias in the order of its weight's rows (WeightPart::rotary_heads): stored value 2i of a head is logical
-// value i, stored value 2i + 1 is logical value i + half.
+// A bias in the order of its weight's rows (WeightPart::rotary_heads): stored value 2i of a head is
+// logical value i, stored value 2i + 1 is logical value i + half.
 void restore_rotary_order(float* values, int64_t size, int64_t heads) {
   const int64_t half = size / heads / 2;
   std::vector<float> stored(values, values + size);
@@ -89,7 +89,8 @@ WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols) {
       values[i] = f32_to_bf16(unit * limit);
     }
   }
-  WeightPart part{.data = buffer->data(), .format = {.dtype = DType::kBF16}, .rows = rows, .cols = cols};
+  WeightPart part{
+      .data = buffer->data(), .format = {.dtype = DType::kBF16}, .rows = rows, .cols = cols};
   dummy_buffers_.push_back(std::move(*buffer));
   return part;
 }
@@ -108,15 +109,17 @@ void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t 
     }
     checkpoint_.prefetch(*tensor);
     tensors.push_back(tensor);
-    sources.push_back(
-        {.data = tensor->data,
-         .format = {.dtype = tensor->dtype},
-         .rows = part.rows,
-         .cols = in_features,
-         .rotary_heads = tensor->row_order == RowOrder::kInterleavedRotary ? tensor->rotary_heads : 0});
+    sources.push_back({.data = tensor->data,
+                       .format = {.dtype = tensor->dtype},
+                       .rows = part.rows,
+                       .cols = in_features,
+                       .rotary_heads = tensor->row_order == RowOrder::kInterleavedRotary
+                                           ? tensor->rotary_heads
+                                           : 0});
   }
   if (sources.size() == parts.size()) {
-    if (Status packed = ctx_.ops->pack_linear(ctx_, sources, options_.compute, layer.weight); !packed) {
+    if (Status packed = ctx_.ops->pack_linear(ctx_, sources, options_.compute, layer.weight);
+        !packed) {
       fail(str_format("{}: {}", parts.front().prefix, packed.error().message));
     }
   }
@@ -169,8 +172,8 @@ void WeightLoader::vector(Buffer& out, const std::string& name, int64_t size) {
     return;
   }
   if (!is_float(tensor->dtype)) {
-    return fail(str_format("{}: tensor {} has type {}, a vector needs f32, f16 or bf16", tensor->file,
-                           name, dtype_name(tensor->dtype)));
+    return fail(str_format("{}: tensor {} has type {}, a vector needs f32, f16 or bf16",
+                           tensor->file, name, dtype_name(tensor->dtype)));
   }
   // The embedding op converts any dtype to f32: the vector is a table of one row.
   const int32_t row = 0;
@@ -179,8 +182,8 @@ void WeightLoader::vector(Buffer& out, const std::string& name, int64_t size) {
                       Tensor(values, DType::kF32, {1, size}));
   if (tensor->row_order == RowOrder::kInterleavedRotary) {
     if (size % (2 * tensor->rotary_heads) != 0) {
-      return fail(str_format("{}: tensor {}: {} values cannot be {} rotary heads", tensor->file, name, size,
-                             tensor->rotary_heads));
+      return fail(str_format("{}: tensor {}: {} values cannot be {} rotary heads", tensor->file,
+                             name, size, tensor->rotary_heads));
     }
     restore_rotary_order(values, size, tensor->rotary_heads);
   }
@@ -200,8 +203,9 @@ void WeightLoader::embedding(Embedding& out, const std::string& name, int64_t vo
   }
   if (const CheckpointTensor* tensor = take(name, {vocab_size, hidden_size})) {
     if (!is_float(tensor->dtype) && dtype_info(tensor->dtype).block_size == 1) {
-      return fail(str_format("{}: tensor {} has type {}, an embedding needs f32, f16, bf16 or a GGUF block type",
-                             tensor->file, name, dtype_name(tensor->dtype)));
+      return fail(str_format(
+          "{}: tensor {} has type {}, an embedding needs f32, f16, bf16 or a GGUF block type",
+          tensor->file, name, dtype_name(tensor->dtype)));
     }
     out.table = Tensor(const_cast<void*>(tensor->data), tensor->dtype, {vocab_size, hidden_size});
   }

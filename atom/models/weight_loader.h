@@ -1,7 +1,7 @@
-// WeightLoader: takes tensors out of a Checkpoint into a model's parameters and accounts for every one of
-// them. A model calls it once per parameter, as a table; problems are collected and reported by finish() in
-// one line: missing, misshapen and left-over tensors by name.
-// Owner: load_model, for the time of loading. One thread; packing inside runs on ctx.parallel.
+// WeightLoader: takes tensors out of a Checkpoint into a model's parameters and accounts for every
+// one of them. A model calls it once per parameter, as a table; problems are collected and reported
+// by finish() in one line: missing, misshapen and left-over tensors by name. Owner: load_model, for
+// the time of loading. One thread; packing inside runs on ctx.parallel.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,13 @@
 #include "atom/core/buffer.h"
 #include "atom/core/error.h"
 #include "atom/model_loader/checkpoint.h"
-#include "atom/models/causal_lm.h"
 #include "atom/model_ops/layers.h"
+#include "atom/models/causal_lm.h"
 
 namespace atom {
 
-// One checkpoint tensor `prefix + ".weight"` of a Linear, and `prefix + ".bias"` when the layer has one.
+// One checkpoint tensor `prefix + ".weight"` of a Linear, and `prefix + ".bias"` when the layer has
+// one.
 struct LinearPart {
   std::string prefix;
   int64_t rows = 0;  // out_features of this part
@@ -28,7 +29,8 @@ struct LinearPart {
 
 class WeightLoader {
  public:
-  WeightLoader(const ExecContext& ctx, const Checkpoint& checkpoint, const ModelLoadOptions& options);
+  WeightLoader(const ExecContext& ctx, const Checkpoint& checkpoint,
+               const ModelLoadOptions& options);
 
   // Parts are stacked along the output dimension: q, k, v or gate, up.
   void linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features);

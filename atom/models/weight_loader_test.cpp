@@ -1,4 +1,5 @@
-// Loading accounts for every tensor: a checkpoint in memory, an op table that only records what is packed.
+// Loading accounts for every tensor: a checkpoint in memory, an op table that only records what is
+// packed.
 #include "atom/models/weight_loader.h"
 
 #include <gmock/gmock.h>
@@ -67,7 +68,8 @@ Status record_pack(const ExecContext&, std::span<const WeightPart> parts, Comput
                    LinearWeight& out) {
   out.in_features = parts[0].cols;
   for (const WeightPart& part : parts) {
-    out.segments.push_back({.format = part.format, .row_begin = out.out_features, .rows = part.rows});
+    out.segments.push_back(
+        {.format = part.format, .row_begin = out.out_features, .rows = part.rows});
     out.out_features += part.rows;
   }
   return {};
@@ -163,7 +165,8 @@ TEST_F(WeightLoaderTest, NamesMissingTensors) {
 TEST_F(WeightLoaderTest, NamesUnexpectedTensors) {
   add_all();
   checkpoint_.add("layers.0.extra.weight", {1});
-  EXPECT_THAT(load(), HasSubstr("unexpected tensor that the model does not use: layers.0.extra.weight"));
+  EXPECT_THAT(load(),
+              HasSubstr("unexpected tensor that the model does not use: layers.0.extra.weight"));
 }
 
 TEST_F(WeightLoaderTest, ShowsBothShapes) {

@@ -66,7 +66,8 @@ Status AddedTokens::add(AddedToken token, std::string_view normalized_content) {
                       token.content.substr(0, 100), same->id, token.id);
   }
   if (const AddedToken* same = by_id(token.id)) {
-    return make_error(ErrorCode::kInvalidArgument, "added tokens \"{}\" and \"{}\" have the same id {}",
+    return make_error(ErrorCode::kInvalidArgument,
+                      "added tokens \"{}\" and \"{}\" have the same id {}",
                       same->content.substr(0, 100), token.content.substr(0, 100), token.id);
   }
   const size_t index = tokens_.size();

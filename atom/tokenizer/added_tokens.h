@@ -1,6 +1,7 @@
-// AddedTokens: the tokens that are found in the text itself, before it is cut into words (special tokens and
-// user-defined ones). Leftmost-longest, raw text first (normalized = false), then normalised text.
-// Time is linear in the text times the longest token. Not the vocabulary of the model.
+// AddedTokens: the tokens that are found in the text itself, before it is cut into words (special
+// tokens and user-defined ones). Leftmost-longest, raw text first (normalized = false), then
+// normalised text. Time is linear in the text times the longest token. Not the vocabulary of the
+// model.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ struct AddedToken {
   bool single_word = false;  // only between characters that are not of words
   bool lstrip = false;       // takes the white space before it along
   bool rstrip = false;
-  bool normalized = false;   // looked for in the normalised text, in its normalised form
+  bool normalized = false;  // looked for in the normalised text, in its normalised form
   bool special = false;
 };
 
@@ -54,8 +55,8 @@ class TokenMatcher {
 
 class AddedTokens {
  public:
-  // `normalized_content` is what `content` becomes under the normaliser. Errors: content already present
-  // with another id, id already present with another content.
+  // `normalized_content` is what `content` becomes under the normaliser. Errors: content already
+  // present with another id, id already present with another content.
   Status add(AddedToken token, std::string_view normalized_content);
 
   struct Part {

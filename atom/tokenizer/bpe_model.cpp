@@ -53,7 +53,8 @@ void BpeModel::add_rank_merges() {
       const int32_t right = left < 0 ? -1 : vocab_.find_bytes(token.substr(cut));
       if (right < 0) continue;
       grow_merges();
-      insert_merge(pair_key(left, right), uint64_t{static_cast<uint32_t>(id)} << 32 | static_cast<uint32_t>(id));
+      insert_merge(pair_key(left, right),
+                   uint64_t{static_cast<uint32_t>(id)} << 32 | static_cast<uint32_t>(id));
     }
   }
 }
@@ -68,7 +69,8 @@ Status BpeModel::add_merges(std::span<const Merge> merges) {
 }
 
 Status BpeModel::add_merge_block(std::span<const Merge> merges) {
-  // Left and right stand next to each other in `text`, which makes their concatenation a key as well.
+  // Left and right stand next to each other in `text`, which makes their concatenation a key as
+  // well.
   std::string text;
   std::vector<size_t> ends;
   std::vector<std::string_view> keys;
@@ -99,9 +101,10 @@ Status BpeModel::add_merge_block(std::span<const Merge> merges) {
     for (int k = 0; k < 3; ++k) {
       if (outside_alphabet) ids[3 * i + k] = vocab_.find(parts[k]);
       if (ids[3 * i + k] >= 0) continue;
-      return make_error(ErrorCode::kInvalidArgument,
-                        "merge {} (\"{}\" + \"{}\") needs the token \"{}\", which is not in the vocabulary",
-                        num_merges_ + i, left.substr(0, 100), right.substr(0, 100), parts[k].substr(0, 100));
+      return make_error(
+          ErrorCode::kInvalidArgument,
+          "merge {} (\"{}\" + \"{}\") needs the token \"{}\", which is not in the vocabulary",
+          num_merges_ + i, left.substr(0, 100), right.substr(0, 100), parts[k].substr(0, 100));
     }
     __builtin_prefetch(&merges_[mix_hash(pair_key(ids[3 * i], ids[3 * i + 1])) & merge_mask_]);
   }
@@ -139,8 +142,8 @@ void BpeModel::set_options(const BpeOptions& options) {
   for (int32_t id = 0; id < vocab_.size(); ++id) seams_->add_token(vocab_.bytes(id));
 }
 
-// Cutting is exact when the first symbols of a piece do not depend on its neighbours (nothing vanishes or
-// fuses into an unknown token) and a merge always joins neighbouring text.
+// Cutting is exact when the first symbols of a piece do not depend on its neighbours (nothing
+// vanishes or fuses into an unknown token) and a merge always joins neighbouring text.
 bool BpeModel::seams_are_safe() const {
   if (!all_bytes_) return false;
   if (options_.byte_level) return true;
@@ -174,7 +177,8 @@ void BpeModel::first_symbols(std::string_view word, std::vector<int32_t>& symbol
     const size_t n = options_.byte_level ? 1 : utf8_length(word[i]);
     const std::string_view piece = word.substr(i, n);
     i += n;
-    const int32_t id = options_.byte_level ? byte_ids_[static_cast<uint8_t>(piece[0])] : vocab_.find(piece);
+    const int32_t id =
+        options_.byte_level ? byte_ids_[static_cast<uint8_t>(piece[0])] : vocab_.find(piece);
     if (id >= 0) {
       flush_unk();
       symbols.push_back(id);
@@ -218,8 +222,8 @@ void BpeModel::merge_short(BpeScratch& s) const {
   s.symbols.resize(n);
 }
 
-// A pair is never formed twice at one place (merging only makes it longer), so an entry of the heap is
-// stale exactly when the pair that starts there now has another rank.
+// A pair is never formed twice at one place (merging only makes it longer), so an entry of the heap
+// is stale exactly when the pair that starts there now has another rank.
 void BpeModel::merge_long(BpeScratch& s) const {
   const size_t n = s.symbols.size();
   s.pairs.assign(n, kNoMerge);
@@ -245,7 +249,8 @@ void BpeModel::merge_long(BpeScratch& s) const {
     std::pop_heap(s.heap.begin(), s.heap.end(), later);
     s.heap.pop_back();
     const auto at = static_cast<uint32_t>(top);
-    if (s.symbols[at] < 0 || s.pairs[at] == kNoMerge || (s.pairs[at] >> 32) != (top >> 32)) continue;
+    if (s.symbols[at] < 0 || s.pairs[at] == kNoMerge || (s.pairs[at] >> 32) != (top >> 32))
+      continue;
     const uint32_t gone = s.next[at];
     s.symbols[at] = static_cast<int32_t>(s.pairs[at]);
     s.symbols[gone] = -1;
@@ -260,9 +265,11 @@ void BpeModel::merge_long(BpeScratch& s) const {
   s.symbols.erase(std::remove(s.symbols.begin(), s.symbols.end(), -1), s.symbols.end());
 }
 
-void BpeModel::encode_word(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& out) const {
+void BpeModel::encode_word(std::string_view word, BpeScratch& scratch,
+                           std::vector<int32_t>& out) const {
   if (word.empty()) return;
-  // Looking for seams pays where words seldom repeat: long ones, and those of scripts without spaces.
+  // Looking for seams pays where words seldom repeat: long ones, and those of scripts without
+  // spaces.
   const bool cut = seams_ && (word.size() > WordCache::kMaxWord ||
                               (word.size() >= 6 && static_cast<uint8_t>(word.back()) >= 0x80));
   if (!cut) {

@@ -1,5 +1,6 @@
-// BpeModel: the byte-pair encoding of one word. Owns the vocabulary and the merges; knows nothing of
-// normalisation, word splitting or special tokens. Immutable after load; callers bring a BpeScratch each.
+// BpeModel: the byte-pair encoding of one word. Owns the vocabulary and the merges; knows nothing
+// of normalisation, word splitting or special tokens. Immutable after load; callers bring a
+// BpeScratch each.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +28,9 @@ struct BpeOptions {
 struct BpeScratch {
   WordCache cache;
   std::vector<int32_t> symbols;
-  std::vector<uint64_t> pairs;   // rank << 32 | merged id of the pair that starts at this symbol
+  std::vector<uint64_t> pairs;  // rank << 32 | merged id of the pair that starts at this symbol
   std::vector<uint32_t> next, previous;
-  std::vector<uint64_t> heap;    // rank << 32 | position
+  std::vector<uint64_t> heap;  // rank << 32 | position
 };
 
 class BpeModel {
@@ -40,8 +41,8 @@ class BpeModel {
     std::string_view left, right;
   };
   Status add_merges(std::span<const Merge> merges);
-  // Merges of a vocabulary of ranks (tiktoken): any two entries whose concatenation is an entry merge, the
-  // lowest id of the concatenation first. Instead of add_merges().
+  // Merges of a vocabulary of ranks (tiktoken): any two entries whose concatenation is an entry
+  // merge, the lowest id of the concatenation first. Instead of add_merges().
   void add_rank_merges();
   // The vocabulary is finished (Vocab::finish) before the first merge is added.
   Vocab& vocab() { return vocab_; }

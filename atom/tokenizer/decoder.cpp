@@ -15,8 +15,10 @@ int fallback_byte(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
   int value = 0;
   for (const char c : token.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                             : -1;
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }
@@ -51,9 +53,11 @@ Status Decoder::add(DecodeStage stage, std::string_view name) {
                              std::holds_alternative<ReplaceStage>(stage) ||
                              std::holds_alternative<StripStage>(stage);
   if (fused_ && !follows_fused) {
-    return make_error(ErrorCode::kUnsupported, "decoder {} after Fuse or ByteLevel is not supported", name);
+    return make_error(ErrorCode::kUnsupported,
+                      "decoder {} after Fuse or ByteLevel is not supported", name);
   }
-  const bool fuses = std::holds_alternative<FuseStage>(stage) || std::holds_alternative<ByteLevelStage>(stage);
+  const bool fuses =
+      std::holds_alternative<FuseStage>(stage) || std::holds_alternative<ByteLevelStage>(stage);
   stages_.push_back({std::move(stage), fused_});
   fused_ |= fuses;
   return {};
@@ -135,7 +139,8 @@ struct Decoder::Run {
   }
   static size_t last_match_end(std::string_view text, std::string_view literal) {
     size_t done = 0;
-    for (size_t at; (at = text.find(literal, done)) != std::string_view::npos;) done = at + literal.size();
+    for (size_t at; (at = text.find(literal, done)) != std::string_view::npos;)
+      done = at + literal.size();
     return done;
   }
   void finish(const ReplaceStage&, size_t i) { pass_held(i); }
@@ -151,7 +156,9 @@ struct Decoder::Run {
     }
     if (!text.empty() || own.count >= s.start) own.open = false;
     size_t tail = 0;
-    while (tail < s.stop && text.substr(0, text.size() - tail * s.content.size()).ends_with(s.content)) ++tail;
+    while (tail < s.stop &&
+           text.substr(0, text.size() - tail * s.content.size()).ends_with(s.content))
+      ++tail;
     const std::string ready(text.substr(0, text.size() - tail * s.content.size()));
     own.held = fused ? std::string(text.substr(ready.size())) : std::string();
     push(i + 1, {.text = ready, .special = token.special});
@@ -188,6 +195,8 @@ void Decoder::push(DecodeState& state, const DecodeToken& token, bool spaces_bet
   Run{*this, state, spaces_between_special, out}.push(0, token);
 }
 
-void Decoder::flush(DecodeState& state, std::string& out) const { Run{*this, state, true, out}.flush(0); }
+void Decoder::flush(DecodeState& state, std::string& out) const {
+  Run{*this, state, true, out}.flush(0);
+}
 
 }  // namespace atom

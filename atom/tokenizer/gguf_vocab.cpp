@@ -1,7 +1,7 @@
-// Tokenizer::from_gguf: the tokenizer.ggml.* metadata of a GGUF file -> PipelineTokenizer. A GGUF does not
-// carry normaliser, pre-tokenizer and decoder; tokenizer.ggml.model and .pre name them, and this file says
-// what the names stand for, so that ids equal those of the model's tokenizer.json.
-// To add a pre-tokenizer: a row in kPreTokenizers.
+// Tokenizer::from_gguf: the tokenizer.ggml.* metadata of a GGUF file -> PipelineTokenizer. A GGUF
+// does not carry normaliser, pre-tokenizer and decoder; tokenizer.ggml.model and .pre name them,
+// and this file says what the names stand for, so that ids equal those of the model's
+// tokenizer.json. To add a pre-tokenizer: a row in kPreTokenizers.
 #include <algorithm>
 #include <array>
 
@@ -11,7 +11,14 @@
 namespace atom {
 namespace {
 
-enum TokenType { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+enum TokenType {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 
 struct GgufPreTokenizer {
   std::string_view name;
@@ -35,7 +42,8 @@ constexpr std::string_view kKimi =
     R"([\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kDeepseekCjk = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+";
 constexpr std::string_view kDeepseekWords =
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+    "[!\"#$%&'()*+,\\-./"
+    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
     " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
 
 constexpr GgufPreTokenizer kPreTokenizers[] = {
@@ -77,13 +85,17 @@ Result<const GgufPreTokenizer*> find_pre(std::string_view name) {
     known += known.empty() ? "" : ", ";
     known += p.name;
   }
-  return make_error(ErrorCode::kUnsupported, "tokenizer.ggml.pre is \"{}\"; supported are {}", name, known);
+  return make_error(ErrorCode::kUnsupported, "tokenizer.ggml.pre is \"{}\"; supported are {}", name,
+                    known);
 }
 
-int type_of(const GgufVocab& v, size_t i) { return i < v.token_types.size() ? v.token_types[i] : kNormal; }
+int type_of(const GgufVocab& v, size_t i) {
+  return i < v.token_types.size() ? v.token_types[i] : kNormal;
+}
 
 Status add_tokens(const GgufVocab& v, bool byte_level, TokenizerParts& parts) {
-  if (v.tokens.empty()) return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.tokens is empty");
+  if (v.tokens.empty())
+    return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.tokens is empty");
   if (!v.token_types.empty() && v.token_types.size() != v.tokens.size()) {
     return make_error(ErrorCode::kInvalidArgument,
                       "tokenizer.ggml.token_type has {} entries, tokenizer.ggml.tokens has {}",
@@ -106,16 +118,19 @@ Status add_tokens(const GgufVocab& v, bool byte_level, TokenizerParts& parts) {
     const int type = type_of(v, i);
     if (type != kControl && type != kUserDefined && !(type == kUnknown && !byte_level)) continue;
     ATOM_RETURN_IF_ERROR(parts.added.add(
-        {.id = static_cast<int32_t>(i), .content = v.tokens[i], .special = type != kUserDefined}, v.tokens[i]));
+        {.id = static_cast<int32_t>(i), .content = v.tokens[i], .special = type != kUserDefined},
+        v.tokens[i]));
   }
   return {};
 }
 
 Status name_special_tokens(const GgufVocab& v, TokenizerParts& parts) {
-  const auto name = [&](const char* key, const std::optional<int32_t>& id, std::string& text) -> Status {
+  const auto name = [&](const char* key, const std::optional<int32_t>& id,
+                        std::string& text) -> Status {
     if (!id) return {};
     if (*id < 0 || static_cast<size_t>(*id) >= v.tokens.size()) {
-      return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.{} is {}, but there are {} tokens", key, *id,
+      return make_error(ErrorCode::kInvalidArgument,
+                        "tokenizer.ggml.{} is {}, but there are {} tokens", key, *id,
                         v.tokens.size());
     }
     text = v.tokens[*id];
@@ -134,8 +149,8 @@ Status add_merges(const GgufVocab& v, BpeModel& model) {
     const std::string_view merge = v.merges[i];
     const size_t space = merge.find(' ', 1);
     if (valid_utf8_prefix(merge) != merge.size() || space == std::string_view::npos) {
-      return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.merges[{}] is not two tokens with a space",
-                        i);
+      return make_error(ErrorCode::kInvalidArgument,
+                        "tokenizer.ggml.merges[{}] is not two tokens with a space", i);
     }
     merges.push_back({merge.substr(0, space), merge.substr(space + 1)});
   }
@@ -149,7 +164,8 @@ Status build_byte_level(const GgufVocab& v, TokenizerParts& parts) {
   parts.model.set_options({.byte_level = true, .ignore_merges = pre->ignore_merges});
   if (pre->nfc) parts.normalizer.add(UnicodeStep{UnicodeForm::kNfc});
   for (const std::string_view pattern : pre->patterns) {
-    if (!pattern.empty()) parts.pre_tokenizer.add(SplitStage{.scanner = find_scanner(pattern), .regex = {}});
+    if (!pattern.empty())
+      parts.pre_tokenizer.add(SplitStage{.scanner = find_scanner(pattern), .regex = {}});
   }
   ATOM_RETURN_IF_ERROR(parts.decoder.add(ByteLevelStage{}, "ByteLevel"));
   if (v.add_bos.value_or(pre->add_bos) && v.bos_id) parts.prefix_ids.push_back(*v.bos_id);
@@ -157,9 +173,9 @@ Status build_byte_level(const GgufVocab& v, TokenizerParts& parts) {
   return {};
 }
 
-// SentencePiece keeps a score per token; a pair merges when its concatenation is a token, best score first.
-// Written as merges: every way to cut a token in two, by score, ties as the tokenizer.json converters have
-// them.
+// SentencePiece keeps a score per token; a pair merges when its concatenation is a token, best
+// score first. Written as merges: every way to cut a token in two, by score, ties as the
+// tokenizer.json converters have them.
 Status add_scored_merges(const GgufVocab& v, BpeModel& model) {
   struct Cut {
     float score;
@@ -176,7 +192,8 @@ Status add_scored_merges(const GgufVocab& v, BpeModel& model) {
       const int32_t left = vocab.find(token.substr(0, cut));
       const int32_t right = left < 0 ? -1 : vocab.find(token.substr(cut));
       if (right < 0) continue;
-      cuts.push_back({v.scores[i], static_cast<int32_t>(i), left, right, static_cast<uint32_t>(cut)});
+      cuts.push_back(
+          {v.scores[i], static_cast<int32_t>(i), left, right, static_cast<uint32_t>(cut)});
     }
   }
   std::stable_sort(cuts.begin(), cuts.end(), [](const Cut& a, const Cut& b) {
@@ -197,23 +214,27 @@ Status build_sentencepiece(const GgufVocab& v, TokenizerParts& parts) {
   constexpr const char* kMark = "\xE2\x96\x81";
   if (v.merges.empty() && v.scores.size() != v.tokens.size()) {
     return make_error(ErrorCode::kInvalidArgument,
-                      "tokenizer.ggml.scores has {} entries, tokenizer.ggml.tokens has {}", v.scores.size(),
-                      v.tokens.size());
+                      "tokenizer.ggml.scores has {} entries, tokenizer.ggml.tokens has {}",
+                      v.scores.size(), v.tokens.size());
   }
   if (std::any_of(v.scores.begin(), v.scores.end(), [](float s) { return s != s; })) {
     return make_error(ErrorCode::kInvalidArgument, "tokenizer.ggml.scores holds a NaN");
   }
   ATOM_RETURN_IF_ERROR(add_tokens(v, false, parts));
-  ATOM_RETURN_IF_ERROR(v.merges.empty() ? add_scored_merges(v, parts.model) : add_merges(v, parts.model));
-  parts.model.set_options({.byte_fallback = true, .fuse_unk = true, .unk_id = v.unk_id.value_or(-1)});
+  ATOM_RETURN_IF_ERROR(v.merges.empty() ? add_scored_merges(v, parts.model)
+                                        : add_merges(v, parts.model));
+  parts.model.set_options(
+      {.byte_fallback = true, .fuse_unk = true, .unk_id = v.unk_id.value_or(-1)});
   const bool prefix = v.add_space_prefix.value_or(true);
   if (prefix) parts.normalizer.add(PrependStep{kMark});
   parts.normalizer.add(ReplaceStep{.literal = " ", .regex = {}, .content = kMark});
-  ATOM_RETURN_IF_ERROR(parts.decoder.add(ReplaceStage{.literal = kMark, .content = " "}, "Replace"));
+  ATOM_RETURN_IF_ERROR(
+      parts.decoder.add(ReplaceStage{.literal = kMark, .content = " "}, "Replace"));
   ATOM_RETURN_IF_ERROR(parts.decoder.add(ByteFallbackStage{}, "ByteFallback"));
   ATOM_RETURN_IF_ERROR(parts.decoder.add(FuseStage{}, "Fuse"));
   if (prefix) {
-    ATOM_RETURN_IF_ERROR(parts.decoder.add(StripStage{.content = " ", .start = 1, .stop = 0}, "Strip"));
+    ATOM_RETURN_IF_ERROR(
+        parts.decoder.add(StripStage{.content = " ", .start = 1, .stop = 0}, "Strip"));
   }
   if (v.add_bos.value_or(true) && v.bos_id) parts.prefix_ids.push_back(*v.bos_id);
   if (v.add_eos.value_or(false) && v.eos_id) parts.suffix_ids.push_back(*v.eos_id);
@@ -230,8 +251,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_gguf(const GgufVocab& v
   } else if (vocab.model == "llama") {
     ATOM_RETURN_IF_ERROR(build_sentencepiece(vocab, parts));
   } else {
-    return make_error(ErrorCode::kUnsupported, "tokenizer.ggml.model is \"{}\"; supported are gpt2, llama",
-                      vocab.model);
+    return make_error(ErrorCode::kUnsupported,
+                      "tokenizer.ggml.model is \"{}\"; supported are gpt2, llama", vocab.model);
   }
   return std::make_shared<const PipelineTokenizer>(std::move(parts));
 }

@@ -36,7 +36,8 @@ std::vector<std::string> tokens_of(const Tokenizer& t, std::string_view text) {
 TEST(GgufVocab, SmollmSplitsDigitsOneByOne) {
   auto t = Tokenizer::from_gguf(byte_level_vocab("smollm"));
   ASSERT_TRUE(t) << t.error().message;
-  EXPECT_EQ(tokens_of(**t, "hello hello12"), (std::vector<std::string>{"hello", "Ġhello", "1", "2"}));
+  EXPECT_EQ(tokens_of(**t, "hello hello12"),
+            (std::vector<std::string>{"hello", "Ġhello", "1", "2"}));
   EXPECT_EQ(tokens_of(**t, "12<|end|>"), (std::vector<std::string>{"1", "2", "<|end|>"}));
   EXPECT_EQ((*t)->eos_token(), "<|end|>");
   EXPECT_TRUE((*t)->is_special(0));
@@ -62,7 +63,8 @@ TEST(GgufVocab, ErrorsNameTheKey) {
     return t ? std::string("accepted") : t.error().message;
   };
   GgufVocab v = byte_level_vocab("nonsense");
-  EXPECT_NE(message(v).find("tokenizer.ggml.pre is \"nonsense\"; supported are"), std::string::npos);
+  EXPECT_NE(message(v).find("tokenizer.ggml.pre is \"nonsense\"; supported are"),
+            std::string::npos);
   v = byte_level_vocab("gpt-2");
   v.model = "bert";
   EXPECT_NE(message(v).find("tokenizer.ggml.model is \"bert\""), std::string::npos);
@@ -84,7 +86,8 @@ TEST(GgufVocab, ErrorsNameTheKey) {
   v = byte_level_vocab("gpt-2");
   v.bos_id = 100000;
   EXPECT_NE(message(v).find("tokenizer.ggml.bos_token_id is 100000"), std::string::npos);
-  EXPECT_NE(message(GgufVocab{.model = "gpt2", .pre = "gpt-2"}).find("tokens is empty"), std::string::npos);
+  EXPECT_NE(message(GgufVocab{.model = "gpt2", .pre = "gpt-2"}).find("tokens is empty"),
+            std::string::npos);
 }
 
 GgufVocab sentencepiece_vocab() {
@@ -99,7 +102,8 @@ GgufVocab sentencepiece_vocab() {
   add("</s>", 0, 3);
   for (int b = 0; b < 256; ++b) add(str_format("<0x{:02X}>", b), 0, 6);
   float score = -1;
-  for (const char* token : {"▁h", "he", "▁he", "ll", "▁hell", "▁hello", "▁▁", "h", "e", "l", "o", "▁"}) {
+  for (const char* token :
+       {"▁h", "he", "▁he", "ll", "▁hell", "▁hello", "▁▁", "h", "e", "l", "o", "▁"}) {
     add(token, score--, 1);
   }
   v.bos_id = 1;

@@ -1,5 +1,5 @@
-// Two small hash functions for the flat tables of the tokenizer. Not for untrusted keys across processes,
-// not cryptographic, values differ between endiannesses and are never stored.
+// Two small hash functions for the flat tables of the tokenizer. Not for untrusted keys across
+// processes, not cryptographic, values differ between endiannesses and are never stored.
 #pragma once
 
 #include <bit>

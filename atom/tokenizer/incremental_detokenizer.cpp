@@ -1,5 +1,5 @@
-// IncrementalDetokenizer: the decoder of the tokenizer, fed one token at a time. All hold-back rules live in
-// the decoder's stages; this file only owns the state of one sequence.
+// IncrementalDetokenizer: the decoder of the tokenizer, fed one token at a time. All hold-back
+// rules live in the decoder's stages; this file only owns the state of one sequence.
 #include "atom/core/check.h"
 #include "atom/tokenizer/pipeline_tokenizer.h"
 
@@ -34,7 +34,8 @@ IncrementalDetokenizer::IncrementalDetokenizer(std::shared_ptr<const Tokenizer> 
 
 IncrementalDetokenizer::~IncrementalDetokenizer() = default;
 IncrementalDetokenizer::IncrementalDetokenizer(IncrementalDetokenizer&&) noexcept = default;
-IncrementalDetokenizer& IncrementalDetokenizer::operator=(IncrementalDetokenizer&&) noexcept = default;
+IncrementalDetokenizer& IncrementalDetokenizer::operator=(IncrementalDetokenizer&&) noexcept =
+    default;
 
 std::string IncrementalDetokenizer::push(int32_t id) {
   std::string out;
@@ -48,7 +49,8 @@ std::string IncrementalDetokenizer::push(int32_t id) {
     bytes = state_->owner->token_bytes(id);
     token = {.text = bytes, .is_bytes = true};
   }
-  if (wanted) state_->stages().push(state_->decode, token, state_->spaces_between_special_tokens, out);
+  if (wanted)
+    state_->stages().push(state_->decode, token, state_->spaces_between_special_tokens, out);
   return out;
 }
 

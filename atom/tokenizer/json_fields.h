@@ -13,12 +13,15 @@ class JsonFields {
  public:
   // `path`: the dotted name of this object in messages ("pre_tokenizer.pretokenizers[0]").
   static Result<JsonFields> of(const boost::json::value& value, std::string path) {
-    if (!value.is_object()) return make_error(ErrorCode::kInvalidArgument, "{} is not an object", path);
+    if (!value.is_object())
+      return make_error(ErrorCode::kInvalidArgument, "{} is not an object", path);
     return JsonFields(value.get_object(), std::move(path));
   }
 
   const std::string& path() const { return path_; }
-  std::string path_of(std::string_view key) const { return path_.empty() ? std::string(key) : path_ + "." + std::string(key); }
+  std::string path_of(std::string_view key) const {
+    return path_.empty() ? std::string(key) : path_ + "." + std::string(key);
+  }
 
   // nullptr when absent or null.
   const boost::json::value* find(std::string_view key) const {
@@ -51,7 +54,8 @@ class JsonFields {
   }
 
  private:
-  JsonFields(const boost::json::object& object, std::string path) : object_(&object), path_(std::move(path)) {}
+  JsonFields(const boost::json::object& object, std::string path)
+      : object_(&object), path_(std::move(path)) {}
   std::unexpected<Error> wrong(std::string_view key, const char* expected) const {
     return make_error(ErrorCode::kInvalidArgument, "{} is not {}", path_of(key), expected);
   }

@@ -1,7 +1,7 @@
 #include "atom/tokenizer/json_reader.h"
 
-#include <boost/json/basic_parser_impl.hpp>
 #include <boost/json.hpp>
+#include <boost/json/basic_parser_impl.hpp>
 
 namespace atom {
 namespace json = boost::json;
@@ -21,7 +21,8 @@ class Handler {
   bool on_document_end(json::error_code&) { return true; }
 
   bool on_object_begin(json::error_code& ec) {
-    if (mode_ == Mode::kVocab) return refuse(ec, "model.vocab holds an object where an id is expected");
+    if (mode_ == Mode::kVocab)
+      return refuse(ec, "model.vocab holds an object where an id is expected");
     if (mode_ == Mode::kMerges) return refuse(ec, "model.merges holds an object");
     if (next_ == Mode::kVocab) {
       mode_ = Mode::kVocab;
@@ -45,7 +46,8 @@ class Handler {
     return true;
   }
   bool on_array_begin(json::error_code& ec) {
-    if (mode_ == Mode::kVocab) return refuse(ec, "model.vocab holds a list where an id is expected");
+    if (mode_ == Mode::kVocab)
+      return refuse(ec, "model.vocab holds a list where an id is expected");
     if (mode_ == Mode::kMerges) {
       if (in_pair_) return refuse(ec, "model.merges holds a list in a list");
       in_pair_ = true;
@@ -118,7 +120,8 @@ class Handler {
       stack_.push_string(part);
       return true;
     }
-    if (mode_ == Mode::kVocab) return refuse(ec, "model.vocab holds a string where an id is expected");
+    if (mode_ == Mode::kVocab)
+      return refuse(ec, "model.vocab holds a string where an id is expected");
     StringArena& parts = doc.merge_parts;
     parts.chars.append(part);
     if (!in_pair_) {
@@ -204,14 +207,16 @@ Result<TokenizerDocument> read_tokenizer_document(std::string_view text) {
     return make_error(ErrorCode::kInvalidArgument, "{} (byte {})", parser.handler().problem, used);
   }
   if (error == json::error::too_deep) {
-    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: nesting deeper than {}", used,
-                      kMaxDepth);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "invalid JSON at byte {}: nesting deeper than {}", used, kMaxDepth);
   }
   if (error) {
-    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: {}", used, error.message());
+    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: {}", used,
+                      error.message());
   }
   if (used < text.size()) {
-    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: trailing characters", used);
+    return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: trailing characters",
+                      used);
   }
   parser.handler().doc.rest = parser.handler().release();
   return std::move(parser.handler().doc);

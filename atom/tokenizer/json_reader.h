@@ -1,6 +1,6 @@
-// Reads a tokenizer.json in one pass: model.vocab and model.merges go straight into arenas (they are nearly
-// the whole file), everything else becomes one small json::value. Syntax only; tokenizer_json.cpp knows what
-// the keys mean.
+// Reads a tokenizer.json in one pass: model.vocab and model.merges go straight into arenas (they
+// are nearly the whole file), everything else becomes one small json::value. Syntax only;
+// tokenizer_json.cpp knows what the keys mean.
 #pragma once
 
 #include <boost/json/value.hpp>
@@ -33,8 +33,8 @@ struct TokenizerDocument {
   StringArena merge_parts;  // left, right, left, right, ...
 };
 
-// Errors: syntax with the byte offset, nesting, model.vocab that is not {string: integer}, model.merges that
-// is not a list of "left right" or ["left", "right"].
+// Errors: syntax with the byte offset, nesting, model.vocab that is not {string: integer},
+// model.merges that is not a list of "left right" or ["left", "right"].
 Result<TokenizerDocument> read_tokenizer_document(std::string_view text);
 
 }  // namespace atom

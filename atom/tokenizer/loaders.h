@@ -24,8 +24,8 @@ Status load_tokenizer_json(std::string_view text, TokenizerParts& parts);
 // `text`: lines "base64 rank". Special tokens come from the config.
 Status load_tiktoken(std::string_view text, const TokenizerConfig& config, TokenizerParts& parts);
 
-// add_bos_token, add_eos_token and the names of the special tokens. Errors: a token that is asked for and
-// is not in the vocabulary.
+// add_bos_token, add_eos_token and the names of the special tokens. Errors: a token that is asked
+// for and is not in the vocabulary.
 Status apply_tokenizer_config(const TokenizerConfig& config, TokenizerParts& parts);
 
 }  // namespace atom

@@ -15,17 +15,21 @@ namespace {
 
 int utf8proc_options(UnicodeForm form) {
   switch (form) {
-    case UnicodeForm::kNfc: return UTF8PROC_STABLE | UTF8PROC_COMPOSE;
-    case UnicodeForm::kNfd: return UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
-    case UnicodeForm::kNfkc: return UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT;
-    case UnicodeForm::kNfkd: return UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT;
+    case UnicodeForm::kNfc:
+      return UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+    case UnicodeForm::kNfd:
+      return UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
+    case UnicodeForm::kNfkc:
+      return UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT;
+    case UnicodeForm::kNfkd:
+      return UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT;
   }
   return 0;
 }
 
-// Characters that the reference never moves and never joins to another, unlike utf8proc: marks younger
-// than the reference's Unicode, U+11A7 (utf8proc 2.8 drops it after a Hangul syllable) and U+11930 (a pair
-// that was added in Unicode 13).
+// Characters that the reference never moves and never joins to another, unlike utf8proc: marks
+// younger than the reference's Unicode, U+11A7 (utf8proc 2.8 drops it after a Hangul syllable) and
+// U+11930 (a pair that was added in Unicode 13).
 bool is_copied_as_is(char32_t c) {
   if (c == 0x11A7 || c == 0x11930) return true;
   if (c < detail::kUnorderedMarks[0][0]) return false;
@@ -48,27 +52,31 @@ size_t find_copied_as_is(std::string_view text, size_t from) {
 
 // Orders each run of combining marks by its class. (utf8proc's own way takes quadratic time.)
 void order_marks(std::vector<utf8proc_int32_t>& chars) {
-  const auto combining = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  const auto combining = [](utf8proc_int32_t c) {
+    return utf8proc_get_property(c)->combining_class;
+  };
   for (size_t i = 0; i < chars.size(); ++i) {
     if (combining(chars[i]) == 0) continue;
     const size_t begin = i;
     while (i < chars.size() && combining(chars[i]) != 0) ++i;
-    std::stable_sort(chars.begin() + begin, chars.begin() + i,
-                     [&](utf8proc_int32_t x, utf8proc_int32_t y) { return combining(x) < combining(y); });
+    std::stable_sort(
+        chars.begin() + begin, chars.begin() + i,
+        [&](utf8proc_int32_t x, utf8proc_int32_t y) { return combining(x) < combining(y); });
   }
 }
 
 void append_normalized(UnicodeForm form, std::string_view text, std::string& out) {
   const auto options = static_cast<utf8proc_option_t>(utf8proc_options(form));
-  const auto decompose = static_cast<utf8proc_option_t>((options & ~UTF8PROC_COMPOSE) | UTF8PROC_DECOMPOSE);
+  const auto decompose =
+      static_cast<utf8proc_option_t>((options & ~UTF8PROC_COMPOSE) | UTF8PROC_DECOMPOSE);
   std::vector<utf8proc_int32_t> chars;
   chars.reserve(text.size() / 2 + 8);
   for (size_t i = 0; i < text.size();) {
     const CodePoint c = decode_utf8(text.data() + i);
     i += c.length;
     utf8proc_int32_t parts[32];  // the longest decomposition has 18
-    const utf8proc_ssize_t n =
-        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts, std::size(parts), decompose, nullptr);
+    const utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value),
+                                                       parts, std::size(parts), decompose, nullptr);
     ATOM_CHECK(n >= 0 && n <= std::ssize(parts)) << "utf8proc: " << n;
     chars.insert(chars.end(), parts, parts + n);
   }
@@ -165,13 +173,15 @@ bool below_u0300(std::string_view text, size_t& i) {
   return true;
 }
 
-// CJK, kana, Hangul syllables, general punctuation: starters that are their own NFC and never the second
-// half of a composition. Ranges where that holds without exception.
+// CJK, kana, Hangul syllables, general punctuation: starters that are their own NFC and never the
+// second half of a composition. Ranges where that holds without exception.
 bool is_plain(char32_t c) {
-  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x3000 && c <= 0x3029) ||
-         (c >= 0x3030 && c <= 0x3098) || (c >= 0x309B && c <= 0x312F) || (c >= 0xAC00 && c <= 0xD7A3) ||
-         (c >= 0xFF00 && c <= 0xFFEF) || (c >= 0x2010 && c <= 0x206F) || (c >= 0x0400 && c <= 0x0482) ||
-         (c >= 0x048A && c <= 0x052F) || (c >= 0x2190 && c <= 0x2319) || (c >= 0x2460 && c <= 0x2ADB) ||
+  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) ||
+         (c >= 0x3000 && c <= 0x3029) || (c >= 0x3030 && c <= 0x3098) ||
+         (c >= 0x309B && c <= 0x312F) || (c >= 0xAC00 && c <= 0xD7A3) ||
+         (c >= 0xFF00 && c <= 0xFFEF) || (c >= 0x2010 && c <= 0x206F) ||
+         (c >= 0x0400 && c <= 0x0482) || (c >= 0x048A && c <= 0x052F) ||
+         (c >= 0x2190 && c <= 0x2319) || (c >= 0x2460 && c <= 0x2ADB) ||
          (c >= 0x1F000 && c <= 0x1FAFF);
 }
 

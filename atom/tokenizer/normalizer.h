@@ -22,7 +22,7 @@ struct PrependStep {
   std::string text;  // put in front unless the text is empty
 };
 struct ReplaceStep {
-  std::string literal;         // used when there is no regex
+  std::string literal;  // used when there is no regex
   std::optional<Regex> regex;
   std::string content;
 };

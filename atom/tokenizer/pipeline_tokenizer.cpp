@@ -17,7 +17,8 @@ struct PipelineTokenizer::Scratch {
   size_t slack() const {
     return bpe.symbols.capacity() * 28 + bpe.heap.capacity() * 8 + words.words.capacity() * 16 +
            words.scratch.capacity() * 16 + words.buffer[0].capacity() + words.buffer[1].capacity() +
-           sanitized.capacity() + normalized.capacity() + raw_parts.capacity() * 24 + parts.capacity() * 24;
+           sanitized.capacity() + normalized.capacity() + raw_parts.capacity() * 24 +
+           parts.capacity() * 24;
   }
 };
 
@@ -83,7 +84,8 @@ void PipelineTokenizer::encode_piece(std::string_view text, bool at_start, Scrat
   }
 }
 
-std::vector<int32_t> PipelineTokenizer::encode(std::string_view text, bool add_special_tokens) const {
+std::vector<int32_t> PipelineTokenizer::encode(std::string_view text,
+                                               bool add_special_tokens) const {
   ScratchLease lease(*this);
   Scratch& scratch = *lease;
   std::vector<int32_t> out;
@@ -110,8 +112,8 @@ std::vector<int32_t> PipelineTokenizer::encode(std::string_view text, bool add_s
       if (part.token >= 0) {
         out.push_back(added[part.token].id);
       } else {
-        encode_piece(piece.substr(part.begin, part.end - part.begin), raw.begin == 0 && part.begin == 0,
-                     scratch, out);
+        encode_piece(piece.substr(part.begin, part.end - part.begin),
+                     raw.begin == 0 && part.begin == 0, scratch, out);
       }
     }
   }
@@ -124,11 +126,13 @@ const AddedToken* PipelineTokenizer::added_token(int32_t id) const {
   return &parts_.added.tokens()[added_index_[id]];
 }
 
-bool PipelineTokenizer::decode_token(int32_t id, bool skip_special_tokens, DecodeToken& token) const {
+bool PipelineTokenizer::decode_token(int32_t id, bool skip_special_tokens,
+                                     DecodeToken& token) const {
   const Vocab& vocab = parts_.model.vocab();
   if (const AddedToken* added = added_token(id)) {
     if (added->special && skip_special_tokens) return false;
-    token = {.text = added_decoded_[added_index_[id]], .special = added->special,
+    token = {.text = added_decoded_[added_index_[id]],
+             .special = added->special,
              .is_bytes = parts_.decoder.takes_bytes()};
     return true;
   }
@@ -138,7 +142,8 @@ bool PipelineTokenizer::decode_token(int32_t id, bool skip_special_tokens, Decod
   return true;
 }
 
-std::string PipelineTokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+std::string PipelineTokenizer::decode(std::span<const int32_t> ids,
+                                      bool skip_special_tokens) const {
   std::string out;
   DecodeToken token;
   if (parts_.decoder.only_bytes() && parts_.model.options().byte_level) {
@@ -167,7 +172,8 @@ std::string PipelineTokenizer::token_bytes(int32_t id) const {
   const std::string_view text = vocab.token(id);
   if (parts_.model.options().byte_fallback) {
     // The fallback token of this byte, by what the decoder makes of it.
-    if (const int byte = parts_.model.fallback_byte(id); byte >= 0) return std::string(1, static_cast<char>(byte));
+    if (const int byte = parts_.model.fallback_byte(id); byte >= 0)
+      return std::string(1, static_cast<char>(byte));
   }
   constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
   std::string out;

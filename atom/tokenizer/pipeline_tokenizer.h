@@ -1,6 +1,6 @@
-// PipelineTokenizer: the one implementation of Tokenizer. added tokens -> normaliser -> pre-tokenizer ->
-// BPE -> post-processor, and back through the decoder. The loaders (tokenizer_json, tiktoken, gguf_vocab)
-// only differ in how they fill TokenizerParts.
+// PipelineTokenizer: the one implementation of Tokenizer. added tokens -> normaliser ->
+// pre-tokenizer -> BPE -> post-processor, and back through the decoder. The loaders
+// (tokenizer_json, tiktoken, gguf_vocab) only differ in how they fill TokenizerParts.
 #pragma once
 
 #include <memory>
@@ -51,7 +51,8 @@ class PipelineTokenizer final : public Tokenizer {
  private:
   struct Scratch;
   class ScratchLease;
-  void encode_piece(std::string_view text, bool at_start, Scratch& scratch, std::vector<int32_t>& out) const;
+  void encode_piece(std::string_view text, bool at_start, Scratch& scratch,
+                    std::vector<int32_t>& out) const;
   const AddedToken* added_token(int32_t id) const;
 
   TokenizerParts parts_;

@@ -49,8 +49,8 @@ void for_each_part(const CharSplitStage& stage, std::string_view text, Span word
   if (done < word.end) piece(done, word.end, false);
 }
 
-// Joins matches with their neighbours as `behavior` says. `parts` alternates freely; `is_match` is kept in
-// the order of parts.
+// Joins matches with their neighbours as `behavior` says. `parts` alternates freely; `is_match` is
+// kept in the order of parts.
 class PartJoiner {
  public:
   PartJoiner(SplitBehavior behavior, std::vector<Span>& out) : behavior_(behavior), out_(out) {}
@@ -60,14 +60,21 @@ class PartJoiner {
     const bool has_previous = out_.size() > first_;
     bool join = false;
     switch (behavior_) {
-      case SplitBehavior::kIsolated: break;
+      case SplitBehavior::kIsolated:
+        break;
       case SplitBehavior::kRemoved:
         if (is_match) return;
         break;
-      case SplitBehavior::kContiguous: join = is_match == previous_match_; break;
-      case SplitBehavior::kMergedWithPrevious: join = is_match && !previous_match_; break;
+      case SplitBehavior::kContiguous:
+        join = is_match == previous_match_;
+        break;
+      case SplitBehavior::kMergedWithPrevious:
+        join = is_match && !previous_match_;
+        break;
       // Seen from the end: a match takes the part behind it unless that is a match too.
-      case SplitBehavior::kMergedWithNext: join = previous_match_ && !is_match; break;
+      case SplitBehavior::kMergedWithNext:
+        join = previous_match_ && !is_match;
+        break;
     }
     if (join && has_previous) {
       out_.back().end = end;
@@ -90,8 +97,9 @@ void split(const Stage& stage, WordList& list) {
   PartJoiner joiner(stage.behavior, list.scratch);
   for (const Span& word : list.words) {
     joiner.start_word();
-    for_each_part(stage, list.text, word,
-                  [&](size_t begin, size_t end, bool is_match) { joiner.add(begin, end, is_match); });
+    for_each_part(stage, list.text, word, [&](size_t begin, size_t end, bool is_match) {
+      joiner.add(begin, end, is_match);
+    });
   }
   list.words.swap(list.scratch);
 }

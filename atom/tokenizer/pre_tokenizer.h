@@ -1,6 +1,6 @@
-// PreTokenizer: cuts normalised text into the words that the model encodes one by one. A chain of stages,
-// each refining the words of the one before. Immutable; callers bring a WordList each.
-// To add a stage: a struct in PreStage, its branch in apply(), its reader in tokenizer_json.
+// PreTokenizer: cuts normalised text into the words that the model encodes one by one. A chain of
+// stages, each refining the words of the one before. Immutable; callers bring a WordList each. To
+// add a stage: a struct in PreStage, its branch in apply(), its reader in tokenizer_json.
 #pragma once
 
 #include <optional>
@@ -26,7 +26,7 @@ struct WordList {
 
   std::string_view word(const Span& s) const { return text.substr(s.begin, s.end - s.begin); }
 
-  std::string buffer[2];       // working memory of the stages
+  std::string buffer[2];  // working memory of the stages
   std::vector<Span> scratch;
   std::vector<Span> matches;
 };

@@ -1,7 +1,7 @@
-// Regex: a compiled search pattern on PCRE2 (JIT, UTF, Unicode properties) in the dialect of Oniguruma, the
-// engine of `tokenizers`, as far as the two agree; a construct on which they differ is refused, not guessed.
-// For patterns without a hand-written scanner (split_scanners.h). Matching is bounded: a pattern that
-// backtracks without end stops matching instead of hanging.
+// Regex: a compiled search pattern on PCRE2 (JIT, UTF, Unicode properties) in the dialect of
+// Oniguruma, the engine of `tokenizers`, as far as the two agree; a construct on which they differ
+// is refused, not guessed. For patterns without a hand-written scanner (split_scanners.h). Matching
+// is bounded: a pattern that backtracks without end stops matching instead of hanging.
 #pragma once
 
 #include <memory>

@@ -1,7 +1,8 @@
-// SeamTable: where a word may be cut before byte-pair encoding without changing the result. No merge can
-// join two characters that stand next to each other in no token, so such a place is a seam. Short pieces
-// between seams repeat far more often than whole words do (Chinese, or SentencePiece text, which is one word),
-// so the word cache and short merges do most of the work. Never wrong, sometimes unaware of a seam.
+// SeamTable: where a word may be cut before byte-pair encoding without changing the result. No
+// merge can join two characters that stand next to each other in no token, so such a place is a
+// seam. Short pieces between seams repeat far more often than whole words do (Chinese, or
+// SentencePiece text, which is one word), so the word cache and short merges do most of the work.
+// Never wrong, sometimes unaware of a seam.
 #pragma once
 
 #include <cstdint>

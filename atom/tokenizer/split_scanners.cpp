@@ -70,17 +70,26 @@ size_t contraction(const Cursor& t, size_t i, bool any_case) {
   };
   const char c = letter(i + 1);
   switch (c) {
-    case 's': case 't': case 'm': case 'd': return i + 2;
-    case 'r': case 'v': return letter(i + 2) == 'e' ? i + 3 : i;
-    case 'l': return letter(i + 2) == 'l' ? i + 3 : i;
-    default: break;
+    case 's':
+    case 't':
+    case 'm':
+    case 'd':
+      return i + 2;
+    case 'r':
+    case 'v':
+      return letter(i + 2) == 'e' ? i + 3 : i;
+    case 'l':
+      return letter(i + 2) == 'l' ? i + 3 : i;
+    default:
+      break;
   }
-  if (any_case && i + 2 < t.size() && t.byte(i + 1) == '\xC5' && t.byte(i + 2) == '\xBF') return i + 3;
+  if (any_case && i + 2 < t.size() && t.byte(i + 1) == '\xC5' && t.byte(i + 2) == '\xBF')
+    return i + 3;
   return i;
 }
 
-// \s+(?!\S)|\s+ for a run [i, end) of white space, end > i: all of it at the end of the text, else all but
-// its last character, else that character.
+// \s+(?!\S)|\s+ for a run [i, end) of white space, end > i: all of it at the end of the text, else
+// all but its last character, else that character.
 size_t spaces_before_word(const Cursor& t, size_t i, size_t end) {
   if (t.at_end(end)) return end;
   const size_t last = t.before(end);
@@ -125,7 +134,8 @@ size_t scan_gpt2(std::string_view text, size_t i) {
   return spaces_before_word(t, i, t.run(i, kCharSpace));
 }
 
-// GPT-4, Llama 3, Qwen 2/3, GLM-4: runs of letters with one character before them, kDigits digits at a time.
+// GPT-4, Llama 3, Qwen 2/3, GLM-4: runs of letters with one character before them, kDigits digits
+// at a time.
 template <int kDigits, CharSet kLetters>
 size_t scan_letters(std::string_view text, size_t i) {
   const Cursor t(text);
@@ -165,8 +175,8 @@ size_t upper_run(const Cursor& t, size_t start, CharSet upper, CharSet lower) {
 struct CasedOptions {
   int digits = 3;
   bool contractions = true;
-  bool slash = true;   // [\r\n/]* after symbols
-  bool han = false;    // [\p{Han}]+ first, and Han is not a letter
+  bool slash = true;  // [\r\n/]* after symbols
+  bool han = false;   // [\p{Han}]+ first, and Han is not a letter
 };
 
 // GPT-4o (o200k), Tekken, Kimi-K2: words split at a change from lower to upper case.
@@ -203,7 +213,8 @@ size_t scan_one_digit(std::string_view text, size_t i) { return Cursor(text).run
 size_t scan_cjk(std::string_view text, size_t i) {
   while (i < text.size() && static_cast<uint8_t>(text[i]) >= 0xE3) {
     const CodePoint c = decode_utf8(text.data() + i);
-    const bool inside = (c.value >= 0x4E00 && c.value <= 0x9FA5) || (c.value >= 0x3040 && c.value <= 0x30FF);
+    const bool inside =
+        (c.value >= 0x4E00 && c.value <= 0x9FA5) || (c.value >= 0x3040 && c.value <= 0x30FF);
     if (!inside) break;
     i += c.length;
   }
@@ -242,8 +253,10 @@ size_t scan_deepseek(std::string_view text, size_t i) {
 #define ATOM_SLASH_TAIL R"( ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"
 #define ATOM_CONTRACTIONS R"((?i:'s|'t|'re|'ve|'m|'ll|'d))"
 #define ATOM_LETTERS R"([^\r\n\p{L}\p{N}]?\p{L}+)"
-#define ATOM_CASED_A R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
-#define ATOM_CASED_B R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+#define ATOM_CASED_A \
+  R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+#define ATOM_CASED_B \
+  R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
 #define ATOM_KIMI_U R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]])"
 #define ATOM_KIMI_L R"([\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]])"
 
@@ -256,17 +269,20 @@ constexpr KnownPattern kKnownPatterns[] = {
     {R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", scan_gpt2},
     {ATOM_CONTRACTIONS "|" ATOM_LETTERS R"(|\p{N}{1,3}|)" ATOM_TAIL, scan_letters<3, kCharL>},
     {ATOM_CONTRACTIONS "|" ATOM_LETTERS R"(|\p{N}|)" ATOM_TAIL, scan_letters<1, kCharL>},
-    {ATOM_CASED_A ATOM_CONTRACTIONS "?|" ATOM_CASED_B ATOM_CONTRACTIONS R"(?|\p{N}{1,3}|)" ATOM_SLASH_TAIL,
+    {ATOM_CASED_A ATOM_CONTRACTIONS "?|" ATOM_CASED_B ATOM_CONTRACTIONS
+                                    R"(?|\p{N}{1,3}|)" ATOM_SLASH_TAIL,
      scan_cased<CasedOptions{}>},
     {ATOM_CASED_A "|" ATOM_CASED_B R"(|\p{N}|)" ATOM_SLASH_TAIL,
      scan_cased<CasedOptions{.digits = 1, .contractions = false}>},
     {R"([\p{Han}]+|[^\r\n\p{L}\p{N}]?)" ATOM_KIMI_U "*" ATOM_KIMI_L "+" ATOM_CONTRACTIONS
-     R"(?|[^\r\n\p{L}\p{N}]?)" ATOM_KIMI_U "+" ATOM_KIMI_L "*" ATOM_CONTRACTIONS R"(?|\p{N}{1,3}|)" ATOM_TAIL,
+     R"(?|[^\r\n\p{L}\p{N}]?)" ATOM_KIMI_U "+" ATOM_KIMI_L "*" ATOM_CONTRACTIONS
+     R"(?|\p{N}{1,3}|)" ATOM_TAIL,
      scan_cased<CasedOptions{.slash = false, .han = true}>},
     {R"(\p{N}{1,3})", scan_three_digits},
     {R"(\p{N})", scan_one_digit},
     {"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", scan_cjk},
-    {"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+    {"[!\"#$%&'()*+,\\-./"
+     ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
      " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
      scan_deepseek},
 };

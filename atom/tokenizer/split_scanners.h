@@ -1,7 +1,7 @@
-// Hand-written matchers for the word patterns that public tokenizers use; what is not known here runs on
-// PCRE2 (regex.h). A scanner is equal, match for match, to its pattern under leftmost-first alternation;
-// the unit tests hold every scanner against PCRE2 on random text.
-// To add a pattern: a row in kKnownPatterns, and a function when no existing one fits.
+// Hand-written matchers for the word patterns that public tokenizers use; what is not known here
+// runs on PCRE2 (regex.h). A scanner is equal, match for match, to its pattern under leftmost-first
+// alternation; the unit tests hold every scanner against PCRE2 on random text. To add a pattern: a
+// row in kKnownPatterns, and a function when no existing one fits.
 #pragma once
 
 #include <cstddef>

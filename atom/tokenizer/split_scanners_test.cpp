@@ -22,15 +22,17 @@ const char* const kPatterns[] = {
     R"(\p{N}{1,3})",
     R"(\p{N})",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+    "[!\"#$%&'()*+,\\-./"
+    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
     " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
 };
 
 std::string random_text(std::mt19937& random) {
   static const char* const kPieces[] = {
-      "a", "B", "é", "É", "ǅ", "ʰ", "ª", "中", "文", "々", "〇", "あ", "ー", "\u0301", "\u0903", "1", "٣", "½", "'",
-      "'s", "'LL", "'\u017f", "re", " ", " ", "\t", "\n", "\r", "\u00a0", "\u3000", "\u2028", "!", "/", "$", "。",
-      "😀", "\u200d", "\x01", "_", "\u0e01", "\u0e31"};
+      "a",  "B",  "é",      "É",      "ǅ",    "ʰ",  "ª",      "中",     "文",     "々",  "〇",
+      "あ", "ー", "\u0301", "\u0903", "1",    "٣",  "½",      "'",      "'s",     "'LL", "'\u017f",
+      "re", " ",  " ",      "\t",     "\n",   "\r", "\u00a0", "\u3000", "\u2028", "!",   "/",
+      "$",  "。", "😀",      "\u200d", "\x01", "_",  "\u0e01", "\u0e31"};
   std::string text;
   for (size_t n = random() % 14; n > 0; --n) text += kPieces[random() % std::size(kPieces)];
   return text;
@@ -54,7 +56,8 @@ TEST(SplitScanners, EqualPcre2MatchForMatch) {
           at += utf8_length(text[at]);
           continue;
         }
-        ASSERT_EQ(end, match.end) << pattern << " on " << testing::PrintToString(text) << " at " << at;
+        ASSERT_EQ(end, match.end) << pattern << " on " << testing::PrintToString(text) << " at "
+                                  << at;
         at = end;
         found = regex->find(text, at, match);
       }

@@ -1,6 +1,6 @@
-// tiktoken.model: lines of "base64(token bytes) rank". The file holds neither the pattern nor the special
-// tokens; both are those of Kimi-K2, the only supported model that ships one. A token's rank is its id, and
-// the merges follow from the ranks.
+// tiktoken.model: lines of "base64(token bytes) rank". The file holds neither the pattern nor the
+// special tokens; both are those of Kimi-K2, the only supported model that ships one. A token's
+// rank is its id, and the merges follow from the ranks.
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -47,7 +47,8 @@ Status read_ranks(std::string_view text, Vocab& vocab) {
     const size_t space = line.find(' ');
     int64_t rank = -1;
     const char* end = line.data() + line.size();
-    const bool ok = space != std::string_view::npos && decode_base64(line.substr(0, space), bytes) &&
+    const bool ok = space != std::string_view::npos &&
+                    decode_base64(line.substr(0, space), bytes) &&
                     std::from_chars(line.data() + space + 1, end, rank).ptr == end;
     if (!ok) {
       return make_error(ErrorCode::kInvalidArgument, "line {} is not \"base64 rank\"", line_number);
@@ -56,7 +57,8 @@ Status read_ranks(std::string_view text, Vocab& vocab) {
       return make_error(added.error().code, "line {}: {}", line_number, added.error().message);
     }
   }
-  if (vocab.num_tokens() == 0) return make_error(ErrorCode::kInvalidArgument, "the file holds no tokens");
+  if (vocab.num_tokens() == 0)
+    return make_error(ErrorCode::kInvalidArgument, "the file holds no tokens");
   return vocab.finish(true);
 }
 
@@ -83,7 +85,8 @@ Status load_tiktoken(std::string_view text, const TokenizerConfig& config, Token
   ATOM_RETURN_IF_ERROR(parts.decoder.add(ByteLevelStage{}, "ByteLevel"));
   for (AddedToken token : config.added_tokens) {
     if (vocab.has(token.id)) {
-      return make_error(ErrorCode::kInvalidArgument, "added token \"{}\" has id {}, which is a rank already",
+      return make_error(ErrorCode::kInvalidArgument,
+                        "added token \"{}\" has id {}, which is a rank already",
                         token.content.substr(0, 100), token.id);
     }
     token.normalized = false;

@@ -35,8 +35,8 @@ Result<std::vector<int32_t>> parse_ids(std::string_view line) {
   return ids;
 }
 
-std::string decode(const std::shared_ptr<const Tokenizer>& tokenizer, const std::vector<int32_t>& ids,
-                   const TokenizeLinesOptions& options) {
+std::string decode(const std::shared_ptr<const Tokenizer>& tokenizer,
+                   const std::vector<int32_t>& ids, const TokenizeLinesOptions& options) {
   if (!options.stream) return tokenizer->decode(ids, options.skip_special_tokens);
   IncrementalDetokenizer detokenizer(tokenizer, options.skip_special_tokens);
   std::string text;
@@ -44,8 +44,8 @@ std::string decode(const std::shared_ptr<const Tokenizer>& tokenizer, const std:
   return text + detokenizer.flush();
 }
 
-Status one_line(const std::shared_ptr<const Tokenizer>& tokenizer, const TokenizeLinesOptions& options, std::string_view line,
-                std::string& out) {
+Status one_line(const std::shared_ptr<const Tokenizer>& tokenizer,
+                const TokenizeLinesOptions& options, std::string_view line, std::string& out) {
   if (options.decode) {
     ATOM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, parse_ids(line));
     const std::string text = decode(tokenizer, ids, options);
@@ -58,14 +58,15 @@ Status one_line(const std::shared_ptr<const Tokenizer>& tokenizer, const Tokeniz
   }
   ATOM_ASSIGN_OR_RETURN(const json::value value, parse_json(line));
   if (!value.is_string()) return make_error(ErrorCode::kInvalidArgument, "not a JSON string");
-  append_ids(tokenizer->encode(std::string_view(value.get_string()), options.add_special_tokens), out);
+  append_ids(tokenizer->encode(std::string_view(value.get_string()), options.add_special_tokens),
+             out);
   return {};
 }
 
 }  // namespace
 
-Status run_tokenize_lines(const std::shared_ptr<const Tokenizer>& tokenizer, std::istream& in, std::ostream& out,
-                          const TokenizeLinesOptions& options) {
+Status run_tokenize_lines(const std::shared_ptr<const Tokenizer>& tokenizer, std::istream& in,
+                          std::ostream& out, const TokenizeLinesOptions& options) {
   std::string line, text;
   for (size_t number = 1; out && std::getline(in, line); ++number) {
     text.clear();

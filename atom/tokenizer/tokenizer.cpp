@@ -1,4 +1,5 @@
-// Tokenizer::from_directory: finds the tokenizer files of a model directory and hands them to the loaders.
+// Tokenizer::from_directory: finds the tokenizer files of a model directory and hands them to the
+// loaders.
 #include "atom/tokenizer/tokenizer.h"
 
 #include <cstdio>
@@ -18,10 +19,11 @@ Result<std::string> read_file(const fs::path& path) {
   const uintmax_t size = fs::file_size(path, ec);
   if (ec) return make_error(ErrorCode::kNotFound, "{}: {}", path.string(), ec.message());
   if (size > kMaxFileBytes) {
-    return make_error(ErrorCode::kInvalidArgument, "{}: {} bytes is too large for a tokenizer file", path.string(),
-                      size);
+    return make_error(ErrorCode::kInvalidArgument, "{}: {} bytes is too large for a tokenizer file",
+                      path.string(), size);
   }
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             &std::fclose);
   std::string text(size, '\0');
   if (file == nullptr || std::fread(text.data(), 1, text.size(), file.get()) != text.size()) {
     return make_error(ErrorCode::kDataLoss, "{}: cannot be read", path.string());
@@ -43,7 +45,9 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_directory(const fs::pat
   if (fs::exists(config_path, ec)) {
     ATOM_ASSIGN_OR_RETURN(const std::string text, read_file(config_path));
     auto parsed = parse_tokenizer_config(text);
-    if (!parsed) return make_error(parsed.error().code, "{}: {}", config_path.string(), parsed.error().message);
+    if (!parsed)
+      return make_error(parsed.error().code, "{}: {}", config_path.string(),
+                        parsed.error().message);
     config = std::move(*parsed);
   }
   TokenizerParts parts;
@@ -55,7 +59,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_directory(const fs::pat
     ATOM_ASSIGN_OR_RETURN(const std::string text, read_file(tiktoken_path));
     ATOM_RETURN_IF_ERROR(in_file(tiktoken_path, load_tiktoken(text, config, parts)));
   } else {
-    return make_error(ErrorCode::kNotFound, "{}: neither tokenizer.json nor tiktoken.model is there", dir.string());
+    return make_error(ErrorCode::kNotFound,
+                      "{}: neither tokenizer.json nor tiktoken.model is there", dir.string());
   }
   ATOM_RETURN_IF_ERROR(in_file(config_path, apply_tokenizer_config(config, parts)));
   return std::make_shared<const PipelineTokenizer>(std::move(parts));

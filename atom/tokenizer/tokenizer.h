@@ -1,5 +1,6 @@
-// Tokenizer: text <-> token ids, equal id for id to the `tokenizers` library reading the same tokenizer.json.
-// One immutable object for tokenizer.json, tiktoken and GGUF vocabularies; safe to use from many threads.
+// Tokenizer: text <-> token ids, equal id for id to the `tokenizers` library reading the same
+// tokenizer.json. One immutable object for tokenizer.json, tiktoken and GGUF vocabularies; safe to
+// use from many threads.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct GgufVocab {
   std::string pre;    // pre-tokenizer name: "smollm", "qwen2", "llama-bpe", ...
   std::vector<std::string> tokens;
   std::vector<float> scores;
-  std::vector<int32_t> token_types;  // 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+  std::vector<int32_t>
+      token_types;  // 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
   std::vector<std::string> merges;
   std::optional<int32_t> bos_id, eos_id, unk_id, pad_id;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
@@ -35,8 +37,8 @@ class Tokenizer {
   static Result<std::shared_ptr<const Tokenizer>> from_directory(const std::filesystem::path& dir);
   static Result<std::shared_ptr<const Tokenizer>> from_gguf(const GgufVocab& vocab);
 
-  // Special-token text inside `text` becomes the special token, as in `tokenizers`. add_special_tokens adds
-  // what the post-processor (and add_bos_token / add_eos_token) says.
+  // Special-token text inside `text` becomes the special token, as in `tokenizers`.
+  // add_special_tokens adds what the post-processor (and add_bos_token / add_eos_token) says.
   virtual std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const = 0;
   // Invalid UTF-8 becomes U+FFFD as in `tokenizers`. Ids outside the vocabulary are skipped.
   virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const = 0;
@@ -55,8 +57,8 @@ class Tokenizer {
   virtual std::string_view unk_token() const = 0;
 };
 
-// Turns a stream of token ids into text; never emits half a character. The concatenation of all push()
-// results and flush() equals decode() of all ids. One object per sequence, one thread.
+// Turns a stream of token ids into text; never emits half a character. The concatenation of all
+// push() results and flush() equals decode() of all ids. One object per sequence, one thread.
 class IncrementalDetokenizer {
  public:
   IncrementalDetokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special_tokens,

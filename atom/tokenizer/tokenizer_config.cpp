@@ -29,7 +29,8 @@ Result<AddedToken> added_token(std::string_view id_text, const json::value& valu
   int64_t id = -1;
   const auto [end, ec] = std::from_chars(id_text.data(), id_text.data() + id_text.size(), id);
   if (ec != std::errc() || end != id_text.data() + id_text.size() || id < 0 || id > Vocab::kMaxId) {
-    return make_error(ErrorCode::kInvalidArgument, "added_tokens_decoder key \"{}\" is not an id (0 to {})",
+    return make_error(ErrorCode::kInvalidArgument,
+                      "added_tokens_decoder key \"{}\" is not an id (0 to {})",
                       id_text.substr(0, 100), Vocab::kMaxId);
   }
   ATOM_ASSIGN_OR_RETURN(const JsonFields f,
@@ -76,7 +77,8 @@ Result<int32_t> id_of(const TokenizerParts& parts, std::string_view key, std::st
   if (const AddedToken* added = parts.added.by_content(text)) return added->id;
   const int32_t id = parts.model.vocab().find(text);
   if (id >= 0) return id;
-  return make_error(ErrorCode::kInvalidArgument, "{} is true, but its token \"{}\" is not in the vocabulary", key,
+  return make_error(ErrorCode::kInvalidArgument,
+                    "{} is true, but its token \"{}\" is not in the vocabulary", key,
                     text.substr(0, 100));
 }
 

@@ -1,5 +1,5 @@
-// tokenizer.json -> TokenizerParts: model, added tokens, and (tokenizer_json_parts.cpp) the component chains.
-// Only BPE models; other types are refused by name.
+// tokenizer.json -> TokenizerParts: model, added tokens, and (tokenizer_json_parts.cpp) the
+// component chains. Only BPE models; other types are refused by name.
 #include "atom/tokenizer/json_fields.h"
 #include "atom/tokenizer/json_reader.h"
 #include "atom/tokenizer/loaders.h"
@@ -64,7 +64,8 @@ Status load_model(const TokenizerDocument& doc, const json::object& root, bool b
   if (!parts.unk_token.empty()) {
     options.unk_id = parts.model.vocab().find(parts.unk_token);
     if (options.unk_id < 0) {
-      return make_error(ErrorCode::kInvalidArgument, "model.unk_token \"{}\" is not in the vocabulary",
+      return make_error(ErrorCode::kInvalidArgument,
+                        "model.unk_token \"{}\" is not in the vocabulary",
                         parts.unk_token.substr(0, 100));
     }
   }
@@ -73,10 +74,12 @@ Status load_model(const TokenizerDocument& doc, const json::object& root, bool b
 }
 
 Result<AddedToken> read_added_token(const json::value& value, size_t index) {
-  ATOM_ASSIGN_OR_RETURN(const JsonFields f, JsonFields::of(value, str_format("added_tokens[{}]", index)));
+  ATOM_ASSIGN_OR_RETURN(const JsonFields f,
+                        JsonFields::of(value, str_format("added_tokens[{}]", index)));
   ATOM_ASSIGN_OR_RETURN(const int64_t id, f.integer("id"));
   if (id < 0 || id > Vocab::kMaxId) {
-    return make_error(ErrorCode::kInvalidArgument, "{}.id is {} (ids are 0 to {})", f.path(), id, Vocab::kMaxId);
+    return make_error(ErrorCode::kInvalidArgument, "{}.id is {} (ids are 0 to {})", f.path(), id,
+                      Vocab::kMaxId);
   }
   AddedToken token{.id = static_cast<int32_t>(id), .content = {}};
   ATOM_ASSIGN_OR_RETURN(token.content, f.string("content"));
@@ -91,7 +94,8 @@ Result<AddedToken> read_added_token(const json::value& value, size_t index) {
 Status load_added_tokens(const json::object& root, TokenizerParts& parts) {
   const json::value* list = root.if_contains("added_tokens");
   if (list == nullptr || list->is_null()) return {};
-  if (!list->is_array()) return make_error(ErrorCode::kInvalidArgument, "added_tokens is not a list");
+  if (!list->is_array())
+    return make_error(ErrorCode::kInvalidArgument, "added_tokens is not a list");
   const Vocab& vocab = parts.model.vocab();
   std::string buffer;
   for (size_t i = 0; i < list->get_array().size(); ++i) {
@@ -105,10 +109,12 @@ Status load_added_tokens(const json::object& root, TokenizerParts& parts) {
     if (known < 0 && vocab.has(token.id)) {
       return make_error(ErrorCode::kInvalidArgument,
                         "added_tokens[{}]: \"{}\" has id {}, which model.vocab gives to \"{}\"", i,
-                        token.content.substr(0, 100), token.id, vocab.token(token.id).substr(0, 100));
+                        token.content.substr(0, 100), token.id,
+                        vocab.token(token.id).substr(0, 100));
     }
     const std::string content = token.content;
-    if (auto added = parts.added.add(std::move(token), parts.normalizer.run(content, buffer)); !added) {
+    if (auto added = parts.added.add(std::move(token), parts.normalizer.run(content, buffer));
+        !added) {
       return make_error(added.error().code, "added_tokens[{}]: {}", i, added.error().message);
     }
   }
@@ -119,7 +125,8 @@ Status load_added_tokens(const json::object& root, TokenizerParts& parts) {
 
 Status load_tokenizer_json(std::string_view text, TokenizerParts& parts) {
   ATOM_ASSIGN_OR_RETURN(const TokenizerDocument doc, read_tokenizer_document(text));
-  if (!doc.rest.is_object()) return make_error(ErrorCode::kInvalidArgument, "the file is not a JSON object");
+  if (!doc.rest.is_object())
+    return make_error(ErrorCode::kInvalidArgument, "the file is not a JSON object");
   const json::object& root = doc.rest.get_object();
   ATOM_RETURN_IF_ERROR(read_normalizer(root, parts.normalizer));
   bool byte_level = false;

@@ -13,8 +13,9 @@
 
 namespace atom {
 
-// `root`: the whole document. Absent and null parts leave the chain empty (decoder: tokens joined by spaces).
-// Errors name the dotted key and, for an unknown component, its type and the supported ones.
+// `root`: the whole document. Absent and null parts leave the chain empty (decoder: tokens joined
+// by spaces). Errors name the dotted key and, for an unknown component, its type and the supported
+// ones.
 Status read_normalizer(const boost::json::object& root, Normalizer& out);
 // byte_level: the chain ends in ByteLevel, so words are encoded as bytes.
 Status read_pre_tokenizer(const boost::json::object& root, PreTokenizer& out, bool& byte_level);

@@ -20,7 +20,9 @@ class TokenizerJson : public testing::Test {
   }
   void TearDown() override { fs::remove_all(dir_); }
 
-  void write(const std::string& name, const std::string& text) { std::ofstream(dir_ / name) << text; }
+  void write(const std::string& name, const std::string& text) {
+    std::ofstream(dir_ / name) << text;
+  }
   Result<std::shared_ptr<const Tokenizer>> load(const std::string& json) {
     write("tokenizer.json", json);
     return Tokenizer::from_directory(dir_);
@@ -38,7 +40,8 @@ std::string byte_level(const std::string& parts, const std::string& model_extra 
   std::string vocab, merges;
   int id = 0;
   const auto add = [&](const std::string& token) {
-    vocab += (id > 0 ? "," : "") + ("\"" + (token == "\"" || token == "\\" ? "\\" + token : token) + "\":") +
+    vocab += (id > 0 ? "," : "") +
+             ("\"" + (token == "\"" || token == "\\" ? "\\" + token : token) + "\":") +
              std::to_string(id);
     ++id;
   };
@@ -53,8 +56,8 @@ std::string byte_level(const std::string& parts, const std::string& model_extra 
     add(joined);
     merges += (merges.empty() ? "\"" : ",\"") + std::string(m) + "\"";
   }
-  return "{\"model\":{\"type\":\"BPE\"," + model_extra + "\"vocab\":{" + vocab + "},\"merges\":[" + merges + "]}," +
-         "\"decoder\":{\"type\":\"ByteLevel\"}," + parts + "}";
+  return "{\"model\":{\"type\":\"BPE\"," + model_extra + "\"vocab\":{" + vocab + "},\"merges\":[" +
+         merges + "]}," + "\"decoder\":{\"type\":\"ByteLevel\"}," + parts + "}";
 }
 const char* const kByteLevelPre =
     R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true})";
@@ -90,13 +93,15 @@ TEST_F(TokenizerJson, AddedTokensAreLeftmostLongestWithTheirFlags) {
   EXPECT_EQ(tokens_of(**t, "<s><s>x"), (std::vector<std::string>{"<s>", "<s>x"}));
   EXPECT_EQ(tokens_of(**t, "a \u3000<L>a"), (std::vector<std::string>{"a", "<L>", "a"}));
   EXPECT_EQ(tokens_of(**t, "a<R> \n a"), (std::vector<std::string>{"a", "<R>", "a"}));
-  EXPECT_EQ(tokens_of(**t, "word words"), (std::vector<std::string>{"word", "Ġ", "w", "o", "r", "d", "s"}));
+  EXPECT_EQ(tokens_of(**t, "word words"),
+            (std::vector<std::string>{"word", "Ġ", "w", "o", "r", "d", "s"}));
   EXPECT_EQ((*t)->decode(std::vector<int32_t>{300, 400}, true), "<L>");
 }
 
 TEST_F(TokenizerJson, ConfigAddsBosAndEosOnce) {
-  write("tokenizer_config.json",
-        R"({"add_bos_token":true,"bos_token":{"content":"<s>"},"add_eos_token":true,"eos_token":"<L>","pad_token":null})");
+  write(
+      "tokenizer_config.json",
+      R"({"add_bos_token":true,"bos_token":{"content":"<s>"},"add_eos_token":true,"eos_token":"<L>","pad_token":null})");
   const std::string post =
       R"(,"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},)"
       R"({"Sequence":{"id":"A","type_id":0}}],"special_tokens":{"<s>":{"id":"<s>","ids":[300],"tokens":["<s>"]}}})";
@@ -109,8 +114,9 @@ TEST_F(TokenizerJson, ConfigAddsBosAndEosOnce) {
     EXPECT_EQ((*t)->pad_token(), "");
   }
   write("tokenizer_config.json", R"({"add_bos_token":true,"bos_token":"<nope>"})");
-  EXPECT_NE(error_of(byte_level(kByteLevelPre)).find("tokenizer_config.json: add_bos_token is true"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of(byte_level(kByteLevelPre)).find("tokenizer_config.json: add_bos_token is true"),
+      std::string::npos);
 }
 
 // A megabyte in one word: the heap, and its result against what doubling must give.
@@ -179,22 +185,29 @@ TEST_F(TokenizerJson, HostileFilesAreRefusedInOneLine) {
   expect(model(R"({"a":0})", R"([["a","a","a"]])"), "model.merges entry");
   expect(model(R"({"a":0})", R"([["a",3]])"), "model.merges entry");
   expect(model(R"({"a":0})", R"(["a b"])"), "\"b\", which is not in the vocabulary");
-  expect(byte_level(R"("pre_tokenizer":{"type":"Jieba"})"), "pre_tokenizer.type is \"Jieba\"; supported are");
-  expect(byte_level(R"("normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Magic"}]})"),
+  expect(byte_level(R"("pre_tokenizer":{"type":"Jieba"})"),
+         "pre_tokenizer.type is \"Jieba\"; supported are");
+  expect(byte_level(
+             R"("normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Magic"}]})"),
          "normalizer.normalizers[1].type is \"Magic\"");
   expect(byte_level(R"("post_processor":{"type":"Bert"})"), "post_processor.type is \"Bert\"");
-  expect(byte_level(R"("pre_tokenizer":{"type":"Split","behavior":"Isolated","pattern":{"Regex":"(("}})"),
+  expect(byte_level(
+             R"("pre_tokenizer":{"type":"Split","behavior":"Isolated","pattern":{"Regex":"(("}})"),
          "pre_tokenizer.pattern: the regular expression \"((\" is invalid");
-  expect(byte_level(R"("pre_tokenizer":{"type":"Split","behavior":"Isolated","pattern":{"Regex":"\\p{N}{1,3}+"}})"),
-         "has a + after {n,m}");
+  expect(
+      byte_level(
+          R"("pre_tokenizer":{"type":"Split","behavior":"Isolated","pattern":{"Regex":"\\p{N}{1,3}+"}})"),
+      "has a + after {n,m}");
   expect(byte_level(R"("added_tokens":[{"id":300,"content":"abc"}])"), "but model.vocab gives it");
-  expect(byte_level(R"("added_tokens":[{"id":5,"content":"new"}])"), "has id 5, which model.vocab gives to");
+  expect(byte_level(R"("added_tokens":[{"id":5,"content":"new"}])"),
+         "has id 5, which model.vocab gives to");
   expect(byte_level(R"("added_tokens":[{"id":-3,"content":"new"}])"), "added_tokens[0].id is -3");
   expect(byte_level(kByteLevelPre, "\"unk_token\":\"<unk>\","), "model.unk_token \"<unk>\"");
   std::string deep = R"({"type":"NFC"})";
   for (int i = 0; i < 12; ++i) deep = R"({"type":"Sequence","normalizers":[)" + deep + "]}";
   expect(byte_level("\"normalizer\":" + deep), "nested deeper than 8");
-  expect("{\"x\":" + std::string(1000, '[') + std::string(1000, ']') + "}", "nesting deeper than 64");
+  expect("{\"x\":" + std::string(1000, '[') + std::string(1000, ']') + "}",
+         "nesting deeper than 64");
 }
 
 TEST_F(TokenizerJson, CutFilesNeverCrash) {
@@ -218,7 +231,8 @@ TEST_F(TokenizerJson, CatastrophicRegexStops) {
 }
 
 TEST_F(TokenizerJson, TiktokenFile) {
-  write("tokenizer_config.json", R"({"added_tokens_decoder":{"260":{"content":"[BOS]","special":true}}})");
+  write("tokenizer_config.json",
+        R"({"added_tokens_decoder":{"260":{"content":"[BOS]","special":true}}})");
   std::string ranks;
   const char* digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   for (int b = 0; b < 256; ++b) {
@@ -232,7 +246,8 @@ TEST_F(TokenizerJson, TiktokenFile) {
   EXPECT_EQ((*t)->encode("hi hi[BOS]", false), (std::vector<int32_t>{256, 257, 260}));
   EXPECT_EQ((*t)->encode("你", false), (std::vector<int32_t>{258}));
   EXPECT_EQ((*t)->id_to_token(259), "<|reserved_token_259|>");
-  for (const char* bad : {"aGk=\n", "a*k= 1\n", "aGk= x\n", "aGk= -1\n", "", "aGk= 0\naGk= 1\n", "aGk= 0\naG8= 0\n"}) {
+  for (const char* bad : {"aGk=\n", "a*k= 1\n", "aGk= x\n", "aGk= -1\n", "", "aGk= 0\naGk= 1\n",
+                          "aGk= 0\naG8= 0\n"}) {
     write("tiktoken.model", bad);
     auto refused = Tokenizer::from_directory(dir_);
     ASSERT_FALSE(refused) << bad;

@@ -75,9 +75,9 @@ void append_utf8(char32_t c, std::string& out) {
 namespace {
 
 struct Utf8Step {
-  uint32_t length;   // of the character, or of the maximal ill-formed part
+  uint32_t length;  // of the character, or of the maximal ill-formed part
   bool valid;
-  bool incomplete;   // the text ends inside a character that may still become valid
+  bool incomplete;  // the text ends inside a character that may still become valid
 };
 
 // One step of the table of well-formed byte sequences (Unicode, table 3-7).

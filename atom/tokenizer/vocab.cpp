@@ -21,7 +21,8 @@ Status Vocab::add(std::string_view token, int64_t id) {
   Entry& entry = entries_[id];
   if (entry.length != kAbsent) {
     return make_error(ErrorCode::kInvalidArgument, "tokens \"{}\" and \"{}\" have the same id {}",
-                      this->token(static_cast<int32_t>(id)).substr(0, 100), token.substr(0, 100), id);
+                      this->token(static_cast<int32_t>(id)).substr(0, 100), token.substr(0, 100),
+                      id);
   }
   if (arena_.size() + token.size() >= kAbsent) {
     return make_error(ErrorCode::kInvalidArgument, "the vocabulary has more than 4 GiB of text");

@@ -1,5 +1,6 @@
-// Vocab: token strings <-> ids, in two arenas (no allocation per token). Knows nothing of merges, special
-// tokens or text. Filled by a loader, then finish() builds the indexes and the object is read-only.
+// Vocab: token strings <-> ids, in two arenas (no allocation per token). Knows nothing of merges,
+// special tokens or text. Filled by a loader, then finish() builds the indexes and the object is
+// read-only.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@ namespace atom {
 
 class Vocab {
  public:
-  // Ids above this are refused: they could only make us allocate (the largest real vocabulary has 263k).
+  // Ids above this are refused: they could only make us allocate (the largest real vocabulary has
+  // 263k).
   static constexpr int64_t kMaxId = (1 << 22) - 1;
 
   void reserve(size_t num_tokens, size_t num_bytes);
@@ -70,8 +72,8 @@ class Vocab {
   std::vector<Entry> entries_;
   std::string byte_arena_;           // byte_level only
   std::vector<Entry> byte_entries_;  // absent: the entry is not written in the byte alphabet
-  Index index_;        // entries written in the alphabet (byte_level), else all
-  Index other_index_;  // byte_level: entries outside the alphabet
+  Index index_;                      // entries written in the alphabet (byte_level), else all
+  Index other_index_;                // byte_level: entries outside the alphabet
 };
 
 }  // namespace atom

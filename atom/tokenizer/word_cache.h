@@ -1,5 +1,5 @@
-// WordCache: the ids of words seen before, in a direct-mapped table of one cache line per word. Exact (keys
-// are compared), bounded, and only for short words with few ids. One thread at a time.
+// WordCache: the ids of words seen before, in a direct-mapped table of one cache line per word.
+// Exact (keys are compared), bounded, and only for short words with few ids. One thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,8 @@ class WordCache {
   static Key make_key(std::string_view word, bool flag) {
     Key key{};
     std::memcpy(key.words, word.data(), word.size());
-    reinterpret_cast<uint8_t*>(key.words)[30] = static_cast<uint8_t>((word.size() + 1) | (flag ? 0x80 : 0));
+    reinterpret_cast<uint8_t*>(key.words)[30] =
+        static_cast<uint8_t>((word.size() + 1) | (flag ? 0x80 : 0));
     return key;
   }
 

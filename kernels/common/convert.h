@@ -1,6 +1,6 @@
 // Scalar conversions between f32 and the small float types, round to nearest even. C++20.
-// `static inline` on purpose: a file compiled for a newer instruction set keeps its own copy, so the linker
-// can never hand such a copy to code that runs on older processors.
+// `static inline` on purpose: a file compiled for a newer instruction set keeps its own copy, so
+// the linker can never hand such a copy to code that runs on older processors.
 #pragma once
 
 #include <cstdint>

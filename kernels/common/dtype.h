@@ -1,6 +1,7 @@
 // Element types that kernels and engine share. C++20: device code includes this file.
-// A block type (Q8_0 ... Q6_K) packs `block_size` values with their scales into `block_bytes` bytes; the
-// layouts are those of GGUF (ggml-common.h). To add a type: one enum value, one row in `dtype_info`.
+// A block type (Q8_0 ... Q6_K) packs `block_size` values with their scales into `block_bytes`
+// bytes; the layouts are those of GGUF (ggml-common.h). To add a type: one enum value, one row in
+// `dtype_info`.
 #pragma once
 
 #include <cstdint>
@@ -32,20 +33,34 @@ struct DTypeInfo {
 
 constexpr DTypeInfo dtype_info(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return {"f32", 1, 4};
-    case DType::kF16: return {"f16", 1, 2};
-    case DType::kBF16: return {"bf16", 1, 2};
-    case DType::kF8E4M3: return {"fp8_e4m3", 1, 1};
-    case DType::kI8: return {"i8", 1, 1};
-    case DType::kU8: return {"u8", 1, 1};
-    case DType::kI32: return {"i32", 1, 4};
-    case DType::kI64: return {"i64", 1, 8};
-    case DType::kBool: return {"bool", 1, 1};
-    case DType::kQ8_0: return {"q8_0", 32, 34};
-    case DType::kQ4_0: return {"q4_0", 32, 18};
-    case DType::kQ4_1: return {"q4_1", 32, 20};
-    case DType::kQ4_K: return {"q4_k", 256, 144};
-    case DType::kQ6_K: return {"q6_k", 256, 210};
+    case DType::kF32:
+      return {"f32", 1, 4};
+    case DType::kF16:
+      return {"f16", 1, 2};
+    case DType::kBF16:
+      return {"bf16", 1, 2};
+    case DType::kF8E4M3:
+      return {"fp8_e4m3", 1, 1};
+    case DType::kI8:
+      return {"i8", 1, 1};
+    case DType::kU8:
+      return {"u8", 1, 1};
+    case DType::kI32:
+      return {"i32", 1, 4};
+    case DType::kI64:
+      return {"i64", 1, 8};
+    case DType::kBool:
+      return {"bool", 1, 1};
+    case DType::kQ8_0:
+      return {"q8_0", 32, 34};
+    case DType::kQ4_0:
+      return {"q4_0", 32, 18};
+    case DType::kQ4_1:
+      return {"q4_1", 32, 20};
+    case DType::kQ4_K:
+      return {"q4_k", 256, 144};
+    case DType::kQ6_K:
+      return {"q6_k", 256, 210};
   }
   return {"unknown", 1, 0};
 }

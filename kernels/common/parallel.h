@@ -6,11 +6,11 @@
 
 namespace atom {
 
-// Runs body(context, i) for i in [0, count) on up to num_threads threads and returns when all are done.
-// A default-constructed value runs everything on the calling thread.
+// Runs body(context, i) for i in [0, count) on up to num_threads threads and returns when all are
+// done. A default-constructed value runs everything on the calling thread.
 struct ParallelFor {
-  void (*run)(void* pool, int64_t count, void (*body)(void* context, int64_t index), void* context) =
-      nullptr;
+  void (*run)(void* pool, int64_t count, void (*body)(void* context, int64_t index),
+              void* context) = nullptr;
   void* pool = nullptr;
   int num_threads = 1;
 

@@ -15,13 +15,13 @@ struct AttentionMetadata {
   int64_t num_seqs = 0;
   int64_t max_query_len = 0;
   int64_t max_context_len = 0;
-  int64_t block_size = 0;                  // tokens per KV block
-  int64_t block_table_stride = 0;          // entries per row of block_tables
-  const int32_t* query_start = nullptr;    // [num_seqs + 1]
-  const int32_t* context_lens = nullptr;   // [num_seqs] cached tokens including this step's
-  const int32_t* block_tables = nullptr;   // [num_seqs, block_table_stride]
-  const int32_t* positions = nullptr;      // [num_tokens]
-  const int64_t* slot_mapping = nullptr;   // [num_tokens] block * block_size + offset; -1 = padding
+  int64_t block_size = 0;                 // tokens per KV block
+  int64_t block_table_stride = 0;         // entries per row of block_tables
+  const int32_t* query_start = nullptr;   // [num_seqs + 1]
+  const int32_t* context_lens = nullptr;  // [num_seqs] cached tokens including this step's
+  const int32_t* block_tables = nullptr;  // [num_seqs, block_table_stride]
+  const int32_t* positions = nullptr;     // [num_tokens]
+  const int64_t* slot_mapping = nullptr;  // [num_tokens] block * block_size + offset; -1 = padding
 };
 
 // One layer's paged cache. k, v: [num_blocks, num_kv_heads, block_size, head_dim].

@@ -1,6 +1,6 @@
-// How rows of x are laid out for kernels that do not read f32, and how many bytes that takes. The caller
-// provides the memory (LinearArgs::input); a layout is filled once and read by every panel. Functions are
-// always inlined, for the reason given in simd/vec.h.
+// How rows of x are laid out for kernels that do not read f32, and how many bytes that takes. The
+// caller provides the memory (LinearArgs::input); a layout is filled once and read by every panel.
+// Functions are always inlined, for the reason given in simd/vec.h.
 #pragma once
 
 #include <stdint.h>
@@ -21,23 +21,30 @@ struct Int16View {
   float* scale;       // real value = scale * integer
   float* scaled_sum;  // scale * sum of the integers
 
-  __attribute__((always_inline)) Int16View(const uint8_t* memory, int64_t num_tokens, int64_t cols) {
+  __attribute__((always_inline))
+  Int16View(const uint8_t* memory, int64_t num_tokens, int64_t cols) {
     const int64_t count = num_tokens * (cols / 32);
     planes = reinterpret_cast<Int16Planes*>(const_cast<uint8_t*>(memory));
     sums = reinterpret_cast<Int16Sums*>(planes + count);
     scale = reinterpret_cast<float*>(sums + count);
     scaled_sum = scale + count;
   }
-  __attribute__((always_inline)) static int64_t bytes(int64_t num_tokens, int64_t cols) { return num_tokens * (cols / 32) * 80; }
+  __attribute__((always_inline)) static int64_t bytes(int64_t num_tokens, int64_t cols) {
+    return num_tokens * (cols / 32) * 80;
+  }
 
   __attribute__((always_inline)) int32_t half_sum(int64_t index, int part, int parts) const {
     return parts == 2 ? sums[index].half[part] : sums[index].half[0] + sums[index].half[1];
   }
 };
 
-// Activations rounded to bf16, [num_tokens][cols] or, for AMX, [cols / 32][num_tokens][32]; columns are padded with
-// zero to whole chunks of 32.
-__attribute__((always_inline)) static inline int64_t bf16_chunks(int64_t cols) { return (cols + 31) / 32; }
-__attribute__((always_inline)) static inline int64_t bf16_pairs(int64_t cols) { return bf16_chunks(cols) * 16; }
+// Activations rounded to bf16, [num_tokens][cols] or, for AMX, [cols / 32][num_tokens][32]; columns
+// are padded with zero to whole chunks of 32.
+__attribute__((always_inline)) static inline int64_t bf16_chunks(int64_t cols) {
+  return (cols + 31) / 32;
+}
+__attribute__((always_inline)) static inline int64_t bf16_pairs(int64_t cols) {
+  return bf16_chunks(cols) * 16;
+}
 
 }  // namespace atom::cpu

@@ -13,16 +13,27 @@
 namespace atom::cpu {
 
 #if defined(ATOM_X86_KERNELS)
-namespace avx2 { extern const Kernels kKernels; }
-namespace avx512 { extern const Kernels kKernels; }
-namespace avx512_vnni { extern const Kernels kKernels; }
-namespace avx512_bf16 { extern const Kernels kKernels; }
-namespace amx { extern const Kernels kKernels; }
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+namespace avx512_vnni {
+extern const Kernels kKernels;
+}
+namespace avx512_bf16 {
+extern const Kernels kKernels;
+}
+namespace amx {
+extern const Kernels kKernels;
+}
 
 namespace {
 
-// Linux lends the tile registers to a process that asks, once; its threads inherit them. The probes have seen
-// that the system saves them. Any failure (an old kernel, a filter) only means the next best table.
+// Linux lends the tile registers to a process that asks, once; its threads inherit them. The probes
+// have seen that the system saves them. Any failure (an old kernel, a filter) only means the next
+// best table.
 bool may_use_tiles() {
 #if defined(ATOM_AMX_KERNELS) && defined(__linux__)
   if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-int8") ||
@@ -83,8 +94,8 @@ KernelTables available_kernels() {
   }
   found.tables[found.count++] = &avx512_bf16::kKernels;
   if (__builtin_cpu_is("intel")) {
-    // There vdpbf16ps has half the rate of f32 FMA (Sapphire Rapids: 83 against 168 GFLOP/s a core), so that
-    // bf16 weights do better in f32, the only difference between these two tables.
+    // There vdpbf16ps has half the rate of f32 FMA (Sapphire Rapids: 83 against 168 GFLOP/s a
+    // core), so that bf16 weights do better in f32, the only difference between these two tables.
     std::swap(found.tables[found.count - 2], found.tables[found.count - 1]);
   }
 #if defined(ATOM_AMX_KERNELS)

@@ -1,7 +1,8 @@
-// The CPU kernel table: raw pointers and plain structs, single-threaded, no allocation. A kernel computes a
-// range of rows or work items, so that the caller decides how to spread it over threads; no result depends
-// on how a range is cut. One table per instruction set; `reference` is the oracle, written to be read.
-// To add a kernel: a field here, reference/, simd/, a row in tests/conformance.
+// The CPU kernel table: raw pointers and plain structs, single-threaded, no allocation. A kernel
+// computes a range of rows or work items, so that the caller decides how to spread it over threads;
+// no result depends on how a range is cut. One table per instruction set; `reference` is the
+// oracle, written to be read. To add a kernel: a field here, reference/, simd/, a row in
+// tests/conformance.
 #pragma once
 
 #include <cstdint>
@@ -61,7 +62,8 @@ struct Range {
 
 struct RmsNormArgs {
   const float* x = nullptr;  // [num_tokens, hidden_size]
-  float* residual = nullptr;  // [num_tokens, hidden_size], or none: residual += x first, then it is normed
+  float* residual =
+      nullptr;  // [num_tokens, hidden_size], or none: residual += x first, then it is normed
   const float* weight = nullptr;  // [hidden_size]
   float eps = 0;
   float* out = nullptr;  // may be x
@@ -113,9 +115,11 @@ struct Kernels {
   int64_t (*packed_bytes)(int32_t kernel, DType dtype, int64_t rows, int64_t cols) = nullptr;
   int32_t (*choose_linear)(DType dtype, int64_t cols, bool exact_activations) = nullptr;
   void (*pack)(int32_t kernel, const PackArgs& args, Range panels) = nullptr;
-  // x in the kernel's own layout: its size (0: the kernel reads x itself), and the conversion of some rows.
+  // x in the kernel's own layout: its size (0: the kernel reads x itself), and the conversion of
+  // some rows.
   int64_t (*input_bytes)(int32_t kernel, int64_t num_tokens, int64_t cols) = nullptr;
-  void (*prepare_input)(int32_t kernel, const LinearArgs& args, uint8_t* out, Range tokens) = nullptr;
+  void (*prepare_input)(int32_t kernel, const LinearArgs& args, uint8_t* out,
+                        Range tokens) = nullptr;
   void (*linear)(int32_t kernel, const LinearArgs& args, Range tokens, Range panels) = nullptr;
 
   void (*rms_norm)(const RmsNormArgs& args, Range tokens) = nullptr;
@@ -135,8 +139,8 @@ struct KernelTables {
 KernelTables available_kernels();
 const Kernels& best_kernels();
 
-// out [count] = values [begin, begin + count) of a row of any weight dtype; for block types, begin and count
-// are multiples of the block size.
+// out [count] = values [begin, begin + count) of a row of any weight dtype; for block types, begin
+// and count are multiples of the block size.
 void dequantize(DType dtype, const uint8_t* row, int64_t begin, int64_t count, float* out);
 
 // The stored row of logical row `row` of all sources.

@@ -8,7 +8,8 @@
 namespace atom::cpu {
 namespace {
 
-// The 16 source rows of a panel. Features beyond the last are copies of it whose results nobody stores.
+// The 16 source rows of a panel. Features beyond the last are copies of it whose results nobody
+// stores.
 struct PanelRows {
   const uint8_t* row[kPanelRows];
 };
@@ -20,7 +21,8 @@ uint32_t load_u32(const uint8_t* p) {
 }
 
 // out [count][16] words = `count` words of every row, from byte `offset`, each xor `flip`.
-void transpose_words(const PanelRows& rows, int64_t offset, int64_t count, uint32_t flip, uint8_t* out) {
+void transpose_words(const PanelRows& rows, int64_t offset, int64_t count, uint32_t flip,
+                     uint8_t* out) {
   auto* words = reinterpret_cast<uint32_t*>(out);
   for (int64_t j = 0; j < count; ++j) {
     for (int64_t r = 0; r < kPanelRows; ++r) {
@@ -30,7 +32,8 @@ void transpose_words(const PanelRows& rows, int64_t offset, int64_t count, uint3
 }
 
 // out [count][16] halves = `count` 16-bit values of every row, `stride` bytes apart.
-void transpose_halves(const PanelRows& rows, int64_t offset, int64_t stride, int64_t count, uint8_t* out) {
+void transpose_halves(const PanelRows& rows, int64_t offset, int64_t stride, int64_t count,
+                      uint8_t* out) {
   for (int64_t j = 0; j < count; ++j) {
     for (int64_t r = 0; r < kPanelRows; ++r) {
       memcpy(out + (j * kPanelRows + r) * 2, rows.row[r] + offset + stride * j, 2);
@@ -49,8 +52,10 @@ void pack_bf16(const PanelRows& rows, int64_t cols, uint8_t* out) {
   }
 }
 
-// Q8_0 and Q4_0: `words` 32-bit words of values after the 2-byte scale; the scales after all values.
-void pack_scaled(const PanelRows& rows, int64_t blocks, int64_t words, uint32_t flip, uint8_t* out) {
+// Q8_0 and Q4_0: `words` 32-bit words of values after the 2-byte scale; the scales after all
+// values.
+void pack_scaled(const PanelRows& rows, int64_t blocks, int64_t words, uint32_t flip,
+                 uint8_t* out) {
   const int64_t block_bytes = 2 + words * 4;
   for (int64_t b = 0; b < blocks; ++b) {
     transpose_words(rows, b * block_bytes + 2, words, flip, out + b * words * 64);
@@ -69,7 +74,8 @@ void pack_q4_k(const PanelRows& rows, int64_t blocks, uint8_t* out) {
   for (int64_t b = 0; b < blocks; ++b, out += kQ4KBytes) {
     transpose_words(rows, b * 144 + 16, 32, 0, out);
     for (int64_t r = 0; r < kPanelRows; ++r) {
-      const uint8_t* packed = rows.row[r] + b * 144 + 4;  // 6-bit fields; see reference/dequantize.cpp
+      const uint8_t* packed =
+          rows.row[r] + b * 144 + 4;  // 6-bit fields; see reference/dequantize.cpp
       for (int64_t sub = 0; sub < 8; ++sub) {
         int scale = packed[sub] & 63;
         int min = packed[sub + 4] & 63;
@@ -101,15 +107,24 @@ void pack_q6_k(const PanelRows& rows, int64_t blocks, uint8_t* out) {
 void pack_panel(const PanelRows& rows, DType dtype, int64_t cols, uint8_t* out) {
   constexpr uint32_t kSignedToOffset = 0x80808080U;
   switch (dtype) {
-    case DType::kF32: return transpose_words(rows, 0, cols, 0, out);
-    case DType::kF16: return transpose_halves(rows, 0, 2, cols, out);
-    case DType::kBF16: return pack_bf16(rows, cols, out);
-    case DType::kQ8_0: return pack_scaled(rows, cols / 32, 8, kSignedToOffset, out);
-    case DType::kQ4_0: return pack_scaled(rows, cols / 32, 4, 0, out);
-    case DType::kQ4_1: return pack_q4_1(rows, cols / 32, out);
-    case DType::kQ4_K: return pack_q4_k(rows, cols / 256, out);
-    case DType::kQ6_K: return pack_q6_k(rows, cols / 256, out);
-    default: return;
+    case DType::kF32:
+      return transpose_words(rows, 0, cols, 0, out);
+    case DType::kF16:
+      return transpose_halves(rows, 0, 2, cols, out);
+    case DType::kBF16:
+      return pack_bf16(rows, cols, out);
+    case DType::kQ8_0:
+      return pack_scaled(rows, cols / 32, 8, kSignedToOffset, out);
+    case DType::kQ4_0:
+      return pack_scaled(rows, cols / 32, 4, 0, out);
+    case DType::kQ4_1:
+      return pack_q4_1(rows, cols / 32, out);
+    case DType::kQ4_K:
+      return pack_q4_k(rows, cols / 256, out);
+    case DType::kQ6_K:
+      return pack_q6_k(rows, cols / 256, out);
+    default:
+      return;
   }
 }
 

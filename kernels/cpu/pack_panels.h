@@ -1,4 +1,5 @@
-// Packs stored rows into the panels of panel_layout.h. Plain C++: it is bound by memory, not arithmetic.
+// Packs stored rows into the panels of panel_layout.h. Plain C++: it is bound by memory, not
+// arithmetic.
 #pragma once
 
 #include "kernels/cpu/kernels.h"

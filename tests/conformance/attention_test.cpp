@@ -1,5 +1,5 @@
-// Norm + rotation + cache write, and attention over the paged cache: every table against the reference over
-// awkward shapes, and bitwise equality for any chunking of a prompt.
+// Norm + rotation + cache write, and attention over the paged cache: every table against the
+// reference over awkward shapes, and bitwise equality for any chunking of a prompt.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -91,7 +91,8 @@ struct Scene {
   }
 
   int64_t slot(size_t sequence, int64_t stride, int64_t p) const {
-    const auto entry = sequence * static_cast<size_t>(stride) + static_cast<size_t>(p / shape.block_size);
+    const auto entry =
+        sequence * static_cast<size_t>(stride) + static_cast<size_t>(p / shape.block_size);
     return block_tables[entry] * shape.block_size + p % shape.block_size;
   }
   int64_t row() const { return (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim; }
@@ -105,7 +106,8 @@ std::vector<float> run(Context& ctx, Scene& scene, std::vector<float>& qkv) {
   const int64_t tokens = scene.meta.num_tokens;
   std::vector<float> inv_freq, angles(static_cast<size_t>(tokens * scene.rotary()));
   for (int64_t i = 0; i < scene.rotary() / 2; ++i) {
-    inv_freq.push_back(std::pow(10000.0F, -2.0F * static_cast<float>(i) / static_cast<float>(scene.rotary())));
+    inv_freq.push_back(
+        std::pow(10000.0F, -2.0F * static_cast<float>(i) / static_cast<float>(scene.rotary())));
   }
   const Tensor cos_sin = matrix(angles, tokens, scene.rotary());
   ctx->ops->rope_cos_sin(*ctx, inv_freq, cos_sin);
@@ -136,25 +138,48 @@ std::vector<Shape> shapes() {
   std::vector<Shape> all;
   for (const DType cache : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
     for (const int64_t d : {4, 16, 40, 64, 80, 96, 128, 256}) {
-      all.push_back({.num_heads = 6, .num_kv_heads = 2, .head_dim = d, .block_size = 16, .cache = cache});
+      all.push_back(
+          {.num_heads = 6, .num_kv_heads = 2, .head_dim = d, .block_size = 16, .cache = cache});
     }
-    all.push_back({.num_heads = 3, .num_kv_heads = 3, .head_dim = 64, .block_size = 1, .cache = cache});
-    all.push_back({.num_heads = 40, .num_kv_heads = 1, .head_dim = 16, .block_size = 7, .cache = cache});
-    all.push_back({.num_heads = 9, .num_kv_heads = 3, .head_dim = 64, .block_size = 256, .cache = cache});
-    all.push_back({.num_heads = 4, .num_kv_heads = 2, .head_dim = 32, .block_size = 16, .cache = cache, .sliding_window = 5});
-    all.push_back({.num_heads = 4, .num_kv_heads = 2, .head_dim = 32, .block_size = 16, .cache = cache, .sliding_window = 70, .sinks = true});
-    all.push_back({.num_heads = 4, .num_kv_heads = 4, .head_dim = 64, .block_size = 16, .cache = cache, .norms = true, .rotary_dim = 32});
+    all.push_back(
+        {.num_heads = 3, .num_kv_heads = 3, .head_dim = 64, .block_size = 1, .cache = cache});
+    all.push_back(
+        {.num_heads = 40, .num_kv_heads = 1, .head_dim = 16, .block_size = 7, .cache = cache});
+    all.push_back(
+        {.num_heads = 9, .num_kv_heads = 3, .head_dim = 64, .block_size = 256, .cache = cache});
+    all.push_back({.num_heads = 4,
+                   .num_kv_heads = 2,
+                   .head_dim = 32,
+                   .block_size = 16,
+                   .cache = cache,
+                   .sliding_window = 5});
+    all.push_back({.num_heads = 4,
+                   .num_kv_heads = 2,
+                   .head_dim = 32,
+                   .block_size = 16,
+                   .cache = cache,
+                   .sliding_window = 70,
+                   .sinks = true});
+    all.push_back({.num_heads = 4,
+                   .num_kv_heads = 4,
+                   .head_dim = 64,
+                   .block_size = 16,
+                   .cache = cache,
+                   .norms = true,
+                   .rotary_dim = 32});
   }
   return all;
 }
 
 std::string describe(const Shape& s, std::string_view table) {
-  return str_format("{}: {}/{} heads of {}, block {}, cache {}, window {}", table, s.num_heads, s.num_kv_heads,
-                    s.head_dim, s.block_size, dtype_name(s.cache), s.sliding_window);
+  return str_format("{}: {}/{} heads of {}, block {}, cache {}, window {}", table, s.num_heads,
+                    s.num_kv_heads, s.head_dim, s.block_size, dtype_name(s.cache),
+                    s.sliding_window);
 }
 
 TEST(AttentionConformance, MatchesReference) {
-  const std::vector<Span> spans{{1, 1}, {2, 2}, {16, 16}, {17, 17}, {63, 63}, {64, 64}, {65, 65}, {130, 130}};
+  const std::vector<Span> spans{{1, 1},   {2, 2},   {16, 16}, {17, 17},
+                                {63, 63}, {64, 64}, {65, 65}, {130, 130}};
   for (const auto& table : all_tables()) {
     for (const Shape& shape : shapes()) {
       Scene want_scene(shape, spans, 11), scene(shape, spans, 11);
@@ -165,7 +190,8 @@ TEST(AttentionConformance, MatchesReference) {
       const auto want = run(reference, want_scene, want_qkv);
       const auto got = run(ctx, scene, qkv);
       EXPECT_LE(nmse(qkv, want_qkv), 1e-12) << describe(shape, table->name);
-      // A cache value next to a rounding boundary may round the other way after another order of sums.
+      // A cache value next to a rounding boundary may round the other way after another order of
+      // sums.
       const double limit = shape.cache == DType::kF32 || !shape.norms ? 1e-10 : 1e-5;
       EXPECT_LE(nmse(got, want), limit) << describe(shape, table->name);
     }
@@ -192,7 +218,8 @@ TEST(AttentionConformance, SameBitsForAnyChunking) {
           scene.meta.block_tables = cached.block_tables.data();
           scene.meta.slot_mapping = cached.slots.data() + begin;
           scene.cache = cached.cache;
-          std::vector<float> part(qkv.begin() + begin * scene.row(), qkv.begin() + (begin + size) * scene.row());
+          std::vector<float> part(qkv.begin() + begin * scene.row(),
+                                  qkv.begin() + (begin + size) * scene.row());
           const auto got = run(ctx, scene, part);
           ASSERT_EQ(0, memcmp(whole.data() + begin * row, got.data(), got.size() * 4))
               << describe(shape, table->name) << " chunk " << chunk << " at " << begin;
@@ -218,7 +245,8 @@ TEST(AttentionConformance, PaddingTokensAreZeroAndNotWritten) {
     for (size_t i = 0; i < out.size(); ++i) {
       EXPECT_TRUE(i < 5 * 128 ? std::isfinite(out[i]) : out[i] == 0.0F) << table->name << " " << i;
     }
-    const auto written = scene.k.size() - static_cast<size_t>(std::count(scene.k.begin(), scene.k.end(), 0xff));
+    const auto written =
+        scene.k.size() - static_cast<size_t>(std::count(scene.k.begin(), scene.k.end(), 0xff));
     EXPECT_LE(written, 5u * 64u * 2u);
   }
 }
@@ -233,8 +261,10 @@ TEST(AttentionConformance, LaterTokensDoNotLeak) {
     auto qkv = random_floats(rng, 40 * scene.row(), 0.5F);
     std::fill(qkv.end() - 128, qkv.end(), NAN);  // k and v of the last token
     const auto out = run(ctx, scene, qkv);
-    EXPECT_TRUE(std::all_of(out.begin(), out.end() - 192, [](float x) { return std::isfinite(x); })) << table->name;
-    EXPECT_TRUE(std::all_of(out.end() - 192, out.end(), [](float x) { return std::isnan(x); })) << table->name;
+    EXPECT_TRUE(std::all_of(out.begin(), out.end() - 192, [](float x) { return std::isfinite(x); }))
+        << table->name;
+    EXPECT_TRUE(std::all_of(out.end() - 192, out.end(), [](float x) { return std::isnan(x); }))
+        << table->name;
   }
 }
 

@@ -18,11 +18,18 @@ void put_u16(uint8_t* p, uint16_t value) { memcpy(p, &value, sizeof(value)); }
 void fix_scales(Rng& rng, DType dtype, uint8_t* block) {
   switch (dtype) {
     case DType::kQ4_1:
-    case DType::kQ4_K: put_u16(block + 2, random_scale(rng)); [[fallthrough]];
+    case DType::kQ4_K:
+      put_u16(block + 2, random_scale(rng));
+      [[fallthrough]];
     case DType::kQ8_0:
-    case DType::kQ4_0: put_u16(block, random_scale(rng)); break;
-    case DType::kQ6_K: put_u16(block + 208, random_scale(rng)); break;
-    default: break;
+    case DType::kQ4_0:
+      put_u16(block, random_scale(rng));
+      break;
+    case DType::kQ6_K:
+      put_u16(block + 208, random_scale(rng));
+      break;
+    default:
+      break;
   }
 }
 
@@ -84,9 +91,15 @@ std::vector<uint8_t> random_weight(Rng& rng, DType dtype, int64_t rows, int64_t 
     const float value = normal(rng);
     uint8_t* p = bytes.data() + i * info.block_bytes;
     switch (dtype) {
-      case DType::kF16: put_u16(p, to_f16(value)); break;
-      case DType::kBF16: put_u16(p, f32_to_bf16(value)); break;
-      default: memcpy(p, &value, sizeof(value)); break;
+      case DType::kF16:
+        put_u16(p, to_f16(value));
+        break;
+      case DType::kBF16:
+        put_u16(p, f32_to_bf16(value));
+        break;
+      default:
+        memcpy(p, &value, sizeof(value));
+        break;
     }
   }
   return bytes;

@@ -1,6 +1,7 @@
-// What the conformance tests share: the op tables of this machine, an execution context that owns its memory,
-// random weights of every format, and the metric (normalised mean squared error against the reference).
-// To add an op: a file *_test.cpp here that runs every table against `reference_table()`.
+// What the conformance tests share: the op tables of this machine, an execution context that owns
+// its memory, random weights of every format, and the metric (normalised mean squared error against
+// the reference). To add an op: a file *_test.cpp here that runs every table against
+// `reference_table()`.
 #pragma once
 
 #include <cstdint>

@@ -23,16 +23,19 @@ TEST(ElementwiseConformance, RmsNorm) {
         auto residual = random_floats(rng, tokens * size);
         auto weight = random_floats(rng, size);
         std::vector<float> want(x.size(), NAN), got(x.size(), NAN);
-        reference->ops->rms_norm(*reference, matrix(x, tokens, size), weight.data(), 1e-5F, matrix(want, tokens, size));
-        ctx->ops->rms_norm(*ctx, matrix(x, tokens, size), weight.data(), 1e-5F, matrix(got, tokens, size));
+        reference->ops->rms_norm(*reference, matrix(x, tokens, size), weight.data(), 1e-5F,
+                                 matrix(want, tokens, size));
+        ctx->ops->rms_norm(*ctx, matrix(x, tokens, size), weight.data(), 1e-5F,
+                           matrix(got, tokens, size));
         EXPECT_LE(nmse(got, want), 1e-12) << table->name << " " << size;
 
         auto want_residual = residual;
         auto in_place = x;  // out may be x
-        reference->ops->add_rms_norm(*reference, matrix(x, tokens, size), matrix(want_residual, tokens, size),
-                                     weight.data(), 1e-5F, matrix(want, tokens, size));
-        ctx->ops->add_rms_norm(*ctx, matrix(in_place, tokens, size), matrix(residual, tokens, size), weight.data(),
-                               1e-5F, matrix(in_place, tokens, size));
+        reference->ops->add_rms_norm(*reference, matrix(x, tokens, size),
+                                     matrix(want_residual, tokens, size), weight.data(), 1e-5F,
+                                     matrix(want, tokens, size));
+        ctx->ops->add_rms_norm(*ctx, matrix(in_place, tokens, size), matrix(residual, tokens, size),
+                               weight.data(), 1e-5F, matrix(in_place, tokens, size));
         EXPECT_LE(nmse(in_place, want), 1e-12) << table->name << " " << size;
         EXPECT_EQ(0, memcmp(residual.data(), want_residual.data(), residual.size() * 4));
       }
@@ -59,8 +62,8 @@ TEST(ElementwiseConformance, SiluMul) {
 TEST(ElementwiseConformance, EmbeddingAndGather) {
   for (const auto& table : all_tables()) {
     Context ctx(*table, 2);
-    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-                              DType::kQ4_K, DType::kQ6_K}) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0,
+                              DType::kQ4_1, DType::kQ4_K, DType::kQ6_K}) {
       Rng rng(41);
       const int64_t size = dtype_info(dtype).block_size == 1 ? 33 : 512;
       const auto stored = random_weight(rng, dtype, 10, size);
@@ -71,8 +74,10 @@ TEST(ElementwiseConformance, EmbeddingAndGather) {
       ctx->ops->embedding(*ctx, Tensor(ids.data(), DType::kI32, {4}),
                           Tensor(unaligned.data() + 1, dtype, {10, size}), matrix(out, 4, size));
       for (size_t i = 0; i < ids.size(); ++i) {
-        cpu::dequantize(dtype, stored.data() + ids[i] * dtype_bytes(dtype, size), 0, size, want.data());
-        EXPECT_EQ(0, memcmp(want.data(), out.data() + static_cast<int64_t>(i) * size, want.size() * 4));
+        cpu::dequantize(dtype, stored.data() + ids[i] * dtype_bytes(dtype, size), 0, size,
+                        want.data());
+        EXPECT_EQ(
+            0, memcmp(want.data(), out.data() + static_cast<int64_t>(i) * size, want.size() * 4));
       }
       std::vector<float> picked(static_cast<size_t>(2 * size));
       const std::vector<int32_t> rows{3, 1};
@@ -83,7 +88,8 @@ TEST(ElementwiseConformance, EmbeddingAndGather) {
   }
 }
 
-// Every e4m3 value is its own nearest; between neighbours the nearer wins and ties go to the even one.
+// Every e4m3 value is its own nearest; between neighbours the nearer wins and ties go to the even
+// one.
 TEST(Conversions, Float8RoundsToNearestEven) {
   for (int bits = 0; bits < 256; ++bits) {
     const auto byte = static_cast<uint8_t>(bits);

@@ -1,4 +1,5 @@
-// Linear layers of every format, table and awkward shape against the reference, and their invariances.
+// Linear layers of every format, table and awkward shape against the reference, and their
+// invariances.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -17,9 +18,12 @@ constexpr DType kWeightTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DTyp
 // What the activations of a kernel may lose; everything is summed in f32.
 double tolerance(int32_t kernel) {
   switch (kernel) {
-    case cpu::kPanelsBF16: return 1e-5;
-    case cpu::kPanelsInt16: return 2e-8;  // a block with one value 100 times the others
-    default: return 1e-11;
+    case cpu::kPanelsBF16:
+      return 1e-5;
+    case cpu::kPanelsInt16:
+      return 2e-8;  // a block with one value 100 times the others
+    default:
+      return 1e-11;
   }
 }
 
@@ -34,7 +38,8 @@ std::vector<Case> cases() {
     const int64_t block = dtype_info(dtype).block_size;
     for (const int64_t rows : {1, 15, 16, 17, 48, 67, 200}) {
       if (block == 1) {
-        for (const int64_t cols : {1, 2, 31, 63, 64, 65, 80, 96, 131}) all.push_back({dtype, rows, cols});
+        for (const int64_t cols : {1, 2, 31, 63, 64, 65, 80, 96, 131})
+          all.push_back({dtype, rows, cols});
       } else {
         for (const int64_t blocks : {1, 2, 3, 7}) all.push_back({dtype, rows, blocks * block});
       }
@@ -82,17 +87,20 @@ TEST(LinearConformance, MatchesReference) {
         const bool has_bias = c.rows % 2 == 0;
         const LinearWeight want_weight =
             pack(reference, {&part, 1}, compute, has_bias ? &bias_rng : nullptr);
-        const LinearWeight weight = pack(ctx, {&part, 1}, compute, has_bias ? &bias_rng_again : nullptr);
+        const LinearWeight weight =
+            pack(ctx, {&part, 1}, compute, has_bias ? &bias_rng_again : nullptr);
         for (const int64_t tokens : {1, 2, 7, 16, 33, 130}) {
           auto x = random_floats(rng, tokens * c.cols);
-          const double error = nmse(run_linear(ctx, weight, x), run_linear(reference, want_weight, x));
+          const double error =
+              nmse(run_linear(ctx, weight, x), run_linear(reference, want_weight, x));
           // A handful of outputs may all be small differences of large sums.
           const double cancellation = tokens * c.rows < 64 ? 100.0 : 1.0;
           const double limit =
-              cancellation * (compute == ComputeType::kFloat32 ? 1e-11 : tolerance(weight.segments[0].kernel));
+              cancellation *
+              (compute == ComputeType::kFloat32 ? 1e-11 : tolerance(weight.segments[0].kernel));
           worst = std::max(worst, error);
-          ASSERT_LE(error, limit) << table->name << " " << dtype_name(c.dtype) << " [" << c.rows << ", "
-                                  << c.cols << "] x " << tokens;
+          ASSERT_LE(error, limit) << table->name << " " << dtype_name(c.dtype) << " [" << c.rows
+                                  << ", " << c.cols << "] x " << tokens;
         }
       }
       std::printf("  %-12s %-8s largest normalised MSE %.1e\n", std::string(table->name).c_str(),
@@ -148,11 +156,16 @@ TEST(LinearConformance, MixedFormatsAndRotaryRows) {
   const auto k = random_weight(rng, DType::kQ4_K, kRows, kCols);
   const auto v = random_weight(rng, DType::kQ6_K, 7, kCols);
   std::vector<WeightPart> parts{
-      {.data = q.data(), .format = {.dtype = DType::kQ4_K}, .rows = kRows, .cols = kCols, .rotary_heads = kHeads},
+      {.data = q.data(),
+       .format = {.dtype = DType::kQ4_K},
+       .rows = kRows,
+       .cols = kCols,
+       .rotary_heads = kHeads},
       {.data = k.data(), .format = {.dtype = DType::kQ4_K}, .rows = kRows, .cols = kCols},
       {.data = v.data(), .format = {.dtype = DType::kQ6_K}, .rows = 7, .cols = kCols}};
   auto x = random_floats(rng, 3 * kCols);
-  // What must come out, from the definition: stored row 2i is row i, 2i + 1 is row i + head_dim / 2.
+  // What must come out, from the definition: stored row 2i is row i, 2i + 1 is row i + head_dim
+  // / 2.
   std::vector<float> want(3 * 67);
   for (int64_t m = 0; m < 3; ++m) {
     for (int64_t row = 0; row < 67; ++row) {
@@ -164,11 +177,14 @@ TEST(LinearConformance, MixedFormatsAndRotaryRows) {
       }
       float values[kCols];
       const DType dtype = parts[static_cast<size_t>(part)].format.dtype;
-      cpu::dequantize(dtype, static_cast<const uint8_t*>(parts[static_cast<size_t>(part)].data) +
-                                 stored * dtype_bytes(dtype, kCols), 0, kCols, values);
+      cpu::dequantize(dtype,
+                      static_cast<const uint8_t*>(parts[static_cast<size_t>(part)].data) +
+                          stored * dtype_bytes(dtype, kCols),
+                      0, kCols, values);
       double sum = 0;
       for (int64_t i = 0; i < kCols; ++i) {
-        sum += static_cast<double>(values[i]) * static_cast<double>(x[static_cast<size_t>(m * kCols + i)]);
+        sum += static_cast<double>(values[i]) *
+               static_cast<double>(x[static_cast<size_t>(m * kCols + i)]);
       }
       want[static_cast<size_t>(m * 67 + row)] = static_cast<float>(sum);
     }
@@ -210,7 +226,8 @@ TEST(LinearConformance, RefusesWhatItCannotPack) {
   for (const auto& table : all_tables()) {
     Context ctx(*table);
     const std::vector<uint8_t> bytes(4096);
-    const WeightPart good{.data = bytes.data(), .format = {.dtype = DType::kF16}, .rows = 4, .cols = 32};
+    const WeightPart good{
+        .data = bytes.data(), .format = {.dtype = DType::kF16}, .rows = 4, .cols = 32};
     auto refused = [&](std::vector<WeightPart> parts) {
       LinearWeight weight;
       return !ctx->ops->pack_linear(*ctx, parts, ComputeType::kAuto, weight) && !weight.defined();

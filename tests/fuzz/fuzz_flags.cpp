@@ -22,10 +22,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   atom::cli::add_engine_flags(flags, args);
   flags.positional("--model");
   const atom::Status parsed = flags.parse(arguments);
-  if (!parsed && (parsed.error().message.size() > 1000 || parsed.error().message.find('\n') != std::string::npos)) std::abort();
+  if (!parsed && (parsed.error().message.size() > 1000 ||
+                  parsed.error().message.find('\n') != std::string::npos))
+    std::abort();
   if (parsed) {
     const auto config = atom::make_engine_config(args);
-    if (config && (config->cache.block_size < 8 || config->scheduler.max_num_seqs < 1 || config->num_threads < 1)) std::abort();
+    if (config && (config->cache.block_size < 8 || config->scheduler.max_num_seqs < 1 ||
+                   config->num_threads < 1))
+      std::abort();
   }
   return 0;
 }

@@ -1,4 +1,5 @@
-// GGUF files: opened and described, or refused in one line; no crash, no allocation a small file cannot need.
+// GGUF files: opened and described, or refused in one line; no crash, no allocation a small file
+// cannot need.
 #include <unistd.h>
 
 #include <cstdio>
@@ -21,13 +22,15 @@ const std::filesystem::path& input_file() {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  std::ofstream(input_file(), std::ios::binary).write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
+  std::ofstream(input_file(), std::ios::binary)
+      .write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
   const auto checkpoint = atom::Checkpoint::open(input_file());
   if (checkpoint) {
     (void)(*checkpoint)->load_tokenizer();
     (void)(*checkpoint)->chat_template();
     if (atom::inspect_checkpoint(**checkpoint, true).empty()) std::abort();
-  } else if (checkpoint.error().message.empty() || checkpoint.error().message.find('\n') != std::string::npos) {
+  } else if (checkpoint.error().message.empty() ||
+             checkpoint.error().message.find('\n') != std::string::npos) {
     std::abort();
   }
   std::filesystem::remove(input_file());

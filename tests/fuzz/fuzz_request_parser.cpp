@@ -1,4 +1,5 @@
-// HTTP requests: the outcome does not depend on how the bytes arrive. The first byte says how they are split.
+// HTTP requests: the outcome does not depend on how the bytes arrive. The first byte says how they
+// are split.
 #include <cstdlib>
 #include <string>
 #include <string_view>
@@ -11,7 +12,11 @@ using atom::http::RequestParser;
 
 // Feeds like a connection does: what is not taken is kept and offered again with more.
 RequestParser::State run(std::string_view bytes, size_t piece, std::string& body) {
-  RequestParser parser({.max_header_bytes = 4096, .max_header_fields = 20, .max_line_bytes = 1024, .max_body_bytes = 4096, .max_chunks = 64});
+  RequestParser parser({.max_header_bytes = 4096,
+                        .max_header_fields = 20,
+                        .max_line_bytes = 1024,
+                        .max_body_bytes = 4096,
+                        .max_chunks = 64});
   std::string kept;
   for (size_t at = 0; at < bytes.size();) {
     const size_t count = std::min(piece, bytes.size() - at);
@@ -21,9 +26,13 @@ RequestParser::State run(std::string_view bytes, size_t piece, std::string& body
       const size_t taken = parser.feed(kept);
       if (taken > kept.size()) std::abort();
       kept.erase(0, taken);
-      if (parser.state() == RequestParser::State::kDone || parser.state() == RequestParser::State::kFailed || taken == 0) break;
+      if (parser.state() == RequestParser::State::kDone ||
+          parser.state() == RequestParser::State::kFailed || taken == 0)
+        break;
     }
-    if (parser.state() == RequestParser::State::kDone || parser.state() == RequestParser::State::kFailed) break;
+    if (parser.state() == RequestParser::State::kDone ||
+        parser.state() == RequestParser::State::kFailed)
+      break;
   }
   if (parser.body_size() > 4096) std::abort();
   if (parser.state() == RequestParser::State::kDone) body = parser.request().body;

@@ -1,5 +1,6 @@
-// Runs a fuzz target without libFuzzer: every file of a corpus folder, then seeded mutations of each.
-// Usage: fuzz_NAME CORPUS_FOLDER MUTATIONS. A failing input is the last one written to stderr by number.
+// Runs a fuzz target without libFuzzer: every file of a corpus folder, then seeded mutations of
+// each. Usage: fuzz_NAME CORPUS_FOLDER MUTATIONS. A failing input is the last one written to stderr
+// by number.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -19,7 +20,8 @@ using Bytes = std::vector<uint8_t>;
 
 std::vector<Bytes> read_corpus(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) paths.push_back(entry.path());
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    paths.push_back(entry.path());
   std::sort(paths.begin(), paths.end());
   std::vector<Bytes> corpus = {{}};
   for (const auto& path : paths) {
@@ -31,11 +33,15 @@ std::vector<Bytes> read_corpus(const std::filesystem::path& folder) {
 
 // One of: flip a bit, set an interesting byte, cut the end, drop, repeat or import a piece.
 void mutate(Bytes& bytes, const Bytes& other, std::mt19937_64& random) {
-  const auto below = [&random](size_t limit) { return limit == 0 ? 0 : static_cast<size_t>(random() % limit); };
-  constexpr uint8_t kInteresting[] = {0x00, 0x01, 0x7f, 0x80, 0xff, '\n', '{', '}', '"', '-', '9', ' '};
+  const auto below = [&random](size_t limit) {
+    return limit == 0 ? 0 : static_cast<size_t>(random() % limit);
+  };
+  constexpr uint8_t kInteresting[] = {0x00, 0x01, 0x7f, 0x80, 0xff, '\n',
+                                      '{',  '}',  '"',  '-',  '9',  ' '};
   const size_t at = below(bytes.size());
   const auto here = bytes.begin() + static_cast<std::ptrdiff_t>(at);
-  const auto length = static_cast<std::ptrdiff_t>(below(std::min<size_t>(bytes.size() - at, 64) + 1));
+  const auto length =
+      static_cast<std::ptrdiff_t>(below(std::min<size_t>(bytes.size() - at, 64) + 1));
   switch (random() % 6) {
     case 0:
       if (!bytes.empty()) *here = static_cast<uint8_t>(*here ^ (1U << below(8)));
@@ -43,8 +49,12 @@ void mutate(Bytes& bytes, const Bytes& other, std::mt19937_64& random) {
     case 1:
       if (!bytes.empty()) *here = kInteresting[below(std::size(kInteresting))];
       return;
-    case 2: bytes.resize(at); return;
-    case 3: bytes.erase(here, here + length); return;
+    case 2:
+      bytes.resize(at);
+      return;
+    case 3:
+      bytes.erase(here, here + length);
+      return;
     case 4: {
       const Bytes piece(here, here + length);
       bytes.insert(here, piece.begin(), piece.end());

@@ -130,8 +130,8 @@ size_t KvExecutor::slot_index(const Row& row, int64_t position) const {
 
 SampledRow KvExecutor::run(Row& row) {
   const ScheduledSequence& s = row.scheduled;
-  // Tokens that the host did not know at submit() were sampled on the device: the newest one is a row of
-  // the step before; the ones before it are already in the cache.
+  // Tokens that the host did not know at submit() were sampled on the device: the newest one is a
+  // row of the step before; the ones before it are already in the cache.
   uint64_t content = kEmptyPrefix;
   uint64_t truth = kEmptyPrefix;
   bool finite = true;
@@ -140,7 +140,8 @@ SampledRow KvExecutor::run(Row& row) {
     if (content == kNotANumber) {
       finite = false;
       if (bad_since_[slot_index(row, position)] <= first_seen_[s.id]) {
-        report(str_format("sequence {} finds what a failed one left at position {}", s.id, position));
+        report(
+            str_format("sequence {} finds what a failed one left at position {}", s.id, position));
       }
     }
     if (position < static_cast<int64_t>(row.token_ids.size())) {
@@ -183,8 +184,10 @@ SampledRow KvExecutor::run(Row& row) {
 void KvExecutor::write_prompt_logprobs(const Row& row, StepOutput& output) const {
   const ScheduledSequence& s = row.scheduled;
   PromptLogprobRows rows{.id = s.id, .first_position = s.num_computed_tokens + 1, .logprobs = {}};
-  for (int64_t i = 0; i < s.num_scheduled_tokens && rows.first_position + i < s.num_prompt_tokens; ++i) {
-    rows.logprobs.push_back({.logprob = static_cast<float>(rows.first_position + i), .rank = 1, .top = {}});
+  for (int64_t i = 0; i < s.num_scheduled_tokens && rows.first_position + i < s.num_prompt_tokens;
+       ++i) {
+    rows.logprobs.push_back(
+        {.logprob = static_cast<float>(rows.first_position + i), .rank = 1, .top = {}});
   }
   output.prompt_logprobs.push_back(std::move(rows));
 }
@@ -206,7 +209,8 @@ Result<StepOutput> KvExecutor::collect() {
     SampledRow sampled = run(row);
     if (i == bad && row.scheduled.sample) {
       sampled.token.token_id = -1;
-      const size_t last = slot_index(row, row.scheduled.num_computed_tokens + row.scheduled.num_scheduled_tokens - 1);
+      const size_t last = slot_index(
+          row, row.scheduled.num_computed_tokens + row.scheduled.num_scheduled_tokens - 1);
       slots_[last] = kNotANumber;
       bad_since_[last] = num_collected_;
     }

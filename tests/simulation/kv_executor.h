@@ -1,8 +1,8 @@
-// KvExecutor: an Executor that models what a KV cache holds. Every slot stores the hash of the token prefix
-// that ends there, and every step reads all slots of its sequences as attention would: a slot that is stale,
-// foreign or unwritten is a fault. The next token is a function of the whole prefix (and of the seed above
-// temperature 0), so any schedule must give the tokens of the model-less oracle.
-// Steps run in order when they are collected, as late as a device may.
+// KvExecutor: an Executor that models what a KV cache holds. Every slot stores the hash of the
+// token prefix that ends there, and every step reads all slots of its sequences as attention would:
+// a slot that is stale, foreign or unwritten is a fault. The next token is a function of the whole
+// prefix (and of the seed above temperature 0), so any schedule must give the tokens of the
+// model-less oracle. Steps run in order when they are collected, as late as a device may.
 #pragma once
 
 #include <cstdint>
@@ -76,8 +76,8 @@ class KvExecutor final : public Executor {
   std::deque<Step> queue_;
   std::vector<SampledRow> last_rows_;  // of the step that ran last
   std::map<SequenceId, uint64_t> seeds_;
-  // Collected steps when a slot went bad, and when a sequence was first submitted: nobody who came after the
-  // host knew may find a bad slot.
+  // Collected steps when a slot went bad, and when a sequence was first submitted: nobody who came
+  // after the host knew may find a bad slot.
   std::map<size_t, uint64_t> bad_since_;
   std::map<SequenceId, uint64_t> first_seen_;
   uint64_t num_collected_ = 0;

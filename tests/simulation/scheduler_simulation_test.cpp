@@ -1,5 +1,5 @@
-// Thousands of seeded lives of the scheduler. A failing seed is printed; ATOM_SIM_SEED=<seed> replays it
-// alone, ATOM_SIM_COUNT=<n> changes how many there are.
+// Thousands of seeded lives of the scheduler. A failing seed is printed; ATOM_SIM_SEED=<seed>
+// replays it alone, ATOM_SIM_COUNT=<n> changes how many there are.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -29,8 +29,8 @@ TEST(SchedulerSimulation, EveryScheduleGivesTheOraclesAnswers) {
   std::cout << count << " schedules, " << totals.steps << " steps, " << totals.tokens << " tokens, "
             << totals.preemptions << " preemptions, " << totals.cache_hits << " cached tokens, "
             << totals.ahead << " rows ahead, " << totals.forks << " requests with n > 1, "
-            << totals.aborts << " aborts, " << totals.failures << " failed steps, " << totals.bad_rows
-            << " bad rows\n";
+            << totals.aborts << " aborts, " << totals.failures << " failed steps, "
+            << totals.bad_rows << " bad rows\n";
   if (count >= kDefaultCount) {
     // The series is worth something only if it reaches all of this.
     EXPECT_GT(totals.preemptions, 5'000);

@@ -15,7 +15,8 @@ Error lost_step() { return {.code = ErrorCode::kInternal, .message = "lost", .pa
 Simulation::Simulation(uint64_t seed, Sabotage sabotage) : random_(seed), sabotage_(sabotage) {
   options_.block_size = kBlockSizes[random_() % std::size(kBlockSizes)];
   options_.num_blocks = pick(2, chance(0.5) ? 12 : 80);
-  options_.max_model_len = pick(2, std::min<int64_t>(options_.num_blocks * options_.block_size, 120));
+  options_.max_model_len =
+      pick(2, std::min<int64_t>(options_.num_blocks * options_.block_size, 120));
   options_.max_num_batched_tokens = chance(0.3) ? pick(1, 4) : pick(4, 100);
   options_.max_num_seqs = pick(1, chance(0.5) ? 4 : 16);
   options_.enable_prefix_caching = chance(0.6);
@@ -30,10 +31,10 @@ Simulation::Simulation(uint64_t seed, Sabotage sabotage) : random_(seed), sabota
   sabotage_at_ = pick(2, 20);
   make_clients();
   scheduler_ = std::make_unique<Scheduler>(options_);
-  executor_ = std::make_unique<KvExecutor>(
-      ExecutorCapacity{.num_blocks = options_.num_blocks, .block_size = options_.block_size,
-                       .max_in_flight = depth_},
-      faults_, random_());
+  executor_ = std::make_unique<KvExecutor>(ExecutorCapacity{.num_blocks = options_.num_blocks,
+                                                            .block_size = options_.block_size,
+                                                            .max_in_flight = depth_},
+                                           faults_, random_());
 }
 
 void Simulation::make_clients() {
@@ -59,13 +60,16 @@ GenerationRequest Simulation::make_request() {
   GenerationRequest request;
   const int64_t longest = options_.max_model_len - 1;
   const std::vector<int32_t>& prefix = prefixes_[random_() % prefixes_.size()];
-  const int64_t shared = chance(0.7) ? pick(0, std::min<int64_t>(longest, static_cast<int64_t>(prefix.size()))) : 0;
-  const int64_t own = pick(shared > 0 ? 0 : 1, std::max<int64_t>(1, std::min<int64_t>(longest - shared, 10)));
+  const int64_t shared =
+      chance(0.7) ? pick(0, std::min<int64_t>(longest, static_cast<int64_t>(prefix.size()))) : 0;
+  const int64_t own =
+      pick(shared > 0 ? 0 : 1, std::max<int64_t>(1, std::min<int64_t>(longest - shared, 10)));
   request.prompt_token_ids.assign(prefix.begin(), prefix.begin() + shared);
   for (int64_t i = 0; i < own && (i == 0 || shared + i < longest); ++i) {
     request.prompt_token_ids.push_back(static_cast<int32_t>(pick(0, kVocabSize - 1)));
   }
-  request.prompt_token_ids.resize(std::min<size_t>(request.prompt_token_ids.size(), static_cast<size_t>(longest)));
+  request.prompt_token_ids.resize(
+      std::min<size_t>(request.prompt_token_ids.size(), static_cast<size_t>(longest)));
 
   SamplingParams& params = request.sampling;
   params.temperature = chance(0.7) ? 0.0F : 1.0F;
@@ -103,7 +107,8 @@ std::string Simulation::run(Totals& totals) {
         fail(status.error().message);
         break;
       }
-      scheduler_->add(Scheduler::make_request(num_added_, client.request, client.seed, time_, options_));
+      scheduler_->add(
+          Scheduler::make_request(num_added_, client.request, client.seed, time_, options_));
     }
     arrivals_and_departures();
     if (!advance() && scheduler_->has_requests()) {
@@ -119,7 +124,8 @@ std::string Simulation::run(Totals& totals) {
   }
   const SchedulerStats stats = scheduler_->stats();
   if (fault_.empty() && stats.num_free_blocks != options_.num_blocks) {
-    fail(str_format("{} of {} blocks are free at the end", stats.num_free_blocks, options_.num_blocks));
+    fail(str_format("{} of {} blocks are free at the end", stats.num_free_blocks,
+                    options_.num_blocks));
   }
   if (fault_.empty()) {
     check_answers();
@@ -269,11 +275,13 @@ void Simulation::take(std::vector<SequenceUpdate>&& updates) {
   }
 }
 
-std::vector<int32_t> Simulation::oracle(const Client& client, uint64_t seed, FinishReason& reason) const {
+std::vector<int32_t> Simulation::oracle(const Client& client, uint64_t seed,
+                                        FinishReason& reason) const {
   const SamplingParams& params = client.request.sampling;
   std::vector<int32_t> tokens;
   uint64_t prefix = prefix_of(client.request.prompt_token_ids);
-  const auto room = options_.max_model_len - static_cast<int64_t>(client.request.prompt_token_ids.size());
+  const auto room =
+      options_.max_model_len - static_cast<int64_t>(client.request.prompt_token_ids.size());
   const int64_t limit = std::min(params.max_tokens, room);
   reason = FinishReason::kLength;
   while (static_cast<int64_t>(tokens.size()) < limit) {
@@ -282,7 +290,8 @@ std::vector<int32_t> Simulation::oracle(const Client& client, uint64_t seed, Fin
     if (!params.ignore_eos) {
       stops.push_back(kEos);
     }
-    const int32_t token = next_token(prefix, params, seed, may_stop ? std::vector<int32_t>{} : stops);
+    const int32_t token =
+        next_token(prefix, params, seed, may_stop ? std::vector<int32_t>{} : stops);
     tokens.push_back(token);
     prefix = extend_prefix(prefix, token);
     if (may_stop && std::ranges::find(stops, token) != stops.end()) {
@@ -325,12 +334,13 @@ void Simulation::check_answers() {
                                 ? 0
                                 : executor_->seed_of(client.first_sequence + choice);
       const std::vector<int32_t> expected = oracle(client, seed, reason);
-      const bool equal = whole ? stream.tokens == expected && stream.reason == reason
-                               : stream.tokens.size() <= expected.size() &&
-                                     std::equal(stream.tokens.begin(), stream.tokens.end(), expected.begin());
+      const bool equal =
+          whole ? stream.tokens == expected && stream.reason == reason
+                : stream.tokens.size() <= expected.size() &&
+                      std::equal(stream.tokens.begin(), stream.tokens.end(), expected.begin());
       if (!equal) {
-        fail(str_format("request {}, choice {}: {} tokens are not the {} of the oracle", i + 1, choice,
-                        stream.tokens.size(), expected.size()));
+        fail(str_format("request {}, choice {}: {} tokens are not the {} of the oracle", i + 1,
+                        choice, stream.tokens.size(), expected.size()));
       }
       if (choice == 0 && whole && client.request.sampling.prompt_logprobs &&
           std::ranges::any_of(client.prompt_scores.begin() + 1, client.prompt_scores.end(),

@@ -1,6 +1,6 @@
-// Simulation: one seeded life of a Scheduler: random limits, arrivals, aborts, stop strings, device faults
-// and run-ahead, against a KvExecutor. Checks every rule of model_engine/README.md after every step and every
-// answer against the oracle. The same seed gives the same life.
+// Simulation: one seeded life of a Scheduler: random limits, arrivals, aborts, stop strings, device
+// faults and run-ahead, against a KvExecutor. Checks every rule of model_engine/README.md after
+// every step and every answer against the oracle. The same seed gives the same life.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@
 
 namespace atom::simulation {
 
-// Bugs for the negative controls, put between scheduler and device or into the answers: each must be found.
+// Bugs for the negative controls, put between scheduler and device or into the answers: each must
+// be found.
 enum class Sabotage {
   kNone,
   kSwapBlocks,     // two blocks of a table change places
@@ -28,7 +29,8 @@ enum class Sabotage {
 };
 
 struct Totals {  // what a series of lives has exercised
-  int64_t steps = 0, tokens = 0, preemptions = 0, cache_hits = 0, aborts = 0, failures = 0, bad_rows = 0;
+  int64_t steps = 0, tokens = 0, preemptions = 0, cache_hits = 0, aborts = 0, failures = 0,
+          bad_rows = 0;
   int64_t ahead = 0, forks = 0;
 };
 
@@ -66,8 +68,12 @@ class Simulation {
   std::vector<int32_t> oracle(const Client& client, uint64_t seed, FinishReason& reason) const;
   void fail(std::string fault);
 
-  int64_t pick(int64_t low, int64_t high) { return low + static_cast<int64_t>(random_() % static_cast<uint64_t>(high - low + 1)); }
-  bool chance(double probability) { return std::uniform_real_distribution<>()(random_) < probability; }
+  int64_t pick(int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random_() % static_cast<uint64_t>(high - low + 1));
+  }
+  bool chance(double probability) {
+    return std::uniform_real_distribution<>()(random_) < probability;
+  }
 
   std::mt19937_64 random_;
   Sabotage sabotage_;

@@ -7,7 +7,8 @@
 namespace atom::testing_support {
 namespace {
 
-// GPT-2's printable alphabet: bytes that print stand for themselves, the others follow from U+0100 on.
+// GPT-2's printable alphabet: bytes that print stand for themselves, the others follow from U+0100
+// on.
 std::string printable(int byte) {
   const auto prints = [](int b) {
     return (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);

@@ -1,4 +1,5 @@
-// A real byte-level tokenizer without merges for tests: id b is the byte b, then three special tokens.
+// A real byte-level tokenizer without merges for tests: id b is the byte b, then three special
+// tokens.
 #pragma once
 
 #include <memory>

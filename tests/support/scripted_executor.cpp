@@ -23,8 +23,8 @@ int32_t ScriptedExecutor::next_token(const ScheduledSequence& sequence) const {
       sequence.num_computed_tokens + sequence.num_scheduled_tokens - sequence.num_prompt_tokens;
   const auto prompt = sequence.token_ids.first(static_cast<size_t>(sequence.num_prompt_tokens));
   const std::span<const int32_t> script = options_.echo ? prompt : std::span(options_.script);
-  int32_t token =
-      index < static_cast<int64_t>(script.size()) ? script[static_cast<size_t>(index)] : options_.eos;
+  int32_t token = index < static_cast<int64_t>(script.size()) ? script[static_cast<size_t>(index)]
+                                                              : options_.eos;
   if (std::ranges::find(sequence.banned_token_ids, token) != sequence.banned_token_ids.end()) {
     token = options_.filler;
   }

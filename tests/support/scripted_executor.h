@@ -1,6 +1,7 @@
-// ScriptedExecutor: a deterministic Executor without a model. Every sequence "generates" the same script of
-// token ids, then `eos` for ever; or, with echo, its own prompt first. For tests of everything above the
-// executor: engine core, output processor, server. Computes in submit(), like the CPU runner.
+// ScriptedExecutor: a deterministic Executor without a model. Every sequence "generates" the same
+// script of token ids, then `eos` for ever; or, with echo, its own prompt first. For tests of
+// everything above the executor: engine core, output processor, server. Computes in submit(), like
+// the CPU runner.
 #pragma once
 
 #include <atomic>
@@ -22,7 +23,8 @@ struct ScriptedOptions {
   std::chrono::microseconds step_time{0};
   // Consulted with the number of each step, from 1: an error fails the step. May sleep or throw.
   std::function<Status(uint64_t)> on_submit;
-  // The token that sequence `id` draws at `index` instead of `token`; -1 stands for a row without a finite logit.
+  // The token that sequence `id` draws at `index` instead of `token`; -1 stands for a row without a
+  // finite logit.
   std::function<int32_t(SequenceId id, int64_t index, int32_t token)> on_token;
 };
 

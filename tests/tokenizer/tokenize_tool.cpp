@@ -1,8 +1,9 @@
-// Development tool: the tokenizer of a model directory or a .gguf file on lines of JSON strings; what the differential test
-// and the benchmark drive. Not part of the product (that is `atom tokenize`).
+// Development tool: the tokenizer of a model directory or a .gguf file on lines of JSON strings;
+// what the differential test and the benchmark drive. Not part of the product (that is `atom
+// tokenize`).
 //   tokenize_tool DIR encode|encode_special|decode|decode_skip|stream|stream_skip   < lines > lines
-//   tokenize_tool DIR bench FILE SECONDS     encodes FILE again and again, prints bytes per CPU second (best round)
-//   tokenize_tool DIR load                   prints CPU seconds to load
+//   tokenize_tool DIR bench FILE SECONDS     encodes FILE again and again, prints bytes per CPU
+//   second (best round) tokenize_tool DIR load                   prints CPU seconds to load
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -33,7 +34,8 @@ int bench(const atom::Tokenizer& tokenizer, const char* file, double seconds) {
   const std::string text = read_all(file);
   std::vector<std::string_view> documents;
   for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', std::min(begin + 2000, text.size())), text.size() - 1) + 1;
+    const size_t end =
+        std::min(text.find('\n', std::min(begin + 2000, text.size())), text.size() - 1) + 1;
     documents.push_back(std::string_view(text).substr(begin, end - begin));
     begin = end;
   }
@@ -46,14 +48,16 @@ int bench(const atom::Tokenizer& tokenizer, const char* file, double seconds) {
     for (const std::string_view d : documents) tokens += tokenizer.encode(d, false).size();
     best = std::min(best, cpu_seconds() - round);
   } while (cpu_seconds() - start < seconds);
-  std::printf("{\"bytes_per_second\": %.0f, \"tokens\": %zu}\n", static_cast<double>(text.size()) / best, tokens);
+  std::printf("{\"bytes_per_second\": %.0f, \"tokens\": %zu}\n",
+              static_cast<double>(text.size()) / best, tokens);
   return 0;
 }
 
 atom::Result<std::shared_ptr<const atom::Tokenizer>> load(const std::string& path) {
   if (!path.ends_with(".gguf")) return atom::Tokenizer::from_directory(path);
   const std::string bytes = read_all(path.c_str());
-  ATOM_ASSIGN_OR_RETURN(const atom::GgufFile gguf, atom::parse_gguf(std::as_bytes(std::span(bytes))));
+  ATOM_ASSIGN_OR_RETURN(const atom::GgufFile gguf,
+                        atom::parse_gguf(std::as_bytes(std::span(bytes))));
   ATOM_ASSIGN_OR_RETURN(const atom::GgufVocab vocab, atom::read_gguf_vocab(gguf));
   return atom::Tokenizer::from_gguf(vocab);
 }

@@ -1,4 +1,5 @@
-// `atom chat`: a conversation in the terminal, or one user turn a line through a pipe. Commands begin with /.
+// `atom chat`: a conversation in the terminal, or one user turn a line through a pipe. Commands
+// begin with /.
 #include <unistd.h>
 
 #include <cstdio>
@@ -32,9 +33,10 @@ struct Options {
 };
 
 FlagSet make_flags(Options& options) {
-  FlagSet flags("atom chat [MODEL] [FLAGS]",
-                "A conversation through the model's chat template. On a terminal with line editing and "
-                "history; in a pipe every line is one turn of the user. /help lists the commands.");
+  FlagSet flags(
+      "atom chat [MODEL] [FLAGS]",
+      "A conversation through the model's chat template. On a terminal with line editing and "
+      "history; in a pipe every line is one turn of the user. /help lists the commands.");
   flags.group("Conversation");
   flags.add({.name = "--system",
              .metavar = "TEXT",
@@ -65,7 +67,8 @@ class Dialogue {
       const LineEnd end = read_turn(text);
       if (end == LineEnd::kEnd) return failed_ ? kExitFailure : kExitOk;
       if (end == LineEnd::kInterrupt && !editor_.is_terminal()) return kExitInterrupted;
-      if (end == LineEnd::kInterrupt || text.find_first_not_of(" \t\n") == std::string::npos) continue;
+      if (end == LineEnd::kInterrupt || text.find_first_not_of(" \t\n") == std::string::npos)
+        continue;
       editor_.add_history(text);
       if (text == "/exit" || text == "/quit") return failed_ ? kExitFailure : kExitOk;
       if (text.starts_with('/') && run_command(text)) continue;
@@ -117,7 +120,8 @@ class Dialogue {
         std::fputs(rest.empty() ? "No system message.\n" : "The system message is set.\n", stderr);
       }
     } else {
-      if (text.find_first_of(" \n") != std::string::npos || text.find('/', 1) != std::string::npos) return false;
+      if (text.find_first_of(" \n") != std::string::npos || text.find('/', 1) != std::string::npos)
+        return false;
       std::fprintf(stderr, "%s: unknown command; /help lists them\n", shown(name).c_str());
     }
     return true;
@@ -138,8 +142,9 @@ class Dialogue {
     }
     if (!readable || !write_out("\n")) return false;
     if (editor_.is_terminal()) {
-      std::fprintf(stderr, "%s%s%s%s\n", colour_ ? "\x1b[2m" : "", generation->stopped ? "(stopped) " : "",
-                   describe_speed(*generation).c_str(), colour_ ? "\x1b[0m" : "");
+      std::fprintf(stderr, "%s%s%s%s\n", colour_ ? "\x1b[2m" : "",
+                   generation->stopped ? "(stopped) " : "", describe_speed(*generation).c_str(),
+                   colour_ ? "\x1b[0m" : "");
     }
     return true;
   }
@@ -154,8 +159,10 @@ Result<int> run(const Options& options, bool seed_given) {
   ATOM_ASSIGN_OR_RETURN(const EngineConfig config, make_engine_config(options.engine));
   ATOM_ASSIGN_OR_RETURN(const auto engine, start_engine(config, options.verbose));
   if (engine->chat_template() == nullptr) {
-    return make_error(ErrorCode::kUnsupported, "{}: the model has no chat template; atom generate "
-                      "continues a plain prompt", options.engine.model);
+    return make_error(ErrorCode::kUnsupported,
+                      "{}: the model has no chat template; atom generate "
+                      "continues a plain prompt",
+                      options.engine.model);
   }
   SamplingParams sampling =
       make_sampling_params(options.sampling, engine->generation_defaults(), kDefaultTemperature);

@@ -47,11 +47,12 @@ Result<Generation> ChatSession::answer(const std::string& text, const TextSink& 
   request.prompt_token_ids = engine_.tokenizer()->encode(*prompt, false);
   request.sampling = sampling_;
   if (std::ssize(request.prompt_token_ids) >= engine_.max_model_len()) {
-    return taken_back({.code = ErrorCode::kInvalidArgument,
-                       .message = str_format("the conversation has {} tokens, the maximum context length "
-                                             "is {} tokens; /reset starts anew",
-                                             request.prompt_token_ids.size(), engine_.max_model_len()),
-                       .param = {}});
+    return taken_back(
+        {.code = ErrorCode::kInvalidArgument,
+         .message = str_format("the conversation has {} tokens, the maximum context length "
+                               "is {} tokens; /reset starts anew",
+                               request.prompt_token_ids.size(), engine_.max_model_len()),
+         .param = {}});
   }
   auto generation = run_generation(engine_, std::move(request), sink);
   if (!generation) return taken_back(std::move(generation.error()));

@@ -1,5 +1,5 @@
-// ChatSession: the conversation of `atom chat`: messages, rendering, one answer at a time. The terminal is
-// the caller's business. One thread.
+// ChatSession: the conversation of `atom chat`: messages, rendering, one answer at a time. The
+// terminal is the caller's business. One thread.
 #pragma once
 
 #include <memory>
@@ -16,7 +16,8 @@ class ChatSession {
   ChatSession(LLMEngine& engine, SamplingParams sampling, std::string system);
   ~ChatSession();
 
-  // Adds the user's turn and the answer, whole or as far as it came. On an error the turn is taken back.
+  // Adds the user's turn and the answer, whole or as far as it came. On an error the turn is taken
+  // back.
   Result<Generation> answer(const std::string& text, const TextSink& sink);
   void reset();                         // forgets all turns, keeps the system message
   void set_system(std::string system);  // empty: none; takes effect with the next turn

@@ -32,7 +32,8 @@ std::string program_help() {
       "Usage: atom COMMAND [FLAGS]\n\nATOM " ATOM_VERSION
       ": a small, fast LLM inference engine and OpenAI-compatible server.\n\nCommands:\n";
   for (const Command& command : kCommands) {
-    if (command.summary != nullptr) out += str_format("  {:<10} {}\n", command.name, command.summary);
+    if (command.summary != nullptr)
+      out += str_format("  {:<10} {}\n", command.name, command.summary);
   }
   out +=
       "\n  atom COMMAND --help   its flags, with defaults and units\n"
@@ -74,7 +75,8 @@ int report_error(const Error& error) {
 
 int report_unwritten() {
   if (errno == EPIPE) return kExitFailure;
-  return report_error({.code = ErrorCode::kUnavailable, .message = "stdout: cannot be written", .param = {}});
+  return report_error(
+      {.code = ErrorCode::kUnavailable, .message = "stdout: cannot be written", .param = {}});
 }
 
 bool parse_or_exit(FlagSet& flags, const Arguments& arguments, int& status) {
@@ -94,7 +96,8 @@ int run_program(const Arguments& arguments) {
   }
   const std::string& name = arguments[0];
   if (name == "--help" || name == "-h" || name == "help") return print(program_help());
-  if (name == "--version" || name == "-V" || name == "version") return print("atom " ATOM_VERSION "\n");
+  if (name == "--version" || name == "-V" || name == "version")
+    return print("atom " ATOM_VERSION "\n");
   for (const Command& command : kCommands) {
     if (name != command.name) continue;
     if (command.run == nullptr) {

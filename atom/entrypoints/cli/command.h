@@ -12,8 +12,8 @@ namespace atom::cli {
 
 enum ExitStatus : int {
   kExitOk = 0,
-  kExitFailure = 1,      // the model, a file, the network or the engine failed
-  kExitUsage = 2,        // a flag or its value is wrong; nothing was loaded
+  kExitFailure = 1,        // the model, a file, the network or the engine failed
+  kExitUsage = 2,          // a flag or its value is wrong; nothing was loaded
   kExitInterrupted = 130,  // Ctrl-C
 };
 
@@ -31,7 +31,8 @@ int run_program(const Arguments& arguments);
 
 // Prints `atom: MESSAGE` on stderr; a wrong flag (param starts with `-`) gives kExitUsage.
 int report_error(const Error& error);
-// After a failed write to std::cout: says why on stderr, unless the reader has gone away. Returns kExitFailure.
+// After a failed write to std::cout: says why on stderr, unless the reader has gone away. Returns
+// kExitFailure.
 int report_unwritten();
 // Parses; on --help prints it. Returns true when the command should go on, else sets `status`.
 bool parse_or_exit(FlagSet& flags, const Arguments& arguments, int& status);

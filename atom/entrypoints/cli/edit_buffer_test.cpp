@@ -73,7 +73,10 @@ TEST(EditBuffer, SurvivesBytesThatAreNoText) {
 TEST(Terminal, ModelTextCannotSendEscapeSequences) {
   EXPECT_EQ(harmless("a\nb\tc"), "a\nb\tc");
   EXPECT_EQ(harmless("\x1b[2J\r\x7f"), "\\x1b[2J\\x0d\\x7f");
-  EXPECT_EQ(harmless("\xc2\x9b" "31m"), "\\x9b31m") << "C1 control as UTF-8";
+  EXPECT_EQ(harmless("\xc2\x9b"
+                     "31m"),
+            "\\x9b31m")
+      << "C1 control as UTF-8";
   EXPECT_EQ(harmless("é你"), "é你");
 }
 

@@ -5,12 +5,13 @@ namespace {
 
 void add_model_flags(FlagSet& flags, EngineArgs& args) {
   flags.group("Model");
-  flags.add({.name = "--model",
-             .metavar = "MODEL",
-             .help = "directory, .gguf file or hub name; hub names are looked up in the local cache "
-                     "(HF_HOME, HF_HUB_CACHE), then downloaded (HF_ENDPOINT, HF_TOKEN, "
-                     "HF_HUB_OFFLINE)"},
-            &args.model);
+  flags.add(
+      {.name = "--model",
+       .metavar = "MODEL",
+       .help = "directory, .gguf file or hub name; hub names are looked up in the local cache "
+               "(HF_HOME, HF_HUB_CACHE), then downloaded (HF_ENDPOINT, HF_TOKEN, "
+               "HF_HUB_OFFLINE)"},
+      &args.model);
   flags.add({.name = "--dtype",
              .metavar = "TYPE",
              .help = "type of activations and unquantised weights; auto: as stored",
@@ -21,11 +22,12 @@ void add_model_flags(FlagSet& flags, EngineArgs& args) {
              .help = "longest prompt + answer",
              .default_text = "the model's own"},
             &args.max_model_len);
-  flags.add_optional_value({.name = "--load_dummy",
-                            .metavar = "KIND",
-                            .help = "made-up weights instead of the checkpoint's; without KIND: empty",
-                            .choices = {"empty", "zero", "xavier"}},
-                           &args.load_dummy, "empty");
+  flags.add_optional_value(
+      {.name = "--load_dummy",
+       .metavar = "KIND",
+       .help = "made-up weights instead of the checkpoint's; without KIND: empty",
+       .choices = {"empty", "zero", "xavier"}},
+      &args.load_dummy, "empty");
   flags.add({.name = "--seed", .metavar = "N", .help = "seed of sampling and of dummy weights"},
             &args.seed);
   flags.add_switch({.name = "--trust-remote-code",
@@ -44,13 +46,14 @@ void add_cache_flags(FlagSet& flags, EngineArgs& args) {
              .metavar = "TOKENS",
              .help = "tokens in one cache block: 8, 16, 32, 64, 128 or 256"},
             &args.block_size);
-  flags.add_on_off({.name = "--enable_prefix_caching",
-                    .help = "reuse the cache of equal prompt beginnings"},
-                   &args.enable_prefix_caching);
-  flags.add({.name = "--gpu-memory-utilization",
-             .metavar = "FRACTION",
-             .help = "part of the free memory to plan with, above 0 up to 1; on a CPU: of free RAM"},
-            &args.gpu_memory_utilization);
+  flags.add_on_off(
+      {.name = "--enable_prefix_caching", .help = "reuse the cache of equal prompt beginnings"},
+      &args.enable_prefix_caching);
+  flags.add(
+      {.name = "--gpu-memory-utilization",
+       .metavar = "FRACTION",
+       .help = "part of the free memory to plan with, above 0 up to 1; on a CPU: of free RAM"},
+      &args.gpu_memory_utilization);
   flags.add({.name = "--kv-cache-memory-gb",
              .metavar = "GIB",
              .help = "size of the KV cache",
@@ -60,8 +63,9 @@ void add_cache_flags(FlagSet& flags, EngineArgs& args) {
 
 void add_scheduler_flags(FlagSet& flags, EngineArgs& args) {
   flags.group("Scheduler");
-  flags.add({.name = "--max-num-seqs", .metavar = "N", .help = "sequences that run at once, up to 65536"},
-            &args.max_num_seqs);
+  flags.add(
+      {.name = "--max-num-seqs", .metavar = "N", .help = "sequences that run at once, up to 65536"},
+      &args.max_num_seqs);
   flags.add({.name = "--max-num-batched-tokens",
              .metavar = "TOKENS",
              .help = "tokens of one step; longer prompts are processed in chunks"},
@@ -84,26 +88,32 @@ void add_execution_flags(FlagSet& flags, EngineArgs& args) {
              .help = "compute threads of the CPU backend",
              .default_text = "all usable CPUs"},
             &args.threads);
-  flags.add({.name = "--level",
-             .metavar = "0..3",
-             .help = "0: ops unfused, for debugging; 1: fused; 2: replayed steps; 3: specialised per "
-                     "shape. On a CPU 1 to 3 are the same"},
-            &args.level);
-  flags.add_switch({.name = "--enforce-eager",
-                    .help = "no captured steps at any level; a CPU never captures"},
-                   &args.enforce_eager);
-  flags.add({.name = "--cudagraph-capture-sizes",
-             .metavar = "LIST",
-             .help = "batch sizes to capture, as [1,2,4] or 1,2,4 or 1 2 4; without effect on a CPU"},
-            &args.cudagraph_capture_sizes);
+  flags.add(
+      {.name = "--level",
+       .metavar = "0..3",
+       .help = "0: ops unfused, for debugging; 1: fused; 2: replayed steps; 3: specialised per "
+               "shape. On a CPU 1 to 3 are the same"},
+      &args.level);
+  flags.add_switch(
+      {.name = "--enforce-eager", .help = "no captured steps at any level; a CPU never captures"},
+      &args.enforce_eager);
+  flags.add(
+      {.name = "--cudagraph-capture-sizes",
+       .metavar = "LIST",
+       .help = "batch sizes to capture, as [1,2,4] or 1,2,4 or 1 2 4; without effect on a CPU"},
+      &args.cudagraph_capture_sizes);
 }
 
 void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
   flags.group("Parallelism, speculation, profiling (parsed; other values are not supported yet)");
-  flags.add({.name = "--tensor-parallel-size", .alias = "-tp", .metavar = "N", .help = "devices per model"},
+  flags.add({.name = "--tensor-parallel-size",
+             .alias = "-tp",
+             .metavar = "N",
+             .help = "devices per model"},
             &args.tensor_parallel_size);
-  flags.add({.name = "--data-parallel-size", .alias = "-dp", .metavar = "N", .help = "engine replicas"},
-            &args.data_parallel_size);
+  flags.add(
+      {.name = "--data-parallel-size", .alias = "-dp", .metavar = "N", .help = "engine replicas"},
+      &args.data_parallel_size);
   flags.add_switch({.name = "--enable-expert-parallel", .help = "experts spread over devices"},
                    &args.enable_expert_parallel);
   flags.add_switch({.name = "--enable-dp-attention", .help = "data-parallel attention"},
@@ -112,8 +122,9 @@ void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
              .metavar = "PORT",
              .help = "rendezvous of ranks, not the HTTP port (that is --server-port)"},
             &args.port);
-  flags.add({.name = "--method", .metavar = "NAME", .help = "speculative decoding", .choices = {"mtp"}},
-            &args.method);
+  flags.add(
+      {.name = "--method", .metavar = "NAME", .help = "speculative decoding", .choices = {"mtp"}},
+      &args.method);
   flags.add({.name = "--num-speculative-tokens", .metavar = "N", .help = "drafted tokens a step"},
             &args.num_speculative_tokens);
   flags.add({.name = "--torch-profiler-dir", .metavar = "DIR", .help = "where traces are written"},

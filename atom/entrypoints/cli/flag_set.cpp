@@ -1,5 +1,5 @@
-// Parsing of FlagSet: argument splitting, typed values, nearest-name suggestions. The help text is in
-// flag_help.cpp.
+// Parsing of FlagSet: argument splitting, typed values, nearest-name suggestions. The help text is
+// in flag_help.cpp.
 #include "atom/entrypoints/cli/flag_set.h"
 
 #include <algorithm>
@@ -15,7 +15,8 @@ namespace {
 
 constexpr size_t kShownBytes = 60;
 
-// `--Max_Model-len` and `--max-model-len` are one flag: underscores count as hyphens after the dashes.
+// `--Max_Model-len` and `--max-model-len` are one flag: underscores count as hyphens after the
+// dashes.
 std::string canonical(std::string_view name) {
   std::string out(name);
   std::replace(out.begin(), out.end(), '_', '-');
@@ -104,7 +105,8 @@ void show_default(FlagSpec& spec, const std::string& value) {
   if (spec.default_text.empty()) spec.default_text = value;
 }
 
-// Splits "[1,2,4]", "1,2,4" or "4" into its items; an unquoted [1, 2, 4] arrives as "[1,", "2,", "4]".
+// Splits "[1,2,4]", "1,2,4" or "4" into its items; an unquoted [1, 2, 4] arrives as "[1,", "2,",
+// "4]".
 Result<std::vector<int>> parse_int_list(const FlagSpec& spec, std::string_view text) {
   std::string_view body = text;
   if (body.starts_with('[')) body.remove_prefix(1);
@@ -352,9 +354,8 @@ Status FlagSet::parse_values(Flag& flag, const std::vector<std::string>& argumen
     if (flag.arity == Arity::kOptional) return flag.set(flag.implied);
     const std::string what = flag.spec.metavar.empty() ? "VALUE" : flag.spec.metavar;
     const bool is_end = index >= arguments.size();
-    return flag_error(flag.spec.name,
-                      str_format("needs a value ({}){}", what,
-                                 is_end ? "" : ", not " + shown(arguments[index])));
+    return flag_error(flag.spec.name, str_format("needs a value ({}){}", what,
+                                                 is_end ? "" : ", not " + shown(arguments[index])));
   }
   do {
     ATOM_RETURN_IF_ERROR(assign(flag, arguments[index++]));

@@ -1,7 +1,8 @@
-// FlagSet: the flags of one command as a table, from which parsing, error messages and --help all follow.
-// Every long flag is understood in kebab-case and snake_case, as `--flag value` and `--flag=value`.
-// It checks spelling and type only; ranges and conflicts belong to the config structs (make_engine_config),
-// except where a row gives a range or a list of choices. To add a flag: one row in *_flags.cpp.
+// FlagSet: the flags of one command as a table, from which parsing, error messages and --help all
+// follow. Every long flag is understood in kebab-case and snake_case, as `--flag value` and
+// `--flag=value`. It checks spelling and type only; ranges and conflicts belong to the config
+// structs (make_engine_config), except where a row gives a range or a list of choices. To add a
+// flag: one row in *_flags.cpp.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +17,15 @@
 namespace atom::cli {
 
 struct FlagSpec {
-  std::string name;           // as in the guide: "--block-size", "--kv_cache_dtype"
-  std::string alias = {};     // "-tp"
-  std::string metavar = {};   // "TOKENS"; the unit belongs here or into the help
+  std::string name;          // as in the guide: "--block-size", "--kv_cache_dtype"
+  std::string alias = {};    // "-tp"
+  std::string metavar = {};  // "TOKENS"; the unit belongs here or into the help
   std::string help = {};
   std::string default_text = {};  // shown instead of the bound variable's value
   std::vector<std::string> choices = {};
   std::optional<double> min = {};  // inclusive
   std::optional<double> max = {};
-  bool allow_empty = false;   // may the value be ""?
+  bool allow_empty = false;  // may the value be ""?
 };
 
 class FlagSet {
@@ -82,7 +83,8 @@ class FlagSet {
   Status parse_values(Flag& flag, const std::vector<std::string>& arguments, size_t& index);
   Status assign(Flag& flag, std::string_view value);
   bool is_known_flag(std::string_view argument) const;
-  bool is_next_value(const Flag& flag, const std::vector<std::string>& arguments, size_t index) const;
+  bool is_next_value(const Flag& flag, const std::vector<std::string>& arguments,
+                     size_t index) const;
 
   std::string usage_;
   std::string summary_;

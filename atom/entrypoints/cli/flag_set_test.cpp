@@ -1,4 +1,5 @@
-// The flag table: every engine flag in both spellings and forms, typed values, lists, suggestions, help.
+// The flag table: every engine flag in both spellings and forms, typed values, lists, suggestions,
+// help.
 #include "atom/entrypoints/cli/flag_set.h"
 
 #include <gtest/gtest.h>
@@ -48,33 +49,44 @@ const std::vector<Row>& rows() {
   static const std::vector<Row> table = {
       {"--model", "dir/x", [](const EngineArgs& a) { return a.model == "dir/x"; }},
       {"--trust-remote-code", "", [](const EngineArgs& a) { return a.trust_remote_code; }},
-      {"--tensor-parallel-size", "8", [](const EngineArgs& a) { return a.tensor_parallel_size == 8; }},
+      {"--tensor-parallel-size", "8",
+       [](const EngineArgs& a) { return a.tensor_parallel_size == 8; }},
       {"--data-parallel-size", "2", [](const EngineArgs& a) { return a.data_parallel_size == 2; }},
       {"--enforce-eager", "", [](const EngineArgs& a) { return a.enforce_eager; }},
       {"--enable-prefix-caching", "", [](const EngineArgs& a) { return a.enable_prefix_caching; }},
-      {"--no-enable-prefix-caching", "", [](const EngineArgs& a) { return !a.enable_prefix_caching; }},
+      {"--no-enable-prefix-caching", "",
+       [](const EngineArgs& a) { return !a.enable_prefix_caching; }},
       {"--port", "9000", [](const EngineArgs& a) { return a.port == 9000; }},
       {"--kv-cache-dtype", "fp8", [](const EngineArgs& a) { return a.kv_cache_dtype == "fp8"; }},
       {"--block-size", "32", [](const EngineArgs& a) { return a.block_size == 32; }},
       {"--max-model-len", "4096", [](const EngineArgs& a) { return a.max_model_len == 4096; }},
-      {"--max-num-batched-tokens", "99", [](const EngineArgs& a) { return a.max_num_batched_tokens == 99; }},
+      {"--max-num-batched-tokens", "99",
+       [](const EngineArgs& a) { return a.max_num_batched_tokens == 99; }},
       {"--max-num-seqs", "7", [](const EngineArgs& a) { return a.max_num_seqs == 7; }},
-      {"--gpu-memory-utilization", "0.5", [](const EngineArgs& a) { return a.gpu_memory_utilization == 0.5; }},
-      {"--scheduler-delay-factor", "0.25", [](const EngineArgs& a) { return a.scheduler_delay_factor == 0.25; }},
+      {"--gpu-memory-utilization", "0.5",
+       [](const EngineArgs& a) { return a.gpu_memory_utilization == 0.5; }},
+      {"--scheduler-delay-factor", "0.25",
+       [](const EngineArgs& a) { return a.scheduler_delay_factor == 0.25; }},
       {"--cudagraph-capture-sizes", "[1,2]",
-       [](const EngineArgs& a) { return a.cudagraph_capture_sizes == std::vector<int>{1, 2}; }},
+       [](const EngineArgs& a) {
+         return a.cudagraph_capture_sizes == std::vector<int>{1, 2};
+       }},
       {"--level", "0", [](const EngineArgs& a) { return a.level == 0; }},
       {"--load-dummy", "zero", [](const EngineArgs& a) { return a.load_dummy == "zero"; }},
-      {"--enable-expert-parallel", "", [](const EngineArgs& a) { return a.enable_expert_parallel; }},
+      {"--enable-expert-parallel", "",
+       [](const EngineArgs& a) { return a.enable_expert_parallel; }},
       {"--enable-dp-attention", "", [](const EngineArgs& a) { return a.enable_dp_attention; }},
-      {"--torch-profiler-dir", "t", [](const EngineArgs& a) { return a.torch_profiler_dir == "t"; }},
+      {"--torch-profiler-dir", "t",
+       [](const EngineArgs& a) { return a.torch_profiler_dir == "t"; }},
       {"--method", "mtp", [](const EngineArgs& a) { return a.method == "mtp"; }},
-      {"--num-speculative-tokens", "3", [](const EngineArgs& a) { return a.num_speculative_tokens == 3; }},
+      {"--num-speculative-tokens", "3",
+       [](const EngineArgs& a) { return a.num_speculative_tokens == 3; }},
       {"--seed", "-9223372036854775808", [](const EngineArgs& a) { return a.seed == INT64_MIN; }},
       {"--device", "cpu", [](const EngineArgs& a) { return a.device == "cpu"; }},
       {"--dtype", "float32", [](const EngineArgs& a) { return a.dtype == "float32"; }},
       {"--threads", "2", [](const EngineArgs& a) { return a.threads == 2; }},
-      {"--kv-cache-memory-gb", "1.5", [](const EngineArgs& a) { return a.kv_cache_memory_gb == 1.5; }},
+      {"--kv-cache-memory-gb", "1.5",
+       [](const EngineArgs& a) { return a.kv_cache_memory_gb == 1.5; }},
   };
   return table;
 }
@@ -102,11 +114,13 @@ TEST(EngineFlags, TheTestTableCoversTheHelp) {
   for (std::string line; std::getline(lines, line);) {
     flags_in_help += line.starts_with("  -") ? 1 : 0;
   }
-  EXPECT_EQ(flags_in_help + 1, static_cast<int>(rows().size())) << "--no-enable-... has no row of its own";
+  EXPECT_EQ(flags_in_help + 1, static_cast<int>(rows().size()))
+      << "--no-enable-... has no row of its own";
 }
 
 TEST(EngineFlags, WrongTypesNameFlagValueAndAllowed) {
-  EXPECT_EQ(message({"--block-size", "x"}), "--block-size: x: not a whole number; allowed: a whole number");
+  EXPECT_EQ(message({"--block-size", "x"}),
+            "--block-size: x: not a whole number; allowed: a whole number");
   EXPECT_EQ(message({"--block-size=1.5"}),
             "--block-size: 1.5: not a whole number; allowed: a whole number");
   EXPECT_EQ(message({"--max-num-seqs", "99999999999999999999"}),
@@ -120,13 +134,15 @@ TEST(EngineFlags, WrongTypesNameFlagValueAndAllowed) {
   EXPECT_EQ(message({"--model="}), "--model: (empty): needs a value");
   EXPECT_EQ(message({"--model"}), "--model: needs a value (MODEL)");
   EXPECT_EQ(message({"--model", "--port", "1"}), "--model: needs a value (MODEL), not --port");
-  EXPECT_EQ(message({"--cudagraph-capture-sizes", "[1,x]"}).substr(0, 27), "--cudagraph-capture-sizes: ");
+  EXPECT_EQ(message({"--cudagraph-capture-sizes", "[1,x]"}).substr(0, 27),
+            "--cudagraph-capture-sizes: ");
 }
 
 TEST(EngineFlags, HugeAndBinaryValuesStayOneShortLine) {
   EXPECT_LT(message({"--block-size", std::string(1 << 20, '7')}).size(), 200U);
   EXPECT_LT(message({std::string("--") + std::string(1 << 20, 'm')}).size(), 200U);
-  EXPECT_EQ(message({"--level", "1\n2"}), "--level: 1\\x0a2: not a whole number; allowed: a whole number");
+  EXPECT_EQ(message({"--level", "1\n2"}),
+            "--level: 1\\x0a2: not a whole number; allowed: a whole number");
   EXPECT_NE(message({"--model", std::string("a\0b", 3)}), "");
 }
 
@@ -173,7 +189,8 @@ TEST(EngineFlags, ListForms) {
     EXPECT_EQ(parsed.args.cudagraph_capture_sizes, expected) << form[0];
     EXPECT_EQ(parsed.args.level, 1);
   }
-  EXPECT_EQ(parse({"--cudagraph-capture-sizes=8"}).args.cudagraph_capture_sizes, std::vector<int>{8});
+  EXPECT_EQ(parse({"--cudagraph-capture-sizes=8"}).args.cudagraph_capture_sizes,
+            std::vector<int>{8});
 }
 
 TEST(EngineFlags, TheLastOfARepeatedFlagCounts) {
@@ -186,7 +203,8 @@ TEST(EngineFlags, TheLastOfARepeatedFlagCounts) {
   EXPECT_EQ(parsed.args.cudagraph_capture_sizes, std::vector<int>{2});
   EXPECT_NE(log.find("--seed: given more than once"), std::string::npos) << log;
   testing::internal::CaptureStderr();
-  EXPECT_TRUE(parse({"--no-enable-prefix-caching", "--enable_prefix_caching"}).args.enable_prefix_caching);
+  EXPECT_TRUE(
+      parse({"--no-enable-prefix-caching", "--enable_prefix_caching"}).args.enable_prefix_caching);
   EXPECT_NE(testing::internal::GetCapturedStderr().find("WARNING"), std::string::npos);
 }
 
@@ -227,8 +245,8 @@ TEST(FlagSet, HelpFitsTheTerminal) {
   const std::string help = flags.help();
   std::istringstream lines(help);
   for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100U) << line;
-  for (const char* part : {"[16384]", "[Qwen/Qwen3-0.6B]", "[on]", "TOKENS", "-tp, --tensor-parallel-size",
-                           "[[1,2,4,8,16,32,48,64,128,256]]"}) {
+  for (const char* part : {"[16384]", "[Qwen/Qwen3-0.6B]", "[on]", "TOKENS",
+                           "-tp, --tensor-parallel-size", "[[1,2,4,8,16,32,48,64,128,256]]"}) {
     EXPECT_NE(help.find(part), std::string::npos) << part << "\n" << help;
   }
 }

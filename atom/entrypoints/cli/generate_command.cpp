@@ -1,5 +1,5 @@
-// `atom generate`: completes one prompt. Text goes to stdout as it comes, speed to stderr; --json prints one
-// object per choice instead, with the keys of the Python API.
+// `atom generate`: completes one prompt. Text goes to stdout as it comes, speed to stderr; --json
+// prints one object per choice instead, with the keys of the Python API.
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -27,22 +27,28 @@ struct Options {
 };
 
 FlagSet make_flags(Options& options) {
-  FlagSet flags("atom generate [MODEL] [--prompt TEXT | < FILE] [FLAGS]",
-                "Continues a prompt, without a chat template. The text goes to stdout as it comes, the "
-                "speed of prompt and answer to stderr.");
+  FlagSet flags(
+      "atom generate [MODEL] [--prompt TEXT | < FILE] [FLAGS]",
+      "Continues a prompt, without a chat template. The text goes to stdout as it comes, the "
+      "speed of prompt and answer to stderr.");
   flags.group("Prompt and output");
-  flags.add({.name = "--prompt", .metavar = "TEXT", .help = "the prompt", .default_text = "read from stdin"},
+  flags.add({.name = "--prompt",
+             .metavar = "TEXT",
+             .help = "the prompt",
+             .default_text = "read from stdin"},
             &options.prompt);
-  flags.add({.name = "--n", .metavar = "N", .help = "answers to the one prompt", .min = 1, .max = 128},
-            &options.n);
+  flags.add(
+      {.name = "--n", .metavar = "N", .help = "answers to the one prompt", .min = 1, .max = 128},
+      &options.n);
   flags.add_switch({.name = "--json", .help = "one JSON object a line for each answer, at the end"},
                    &options.json);
-  flags.add({.name = "--logprobs",
-             .metavar = "K",
-             .help = "with --json: log-probabilities of each token and its K likeliest rivals, 0 to 20",
-             .min = 0,
-             .max = 20},
-            &options.logprobs);
+  flags.add(
+      {.name = "--logprobs",
+       .metavar = "K",
+       .help = "with --json: log-probabilities of each token and its K likeliest rivals, 0 to 20",
+       .min = 0,
+       .max = 20},
+      &options.logprobs);
   flags.add_switch({.name = "--verbose", .help = "log the start-up phases and the memory plan"},
                    &options.verbose);
   add_sampling_flags(flags, options.sampling);
@@ -64,7 +70,8 @@ boost::json::array logprobs_json(const Tokenizer& tokenizer, const Answer& answe
   for (size_t i = 0; i < answer.logprobs.size(); ++i) {
     boost::json::array top;
     for (const auto& [id, logprob] : answer.logprobs[i].top) {
-      top.push_back({{"token_id", id}, {"token", tokenizer.decode({&id, 1}, false)}, {"logprob", logprob}});
+      top.push_back(
+          {{"token_id", id}, {"token", tokenizer.decode({&id, 1}, false)}, {"logprob", logprob}});
     }
     out.push_back({{"token_id", answer.token_ids[i]},
                    {"logprob", answer.logprobs[i].logprob},
@@ -87,7 +94,8 @@ bool print_json(const LLMEngine& engine, const Generation& generation, bool with
         {"num_tokens_input", generation.num_prompt_tokens},
         {"num_tokens_output", count},
         {"ttft", timing.ttft},
-        {"tpot", count > 1 ? (timing.latency - timing.ttft) / static_cast<double>(count - 1) : 0.0}};
+        {"tpot",
+         count > 1 ? (timing.latency - timing.ttft) / static_cast<double>(count - 1) : 0.0}};
     if (with_logprobs) object["logprobs"] = logprobs_json(*engine.tokenizer(), answer);
     out += boost::json::serialize(object) + "\n";
   }
@@ -99,7 +107,8 @@ bool print_further_answers(const Generation& generation) {
   for (size_t i = 1; i < generation.answers.size(); ++i) {
     const std::string head = str_format("\n--- answer {} ---\n", i + 1);
     const std::string& text = generation.answers[i].text;
-    if (!write_out(head + (is_terminal(STDOUT_FILENO) ? harmless(text) : text) + "\n")) return false;
+    if (!write_out(head + (is_terminal(STDOUT_FILENO) ? harmless(text) : text) + "\n"))
+      return false;
   }
   return true;
 }
@@ -128,7 +137,8 @@ Result<int> run(const Options& options, bool seed_given) {
     reader_gone = !write_out(terminal ? harmless(text) : std::string(text));
     return !reader_gone;
   };
-  ATOM_ASSIGN_OR_RETURN(const Generation generation, run_generation(*engine, std::move(request), sink));
+  ATOM_ASSIGN_OR_RETURN(const Generation generation,
+                        run_generation(*engine, std::move(request), sink));
   if (reader_gone) return kExitFailure;
   const bool written = options.json ? print_json(*engine, generation, options.logprobs.has_value())
                                     : write_out("\n") && print_further_answers(generation);

@@ -53,7 +53,8 @@ Result<std::unique_ptr<LLMEngine>> start_engine(const EngineConfig& config, bool
   return LLMEngine::create(config);
 }
 
-Result<Generation> run_generation(LLMEngine& engine, GenerationRequest request, const TextSink& sink) {
+Result<Generation> run_generation(LLMEngine& engine, GenerationRequest request,
+                                  const TextSink& sink) {
   const auto num_prompt_tokens = static_cast<int64_t>(request.prompt_token_ids.size());
   const int64_t room = engine.max_model_len() - num_prompt_tokens;
   request.sampling.max_tokens = std::max<int64_t>(1, std::min(request.sampling.max_tokens, room));
@@ -72,7 +73,8 @@ Result<Generation> run_generation(LLMEngine& engine, GenerationRequest request, 
     RequestOutput event = next_event(*mailbox, engine, id, result.stopped);
     for (ChoiceDelta& delta : event.choices) {
       add_choice(result.answers.at(static_cast<size_t>(delta.index)), delta);
-      const bool wanted = result.stopped || delta.index != 0 || delta.text.empty() || sink(delta.text);
+      const bool wanted =
+          result.stopped || delta.index != 0 || delta.text.empty() || sink(delta.text);
       if (!wanted) {
         result.stopped = true;
         engine.abort(id);
@@ -94,24 +96,29 @@ std::string describe_speed(const Generation& generation) {
   const int64_t computed = generation.num_prompt_tokens - generation.num_cached_tokens;
   const auto choices = static_cast<int64_t>(generation.answers.size());
   const auto rate = [](int64_t tokens, double seconds) {
-    return seconds > 0 && tokens > 0 ? str_format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds)
-                                     : std::string("- tokens/s");
+    return seconds > 0 && tokens > 0
+               ? str_format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds)
+               : std::string("- tokens/s");
   };
-  return str_format("prompt {} tokens{}, {}; answer {} tokens, {}; first token after {:.3f} s",
-                    generation.num_prompt_tokens,
-                    generation.num_cached_tokens > 0
-                        ? str_format(" ({} cached)", generation.num_cached_tokens)
-                        : std::string(),
-                    rate(computed, prefill), generation.num_generated_tokens,
-                    rate(generation.num_generated_tokens - choices, decode), generation.timing.ttft);
+  return str_format(
+      "prompt {} tokens{}, {}; answer {} tokens, {}; first token after {:.3f} s",
+      generation.num_prompt_tokens,
+      generation.num_cached_tokens > 0 ? str_format(" ({} cached)", generation.num_cached_tokens)
+                                       : std::string(),
+      rate(computed, prefill), generation.num_generated_tokens,
+      rate(generation.num_generated_tokens - choices, decode), generation.timing.ttft);
 }
 
 std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kAbort: return "abort";
-    case FinishReason::kError: return "error";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kAbort:
+      return "abort";
+    case FinishReason::kError:
+      return "error";
   }
   return "error";
 }

@@ -1,5 +1,5 @@
-// What generate and chat share: starting an engine quietly and running one request with its text streamed to
-// a function, stoppable by Ctrl-C.
+// What generate and chat share: starting an engine quietly and running one request with its text
+// streamed to a function, stoppable by Ctrl-C.
 #pragma once
 
 #include <functional>
@@ -36,7 +36,8 @@ using TextSink = std::function<bool(std::string_view)>;
 Result<std::unique_ptr<LLMEngine>> start_engine(const EngineConfig& config, bool verbose);
 
 // max_tokens is cut to what the context leaves.
-Result<Generation> run_generation(LLMEngine& engine, GenerationRequest request, const TextSink& sink);
+Result<Generation> run_generation(LLMEngine& engine, GenerationRequest request,
+                                  const TextSink& sink);
 
 // "12 prompt tokens, 340.1 tokens/s; 64 generated, 95.2 tokens/s; first token after 0.04 s"
 std::string describe_speed(const Generation& generation);

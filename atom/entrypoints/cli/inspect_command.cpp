@@ -14,9 +14,9 @@ namespace {
 
 boost::json::value plan_json(const Result<MemoryPlan>& plan) {
   if (!plan) return {{"error", plan.error().message}};
-  return {{"available", plan->available},         {"weights", plan->weights},
-          {"workspace", plan->workspace},         {"kv_cache", plan->kv_cache},
-          {"num_blocks", plan->num_blocks},       {"bytes_per_block", plan->bytes_per_block},
+  return {{"available", plan->available},        {"weights", plan->weights},
+          {"workspace", plan->workspace},        {"kv_cache", plan->kv_cache},
+          {"num_blocks", plan->num_blocks},      {"bytes_per_block", plan->bytes_per_block},
           {"max_model_len", plan->max_model_len}};
 }
 
@@ -38,9 +38,10 @@ Result<std::string> inspect(const EngineArgs& args, bool json) {
 int inspect_command(const Arguments& arguments) {
   EngineArgs args;
   bool json = false;
-  FlagSet flags("atom inspect MODEL [FLAGS]",
-                "Prints architecture, formats, sizes and the memory plan of a checkpoint without loading "
-                "it. The engine flags change the plan.");
+  FlagSet flags(
+      "atom inspect MODEL [FLAGS]",
+      "Prints architecture, formats, sizes and the memory plan of a checkpoint without loading "
+      "it. The engine flags change the plan.");
   flags.group("Output");
   flags.add_switch({.name = "--json", .help = "one JSON object; sizes in bytes"}, &json);
   add_engine_flags(flags, args);

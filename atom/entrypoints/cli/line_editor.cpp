@@ -16,9 +16,26 @@ namespace {
 constexpr size_t kMaxHistory = 1000;
 constexpr size_t kMaxLineBytes = 1U << 20;
 
-enum Key : int { kCtrlA = 1, kCtrlB, kCtrlC, kCtrlD, kCtrlE, kCtrlF, kCtrlH = 8, kTab, kNewline = 10,
-                 kCtrlK, kCtrlL, kReturn, kCtrlN, kCtrlP = 16, kCtrlU = 21, kCtrlW = 23, kEscape = 27,
-                 kBackspace = 127 };
+enum Key : int {
+  kCtrlA = 1,
+  kCtrlB,
+  kCtrlC,
+  kCtrlD,
+  kCtrlE,
+  kCtrlF,
+  kCtrlH = 8,
+  kTab,
+  kNewline = 10,
+  kCtrlK,
+  kCtrlL,
+  kReturn,
+  kCtrlN,
+  kCtrlP = 16,
+  kCtrlU = 21,
+  kCtrlW = 23,
+  kEscape = 27,
+  kBackspace = 127
+};
 
 class RawMode {
  public:
@@ -51,8 +68,8 @@ size_t terminal_columns() {
 bool draw(const std::string& prompt, const EditBuffer& buffer) {
   size_t cursor_column = 0;
   const std::string row = buffer.visible(terminal_columns() - prompt.size(), cursor_column);
-  return write_out(str_format("\r{}{}\x1b[K\r\x1b[{}C", prompt, harmless(row),
-                              prompt.size() + cursor_column));
+  return write_out(
+      str_format("\r{}{}\x1b[K\r\x1b[{}C", prompt, harmless(row), prompt.size() + cursor_column));
 }
 
 // One byte, or -1 at the end of input.
@@ -106,16 +123,25 @@ void apply_escape(const std::string& sequence, EditBuffer& buffer) {
 
 void apply_key(int key, EditBuffer& buffer) {
   switch (key) {
-    case kCtrlA: return buffer.move_home();
-    case kCtrlE: return buffer.move_end();
-    case kCtrlB: return buffer.move_left();
-    case kCtrlF: return buffer.move_right();
+    case kCtrlA:
+      return buffer.move_home();
+    case kCtrlE:
+      return buffer.move_end();
+    case kCtrlB:
+      return buffer.move_left();
+    case kCtrlF:
+      return buffer.move_right();
     case kCtrlH:
-    case kBackspace: return buffer.erase_before();
-    case kCtrlK: return buffer.erase_to_end();
-    case kCtrlU: return buffer.erase_to_start();
-    case kCtrlW: return buffer.erase_word_before();
-    case kTab: return buffer.insert("  ");
+    case kBackspace:
+      return buffer.erase_before();
+    case kCtrlK:
+      return buffer.erase_to_end();
+    case kCtrlU:
+      return buffer.erase_to_start();
+    case kCtrlW:
+      return buffer.erase_word_before();
+    case kTab:
+      return buffer.insert("  ");
     default:
       if (key >= 0x20 && buffer.text().size() < kMaxLineBytes) buffer.insert(read_character(key));
   }

@@ -1,5 +1,5 @@
-// LineEditor: one line from the user. On a terminal with editing keys and an in-memory history; otherwise
-// plain lines of stdin. Owns the terminal's mode only while read_line runs. One thread.
+// LineEditor: one line from the user. On a terminal with editing keys and an in-memory history;
+// otherwise plain lines of stdin. Owns the terminal's mode only while read_line runs. One thread.
 #pragma once
 
 #include <string>
@@ -31,8 +31,8 @@ class LineEditor {
   std::vector<std::string> history_;
 };
 
-// The state of one line being edited: text in UTF-8 and a cursor on a character boundary. No I/O, so that
-// it can be tested key by key.
+// The state of one line being edited: text in UTF-8 and a cursor on a character boundary. No I/O,
+// so that it can be tested key by key.
 class EditBuffer {
  public:
   const std::string& text() const { return text_; }
@@ -50,7 +50,8 @@ class EditBuffer {
   void erase_word_before();  // Ctrl-W
   void erase_to_start();     // Ctrl-U
   void erase_to_end();       // Ctrl-K
-  // What a row of `columns` cells shows, scrolled so that the cursor is in it, and the cursor's cell.
+  // What a row of `columns` cells shows, scrolled so that the cursor is in it, and the cursor's
+  // cell.
   std::string visible(size_t columns, size_t& cursor_column) const;
 
  private:

@@ -1,4 +1,5 @@
-// `atom render`: chat templates for those who debug them. JSON lines in, JSON lines out (render_lines.h).
+// `atom render`: chat templates for those who debug them. JSON lines in, JSON lines out
+// (render_lines.h).
 #include <cerrno>
 #include <iostream>
 #include <map>
@@ -27,12 +28,16 @@ Result<ModelTemplate> load_template(const std::string& model) {
 }  // namespace
 
 int render_command(const Arguments& arguments) {
-  FlagSet flags("atom render < LINES",
-                "Renders chat templates. Each line of stdin is a JSON object: {\"template\": text or \"model\": "
-                "MODEL, \"messages\", \"tools\", \"add_generation_prompt\", \"continue_final_message\", "
-                "\"chat_template_kwargs\", \"bos_token\", \"eos_token\", \"now\"} or {\"template\", \"context\": {...}, "
-                "\"now\"}. Each answer is one line: {\"text\": ...} or {\"error\": {\"kind\": raise, syntax, runtime, "
-                "value or limit, \"message\"}}. It has no flags.");
+  FlagSet flags(
+      "atom render < LINES",
+      "Renders chat templates. Each line of stdin is a JSON object: {\"template\": text or "
+      "\"model\": "
+      "MODEL, \"messages\", \"tools\", \"add_generation_prompt\", \"continue_final_message\", "
+      "\"chat_template_kwargs\", \"bos_token\", \"eos_token\", \"now\"} or {\"template\", "
+      "\"context\": {...}, "
+      "\"now\"}. Each answer is one line: {\"text\": ...} or {\"error\": {\"kind\": raise, syntax, "
+      "runtime, "
+      "value or limit, \"message\"}}. It has no flags.");
   int status = kExitOk;
   if (!parse_or_exit(flags, arguments, status)) return status;
   std::map<std::string, Result<ModelTemplate>> templates;  // many lines name the same model

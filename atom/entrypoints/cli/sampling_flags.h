@@ -1,5 +1,5 @@
-// The sampling flags of generate and chat. What is not given comes from the model's generation_config.json,
-// then from the command's own default.
+// The sampling flags of generate and chat. What is not given comes from the model's
+// generation_config.json, then from the command's own default.
 #pragma once
 
 #include <optional>

@@ -19,10 +19,11 @@ int serve_command(const Arguments& arguments) {
   EngineArgs engine;
   ServerConfig server;
   std::string log_level = "info";
-  FlagSet flags("atom serve [MODEL] [FLAGS]",
-                "Serves a model over HTTP with the API of OpenAI: /v1/chat/completions, /v1/completions, "
-                "/v1/models, /tokenize, /detokenize, /health, /version. SIGTERM and Ctrl-C let running "
-                "requests finish, a second one ends at once.");
+  FlagSet flags(
+      "atom serve [MODEL] [FLAGS]",
+      "Serves a model over HTTP with the API of OpenAI: /v1/chat/completions, /v1/completions, "
+      "/v1/models, /tokenize, /detokenize, /health, /version. SIGTERM and Ctrl-C let running "
+      "requests finish, a second one ends at once.");
   add_server_flags(flags, server);
   flags.group("Log");
   flags.add({.name = "--log-level",
@@ -41,8 +42,8 @@ int serve_command(const Arguments& arguments) {
     return report_error(checked.error());
   }
   if (flags.given("--port") && !flags.given("--server-port")) {
-    log_warning("--port {} is the rendezvous of ranks; the HTTP port is --server-port, now {}", engine.port,
-                server.port);
+    log_warning("--port {} is the rendezvous of ranks; the HTTP port is --server-port, now {}",
+                engine.port, server.port);
   }
   return run_server(*engine_config, server);
 }

@@ -9,24 +9,27 @@ namespace {
 void add_http_flags(FlagSet& flags, ServerConfig& config) {
   flags.group("HTTP");
   flags.add({.name = "--host", .metavar = "ADDRESS", .help = "address to listen on"}, &config.host);
-  flags.add({.name = "--server-port", .metavar = "PORT", .help = "HTTP port; 0: any free one"}, &config.port);
+  flags.add({.name = "--server-port", .metavar = "PORT", .help = "HTTP port; 0: any free one"},
+            &config.port);
   flags.add({.name = "--served-model-name",
              .metavar = "NAME",
              .help = "name of the model in the API; may be repeated, the first is shown",
              .default_text = "as in --model"},
             &config.served_model_names);
-  flags.add({.name = "--api-key",
-             .metavar = "KEY",
-             .help = "clients must send it as a bearer token; also from ATOM_API_KEY, which other users "
-                     "of this machine cannot see",
-             .default_text = "none"},
-            &config.api_key);
+  flags.add(
+      {.name = "--api-key",
+       .metavar = "KEY",
+       .help = "clients must send it as a bearer token; also from ATOM_API_KEY, which other users "
+               "of this machine cannot see",
+       .default_text = "none"},
+      &config.api_key);
   flags.add({.name = "--allowed-origins",
              .metavar = "ORIGINS",
              .help = "CORS: origins as a,b or [\"a\",\"b\"], * for any; may be repeated",
              .default_text = "CORS is off"},
             &config.allowed_origins);
-  flags.add_on_off({.name = "--access-log", .help = "one log line for every request"}, &config.access_log);
+  flags.add_on_off({.name = "--access-log", .help = "one log line for every request"},
+                   &config.access_log);
   flags.group("Chat template");
   flags.add({.name = "--chat-template",
              .metavar = "FILE",
@@ -54,18 +57,21 @@ void add_limit_flags(FlagSet& flags, ServerConfig& config) {
              .metavar = "BYTES",
              .help = "request bodies of all connections together"},
             &config.max_total_body_bytes);
-  flags.add({.name = "--max-header-bytes", .metavar = "BYTES", .help = "size of a request's header"},
-            &config.max_header_bytes);
+  flags.add(
+      {.name = "--max-header-bytes", .metavar = "BYTES", .help = "size of a request's header"},
+      &config.max_header_bytes);
   flags.add({.name = "--max-header-fields", .metavar = "N", .help = "fields of a request's header"},
             &config.max_header_fields);
   flags.add({.name = "--max-stream-backlog",
              .metavar = "BYTES",
              .help = "unsent bytes of a stream whose reader stalls, before it is ended"},
             &config.max_stream_backlog);
-  flags.add({.name = "--max-n", .metavar = "N", .help = "choices of one prompt (n)"}, &config.max_n);
+  flags.add({.name = "--max-n", .metavar = "N", .help = "choices of one prompt (n)"},
+            &config.max_n);
   flags.add({.name = "--max-logprobs", .metavar = "N", .help = "logprobs of one token"},
             &config.max_logprobs);
-  flags.add({.name = "--max-stop", .metavar = "N", .help = "stop strings of one request"}, &config.max_stop);
+  flags.add({.name = "--max-stop", .metavar = "N", .help = "stop strings of one request"},
+            &config.max_stop);
   flags.add({.name = "--max-sequences", .metavar = "N", .help = "prompts x n of one request"},
             &config.max_sequences);
 }
@@ -74,13 +80,19 @@ void add_time_flags(FlagSet& flags, ServerConfig& config) {
   flags.group("Time limits, in seconds");
   flags.add({.name = "--timeout-keep-alive", .metavar = "S", .help = "idle connection"},
             &config.timeout_keep_alive);
-  flags.add({.name = "--header-timeout", .metavar = "S", .help = "first byte of a request to the end of its header"},
+  flags.add({.name = "--header-timeout",
+             .metavar = "S",
+             .help = "first byte of a request to the end of its header"},
             &config.header_timeout);
-  flags.add({.name = "--body-timeout", .metavar = "S", .help = "end of the header to the end of the body"},
+  flags.add({.name = "--body-timeout",
+             .metavar = "S",
+             .help = "end of the header to the end of the body"},
             &config.body_timeout);
   flags.add({.name = "--write-timeout", .metavar = "S", .help = "a reader that takes nothing"},
             &config.write_timeout);
-  flags.add({.name = "--shutdown-timeout", .metavar = "S", .help = "running requests after SIGTERM or Ctrl-C"},
+  flags.add({.name = "--shutdown-timeout",
+             .metavar = "S",
+             .help = "running requests after SIGTERM or Ctrl-C"},
             &config.shutdown_timeout);
 }
 
@@ -111,7 +123,8 @@ void append_items(std::vector<std::string>& out, std::string_view text) {
 }
 
 std::string trimmed(std::string text) {
-  while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) text.pop_back();
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' '))
+    text.pop_back();
   while (!text.empty() && text.front() == ' ') text.erase(0, 1);
   return text;
 }

@@ -1,6 +1,6 @@
 // The flags of `atom serve` that are not the engine's: one row for every field of ServerConfig.
-// Values and conflicts are checked by check_server_config. To add one: a field there, a row here, a line in
-// docs/limits.md when it bounds something.
+// Values and conflicts are checked by check_server_config. To add one: a field there, a row here, a
+// line in docs/limits.md when it bounds something.
 #pragma once
 
 #include "atom/core/error.h"

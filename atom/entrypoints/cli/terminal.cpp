@@ -34,8 +34,8 @@ std::string harmless(std::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
-    const bool is_c1 = byte == 0xc2 && i + 1 < text.size() &&
-                       static_cast<unsigned char>(text[i + 1]) < 0xa0;
+    const bool is_c1 =
+        byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
     if (is_c1) {
       out += str_format("\\x{:02x}", static_cast<unsigned>(static_cast<unsigned char>(text[++i])));
     } else if ((byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f) {

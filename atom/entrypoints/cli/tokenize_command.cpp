@@ -33,24 +33,28 @@ Status tokenize(const EngineArgs& args, const TokenizeLinesOptions& options) {
 int tokenize_command(const Arguments& arguments) {
   EngineArgs args;
   TokenizeLinesOptions options;
-  FlagSet flags("atom tokenize --model MODEL [FLAGS] < LINES",
-                "One line of text in, one JSON list of token ids out. With --decode one list of ids in, "
-                "its text out. Equal id for id to the `tokenizers` library.");
+  FlagSet flags(
+      "atom tokenize --model MODEL [FLAGS] < LINES",
+      "One line of text in, one JSON list of token ids out. With --decode one list of ids in, "
+      "its text out. Equal id for id to the `tokenizers` library.");
   flags.group("Tokenizer");
   flags.add({.name = "--model",
              .metavar = "MODEL",
              .help = "directory with tokenizer.json or tiktoken.model, .gguf file, or hub name"},
             &args.model);
   flags.add_switch({.name = "--decode", .help = "ids to text"}, &options.decode);
-  flags.add_switch({.name = "--add-special-tokens", .help = "encode: add what the model's post-processor adds"},
-                   &options.add_special_tokens);
+  flags.add_switch(
+      {.name = "--add-special-tokens", .help = "encode: add what the model's post-processor adds"},
+      &options.add_special_tokens);
   flags.add_switch({.name = "--skip-special-tokens", .help = "decode: leave special tokens out"},
                    &options.skip_special_tokens);
-  flags.add_switch({.name = "--stream", .help = "decode token by token, as the server does (same text)"},
-                   &options.stream);
-  flags.add_switch({.name = "--json",
-                    .help = "text lines are JSON strings, in and out, so that they can hold newlines"},
-                   &options.json_text);
+  flags.add_switch(
+      {.name = "--stream", .help = "decode token by token, as the server does (same text)"},
+      &options.stream);
+  flags.add_switch(
+      {.name = "--json",
+       .help = "text lines are JSON strings, in and out, so that they can hold newlines"},
+      &options.json_text);
   flags.positional("--model");
   int status = kExitOk;
   if (!parse_or_exit(flags, arguments, status)) return status;

@@ -130,7 +130,8 @@ http::Response ApiServer::options_response(const Call& call, const std::string& 
   });
   if (cors) {
     response.headers.emplace_back("Access-Control-Allow-Methods", allowed);
-    // What the browser asks for: OpenAI's JavaScript client sends fields of its own (x-stainless-*).
+    // What the browser asks for: OpenAI's JavaScript client sends fields of its own
+    // (x-stainless-*).
     const std::string_view wanted = call.request.header("access-control-request-headers");
     response.headers.emplace_back(
         "Access-Control-Allow-Headers",
@@ -236,7 +237,8 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   return std::nullopt;
 }
 
-// The name to answer with: no name means the first served one, and a slash at the end does not count.
+// The name to answer with: no name means the first served one, and a slash at the end does not
+// count.
 Result<std::string> ApiServer::find_model(std::string_view name) const {
   const auto bare = [](std::string_view text) {
     while (text.size() > 1 && text.ends_with('/')) text.remove_suffix(1);

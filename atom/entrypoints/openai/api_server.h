@@ -27,8 +27,8 @@ struct ApiOptions {
   std::vector<std::string> allowed_origins;
   boost::json::object default_chat_template_kwargs;
   std::string chat_template_source;  // of the overriding template; empty: the engine's is shown
-  RequestLimits limits;          // vocab_size and max_model_len are filled in from the engine
-  int64_t max_in_flight = 4608;  // sequences, then 503
+  RequestLimits limits;              // vocab_size and max_model_len are filled in from the engine
+  int64_t max_in_flight = 4608;      // sequences, then 503
   int pool_threads = 1;
   bool access_log = false;
 };

@@ -18,7 +18,7 @@ class EngineClient {
   virtual void abort(RequestId id) = 0;
   virtual EngineStats stats() const = 0;
   virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;
-  virtual const ChatTemplate* chat_template() const = 0;  // nullptr: none
+  virtual const ChatTemplate* chat_template() const = 0;      // nullptr: none
   virtual std::string_view chat_template_source() const = 0;  // empty: none
   virtual int64_t max_model_len() const = 0;
   virtual int64_t vocab_size() const = 0;  // width of the logits

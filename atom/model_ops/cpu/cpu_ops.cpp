@@ -25,7 +25,8 @@ void embedding(const ExecContext& ctx, const Tensor& ids, const Tensor& table, c
     for (int64_t m = tokens.begin; m < tokens.end; ++m) {
       const int32_t id = ids.data_as<const int32_t>()[m];
       ATOM_CHECK(id >= 0 && id < table.dim(0)) << "token " << id << " of " << table.dim(0);
-      cpu::dequantize(table.dtype(), rows + id * row_bytes, 0, size, out.data_as<float>() + m * size);
+      cpu::dequantize(table.dtype(), rows + id * row_bytes, 0, size,
+                      out.data_as<float>() + m * size);
     }
   });
 }
@@ -35,7 +36,8 @@ void run_norm(const ExecContext& ctx, const cpu::RmsNormArgs& args, int64_t num_
                   [&](cpu::Range tokens) { kernels_of(ctx).rms_norm(args, tokens); });
 }
 
-void rms_norm(const ExecContext& ctx, const Tensor& x, const float* weight, float eps, const Tensor& out) {
+void rms_norm(const ExecContext& ctx, const Tensor& x, const float* weight, float eps,
+              const Tensor& out) {
   ATOM_CHECK(x.dim(1) == out.dim(1) && x.dim(0) == out.dim(0)) << x.dim(0) << " x " << x.dim(1);
   run_norm(ctx,
            {.x = x.data_as<float>(),
@@ -46,8 +48,8 @@ void rms_norm(const ExecContext& ctx, const Tensor& x, const float* weight, floa
            x.dim(0));
 }
 
-void add_rms_norm(const ExecContext& ctx, const Tensor& x, const Tensor& residual, const float* weight,
-                  float eps, const Tensor& out) {
+void add_rms_norm(const ExecContext& ctx, const Tensor& x, const Tensor& residual,
+                  const float* weight, float eps, const Tensor& out) {
   ATOM_CHECK(x.dim(1) == out.dim(1) && x.dim(1) == residual.dim(1)) << x.dim(1);
   run_norm(ctx,
            {.x = x.data_as<float>(),
@@ -61,7 +63,8 @@ void add_rms_norm(const ExecContext& ctx, const Tensor& x, const Tensor& residua
 
 void silu_mul(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) {
   const int64_t n = out.dim(1);
-  ATOM_CHECK(gate_up.dim(1) == 2 * n && gate_up.dim(0) == out.dim(0)) << gate_up.dim(1) << " and " << n;
+  ATOM_CHECK(gate_up.dim(1) == 2 * n && gate_up.dim(0) == out.dim(0))
+      << gate_up.dim(1) << " and " << n;
   parallel_ranges(ctx, out.dim(0), min_rows(n), [&](cpu::Range tokens) {
     kernels_of(ctx).silu_mul(gate_up.data_as<float>(), out.data_as<float>(), n, tokens);
   });
@@ -85,7 +88,8 @@ void rope_cos_sin(const ExecContext& ctx, std::span<const float> inv_freq, const
 void qk_norm_rope_kv_write(const ExecContext& ctx, const QkNormRopeKvWriteParams& params) {
   const int64_t heads = params.num_heads + 2 * params.num_kv_heads;
   ATOM_CHECK(params.qkv.dim(1) == heads * params.head_dim) << params.qkv.dim(1);
-  ATOM_CHECK(params.rotary_dim <= params.head_dim && params.rotary_dim % 2 == 0) << params.rotary_dim;
+  ATOM_CHECK(params.rotary_dim <= params.head_dim && params.rotary_dim % 2 == 0)
+      << params.rotary_dim;
   const cpu::QkvArgs args{.qkv = params.qkv.data_as<float>(),
                           .num_heads = params.num_heads,
                           .num_kv_heads = params.num_kv_heads,
@@ -101,8 +105,9 @@ void qk_norm_rope_kv_write(const ExecContext& ctx, const QkNormRopeKvWriteParams
                   [&](cpu::Range tokens) { kernels_of(ctx).qk_norm_rope_kv_write(args, tokens); });
 }
 
-// Work items are numbered sequence by sequence, token tile by token tile, kv head by kv head. Where each
-// sequence's items begin is written once per call: finding it anew for every item is quadratic in the batch.
+// Work items are numbered sequence by sequence, token tile by token tile, kv head by kv head. Where
+// each sequence's items begin is written once per call: finding it anew for every item is quadratic
+// in the batch.
 struct AttentionPlan {
   const AttentionMetadata& meta;
   int64_t num_kv_heads;
@@ -119,7 +124,8 @@ struct AttentionPlan {
     return begin.back();
   }
   cpu::AttentionItem item(int64_t index) const {
-    const int64_t sequence = std::upper_bound(begin.begin(), begin.end(), index) - begin.begin() - 1;
+    const int64_t sequence =
+        std::upper_bound(begin.begin(), begin.end(), index) - begin.begin() - 1;
     const int64_t within = index - begin[static_cast<size_t>(sequence)];
     const int64_t first = meta.query_start[sequence] + within / num_kv_heads * tile;
     return {.sequence = sequence,
@@ -150,7 +156,8 @@ void paged_attention(const ExecContext& ctx, const PagedAttentionParams& params)
       .num_kv_heads = params.num_kv_heads,
       .tile = 16,
       .begin = {begin.data_as<int64_t>(), static_cast<size_t>(meta.num_seqs + 1)}};
-  ctx.parallel(plan.number_items(), [&](int64_t i) { kernels_of(ctx).attention(args, plan.item(i)); });
+  ctx.parallel(plan.number_items(),
+               [&](int64_t i) { kernels_of(ctx).attention(args, plan.item(i)); });
   ctx.arena->rewind(scratch);
   // Padding tokens belong to no sequence.
   const int64_t used = meta.num_seqs == 0 ? 0 : meta.query_start[meta.num_seqs];
@@ -158,12 +165,13 @@ void paged_attention(const ExecContext& ctx, const PagedAttentionParams& params)
   std::fill_n(params.out.data_as<float>() + used * row, (params.out.dim(0) - used) * row, 0.0F);
 }
 
-void gather_rows(const ExecContext&, const Tensor& x, std::span<const int32_t> rows, const Tensor& out) {
+void gather_rows(const ExecContext&, const Tensor& x, std::span<const int32_t> rows,
+                 const Tensor& out) {
   const int64_t size = x.dim(1);
   for (size_t i = 0; i < rows.size(); ++i) {
     ATOM_CHECK(rows[i] >= 0 && rows[i] < x.dim(0)) << "row " << rows[i] << " of " << x.dim(0);
-    std::memcpy(out.data_as<float>() + static_cast<int64_t>(i) * size, x.data_as<float>() + rows[i] * size,
-                static_cast<size_t>(size) * sizeof(float));
+    std::memcpy(out.data_as<float>() + static_cast<int64_t>(i) * size,
+                x.data_as<float>() + rows[i] * size, static_cast<size_t>(size) * sizeof(float));
   }
 }
 

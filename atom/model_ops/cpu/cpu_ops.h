@@ -1,5 +1,5 @@
-// The CPU backend's op table. Its adapters check shapes, spread rows over threads and call a kernel table
-// (kernels/cpu/kernels.h); they hold no arithmetic.
+// The CPU backend's op table. Its adapters check shapes, spread rows over threads and call a kernel
+// table (kernels/cpu/kernels.h); they hold no arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -19,15 +19,17 @@ struct CpuOpTable : OpTable {
 CpuOpTable make_cpu_op_table(const cpu::Kernels& kernels);
 
 // linear_ops.cpp
-Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts, ComputeType compute,
-                       LinearWeight& out);
-void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight, const Tensor& out);
+Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts,
+                       ComputeType compute, LinearWeight& out);
+void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                const Tensor& out);
 
 inline const cpu::Kernels& kernels_of(const ExecContext& ctx) {
   return *static_cast<const CpuOpTable*>(ctx.ops)->kernels;
 }
 
-// Runs body(cpu::Range) over [0, count) in about `per_thread` ranges per thread, none below `min_size`.
+// Runs body(cpu::Range) over [0, count) in about `per_thread` ranges per thread, none below
+// `min_size`.
 template <class Body>
 void parallel_ranges(const ExecContext& ctx, int64_t count, int64_t min_size, const Body& body) {
   const int64_t wanted = int64_t{ctx.parallel.num_threads} * 4;

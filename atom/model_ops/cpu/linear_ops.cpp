@@ -1,4 +1,5 @@
-// Packing and running linear layers on the CPU: checks, segments and work splitting; kernels do the rest.
+// Packing and running linear layers on the CPU: checks, segments and work splitting; kernels do the
+// rest.
 #include <algorithm>
 
 #include "atom/model_ops/cpu/cpu_ops.h"
@@ -15,24 +16,29 @@ bool is_weight_dtype(DType dtype) {
     case DType::kQ4_0:
     case DType::kQ4_1:
     case DType::kQ4_K:
-    case DType::kQ6_K: return true;
-    default: return false;
+    case DType::kQ6_K:
+      return true;
+    default:
+      return false;
   }
 }
 
 Status check_part(const WeightPart& part, int64_t cols) {
   const DType dtype = part.format.dtype;
   if (!is_weight_dtype(dtype) || part.format.block_n != 0 || part.format.block_k != 0) {
-    return make_error(ErrorCode::kUnsupported, "the CPU backend has no linear layer for weights of type {}{}",
+    return make_error(ErrorCode::kUnsupported,
+                      "the CPU backend has no linear layer for weights of type {}{}",
                       dtype_name(dtype), part.format.block_n != 0 ? " with separate scales" : "");
   }
   if (part.rows <= 0 || part.cols <= 0 || part.cols != cols) {
-    return make_error(ErrorCode::kInvalidArgument, "cannot pack a weight of shape [{}, {}] with {} columns",
-                      part.rows, part.cols, cols);
+    return make_error(ErrorCode::kInvalidArgument,
+                      "cannot pack a weight of shape [{}, {}] with {} columns", part.rows,
+                      part.cols, cols);
   }
   if (part.cols % dtype_info(dtype).block_size != 0) {
-    return make_error(ErrorCode::kInvalidArgument, "{} columns are not a multiple of the {} block of {}",
-                      part.cols, dtype_info(dtype).block_size, dtype_name(dtype));
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{} columns are not a multiple of the {} block of {}", part.cols,
+                      dtype_info(dtype).block_size, dtype_name(dtype));
   }
   if (part.rotary_heads > 0 && part.rows % (2 * part.rotary_heads) != 0) {
     return make_error(ErrorCode::kInvalidArgument, "{} rows cannot be {} rotary heads", part.rows,
@@ -42,8 +48,8 @@ Status check_part(const WeightPart& part, int64_t cols) {
 }
 
 // Neighbouring parts of one format become one segment.
-std::vector<LinearSegment> make_segments(const cpu::Kernels& kernels, std::span<const WeightPart> parts,
-                                         ComputeType compute) {
+std::vector<LinearSegment> make_segments(const cpu::Kernels& kernels,
+                                         std::span<const WeightPart> parts, ComputeType compute) {
   std::vector<LinearSegment> segments;
   int64_t row = 0;
   for (const WeightPart& part : parts) {
@@ -63,8 +69,8 @@ int64_t num_panels(const LinearSegment& segment) {
   return (segment.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
 }
 
-void pack_segment(const ExecContext& ctx, const LinearSegment& segment, std::span<const WeightPart> parts,
-                  const LinearWeight& weight) {
+void pack_segment(const ExecContext& ctx, const LinearSegment& segment,
+                  std::span<const WeightPart> parts, const LinearWeight& weight) {
   std::vector<cpu::RowSource> sources;
   int64_t row = 0;
   for (const WeightPart& part : parts) {
@@ -86,11 +92,13 @@ void pack_segment(const ExecContext& ctx, const LinearSegment& segment, std::spa
                   [&](cpu::Range panels) { kernels_of(ctx).pack(segment.kernel, args, panels); });
 }
 
-// One thread's share: a range of panels and all tokens when there are few, tiles of both when there are many.
+// One thread's share: a range of panels and all tokens when there are few, tiles of both when there
+// are many.
 constexpr int64_t kTokensPerItem = 128;
 constexpr int64_t kPanelsPerItem = 4;
 
-// Where the rows of x lie in the layout that a kernel wants; filled once for all segments that share it.
+// Where the rows of x lie in the layout that a kernel wants; filled once for all segments that
+// share it.
 const uint8_t* prepare(const ExecContext& ctx, int32_t kernel, const cpu::LinearArgs& args) {
   const cpu::Kernels& kernels = kernels_of(ctx);
   const int64_t bytes = kernels.input_bytes(kernel, args.num_tokens, args.cols);
@@ -110,7 +118,8 @@ void run_segment(const ExecContext& ctx, int32_t kernel, const cpu::LinearArgs& 
   const int64_t token_tiles = (args.num_tokens + kTokensPerItem - 1) / kTokensPerItem;
   const int64_t wanted = int64_t{ctx.parallel.num_threads} * 8;
   const int64_t per_item = std::max<int64_t>(1, (panels * token_tiles + wanted - 1) / wanted);
-  const int64_t panel_step = std::min(panels, (per_item + kPanelsPerItem - 1) / kPanelsPerItem * kPanelsPerItem);
+  const int64_t panel_step =
+      std::min(panels, (per_item + kPanelsPerItem - 1) / kPanelsPerItem * kPanelsPerItem);
   const int64_t panel_tiles = (panels + panel_step - 1) / panel_step;
   ctx.parallel(token_tiles * panel_tiles, [&](int64_t i) {
     const int64_t token = i / panel_tiles * kTokensPerItem;
@@ -122,8 +131,8 @@ void run_segment(const ExecContext& ctx, int32_t kernel, const cpu::LinearArgs& 
 
 }  // namespace
 
-Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts, ComputeType compute,
-                       LinearWeight& out) {
+Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts,
+                       ComputeType compute, LinearWeight& out) {
   if (parts.empty()) {
     return make_error(ErrorCode::kInvalidArgument, "a linear layer needs at least one weight");
   }
@@ -138,8 +147,8 @@ Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts
   for (LinearSegment& segment : weight.segments) {
     constexpr int64_t kAlignment = 64;
     segment.offset = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    bytes = segment.offset + kernels.packed_bytes(segment.kernel, segment.format.dtype, segment.rows,
-                                                  weight.in_features);
+    bytes = segment.offset + kernels.packed_bytes(segment.kernel, segment.format.dtype,
+                                                  segment.rows, weight.in_features);
     weight.out_features += segment.rows;
   }
   ATOM_ASSIGN_OR_RETURN(weight.packed, Buffer::allocate(bytes, PageSize::kHuge));
@@ -150,7 +159,8 @@ Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts
   return {};
 }
 
-void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight, const Tensor& out) {
+void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                const Tensor& out) {
   ATOM_CHECK(x.dim(1) == weight.in_features && out.dim(1) == weight.out_features &&
              x.dim(0) == out.dim(0))
       << "linear of [" << x.dim(0) << ", " << x.dim(1) << "] by [" << weight.out_features << ", "
@@ -163,15 +173,16 @@ void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& wei
   int32_t prepared_for = -1;
   const uint8_t* input = nullptr;
   for (const LinearSegment& segment : weight.segments) {
-    cpu::LinearArgs args{.x = x.data_as<float>(),
-                         .num_tokens = x.dim(0),
-                         .weight = static_cast<const uint8_t*>(weight.packed.data()) + segment.offset,
-                         .dtype = segment.format.dtype,
-                         .rows = segment.rows,
-                         .cols = weight.in_features,
-                         .bias = bias == nullptr ? nullptr : bias + segment.row_begin,
-                         .out = out.data_as<float>() + segment.row_begin,
-                         .out_stride = weight.out_features};
+    cpu::LinearArgs args{
+        .x = x.data_as<float>(),
+        .num_tokens = x.dim(0),
+        .weight = static_cast<const uint8_t*>(weight.packed.data()) + segment.offset,
+        .dtype = segment.format.dtype,
+        .rows = segment.rows,
+        .cols = weight.in_features,
+        .bias = bias == nullptr ? nullptr : bias + segment.row_begin,
+        .out = out.data_as<float>() + segment.row_begin,
+        .out_stride = weight.out_features};
     if (prepared_for != segment.kernel) {
       input = prepare(ctx, segment.kernel, args);
       prepared_for = segment.kernel;

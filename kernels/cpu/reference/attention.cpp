@@ -15,15 +15,17 @@ struct Query {
   int64_t last_key = 0;
 };
 
-void load_row(const AttentionArgs& args, const Query& query, int64_t position, bool is_key, float* out) {
+void load_row(const AttentionArgs& args, const Query& query, int64_t position, bool is_key,
+              float* out) {
   const AttentionMetadata& meta = args.metadata;
   const PagedKvCache& cache = args.cache;
-  const int64_t block = meta.block_tables[query.sequence * meta.block_table_stride +
-                                          position / cache.block_size];
-  const int64_t row = (block * args.num_kv_heads + query.kv_head) * cache.block_size +
-                      position % cache.block_size;
+  const int64_t block =
+      meta.block_tables[query.sequence * meta.block_table_stride + position / cache.block_size];
+  const int64_t row =
+      (block * args.num_kv_heads + query.kv_head) * cache.block_size + position % cache.block_size;
   const void* base = is_key ? cache.k : cache.v;
-  load_cache_row(cache.dtype, static_cast<const char*>(base) + row * dtype_bytes(cache.dtype, args.head_dim),
+  load_cache_row(cache.dtype,
+                 static_cast<const char*>(base) + row * dtype_bytes(cache.dtype, args.head_dim),
                  args.head_dim, is_key ? cache.k_scale : cache.v_scale, out);
 }
 
@@ -37,7 +39,8 @@ double score(const AttentionArgs& args, const Query& query, int64_t position) {
   return sum * static_cast<double>(args.scale);
 }
 
-// Scores are computed twice, once for the maximum, so that nothing as long as the context is stored.
+// Scores are computed twice, once for the maximum, so that nothing as long as the context is
+// stored.
 void attend(const AttentionArgs& args, const Query& query, const float* sink, float* out) {
   double top = sink == nullptr ? -INFINITY : static_cast<double>(*sink);
   for (int64_t p = query.first_key; p <= query.last_key; ++p) {
@@ -68,14 +71,13 @@ void attention(const AttentionArgs& args, const AttentionItem& item) {
     const int64_t position =
         meta.context_lens[item.sequence] - (meta.query_start[item.sequence + 1] - t);
     for (int64_t head = item.kv_head * group; head < (item.kv_head + 1) * group; ++head) {
-      const Query query{
-          .q = args.qkv + t * args.qkv_stride + head * args.head_dim,
-          .sequence = item.sequence,
-          .kv_head = item.kv_head,
-          .first_key = args.sliding_window > 0
-                           ? std::max<int64_t>(0, position - args.sliding_window + 1)
-                           : 0,
-          .last_key = position};
+      const Query query{.q = args.qkv + t * args.qkv_stride + head * args.head_dim,
+                        .sequence = item.sequence,
+                        .kv_head = item.kv_head,
+                        .first_key = args.sliding_window > 0
+                                         ? std::max<int64_t>(0, position - args.sliding_window + 1)
+                                         : 0,
+                        .last_key = position};
       attend(args, query, args.sinks == nullptr ? nullptr : args.sinks + head,
              args.out + (t * args.num_heads + head) * args.head_dim);
     }

@@ -43,8 +43,8 @@ void decode_q4_1(const uint8_t* block, float* out) {
   }
 }
 
-// 144 bytes: d f16, dmin f16, 6-bit scales and minima [12], nibbles [128] in four groups of 32 bytes: low
-// nibbles are sub-block 2g, high nibbles sub-block 2g + 1; w = d * sc * q - dmin * min
+// 144 bytes: d f16, dmin f16, 6-bit scales and minima [12], nibbles [128] in four groups of 32
+// bytes: low nibbles are sub-block 2g, high nibbles sub-block 2g + 1; w = d * sc * q - dmin * min
 void decode_q4_k(const uint8_t* block, float* out) {
   const float d = load_f16(block);
   const float dmin = load_f16(block + 2);
@@ -66,8 +66,8 @@ void decode_q4_k(const uint8_t* block, float* out) {
   }
 }
 
-// 210 bytes: low nibbles [128], high 2 bits [64], scales i8 [16], d f16; two halves of 128 values, each of
-// four runs of 32; one scale per 16 values; w = d * sc * (q - 32)
+// 210 bytes: low nibbles [128], high 2 bits [64], scales i8 [16], d f16; two halves of 128 values,
+// each of four runs of 32; one scale per 16 values; w = d * sc * (q - 32)
 void decode_q6_k(const uint8_t* block, float* out) {
   const float d = load_f16(block + 208);
   for (int half = 0; half < 2; ++half) {
@@ -88,14 +88,17 @@ void decode_q6_k(const uint8_t* block, float* out) {
 
 void decode_plain(DType dtype, const uint8_t* data, int64_t count, float* out) {
   switch (dtype) {
-    case DType::kF32: memcpy(out, data, static_cast<size_t>(count) * sizeof(float)); return;
+    case DType::kF32:
+      memcpy(out, data, static_cast<size_t>(count) * sizeof(float));
+      return;
     case DType::kF16:
       for (int64_t i = 0; i < count; ++i) out[i] = load_f16(data + 2 * i);
       return;
     case DType::kBF16:
       for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(load_u16(data + 2 * i));
       return;
-    default: return;
+    default:
+      return;
   }
 }
 
@@ -107,14 +110,26 @@ void dequantize(DType dtype, const uint8_t* row, int64_t begin, int64_t count, f
   if (info.block_size == 1) {
     return decode_plain(dtype, data, count, out);
   }
-  for (int64_t i = 0; i < count; i += info.block_size, data += info.block_bytes, out += info.block_size) {
+  for (int64_t i = 0; i < count;
+       i += info.block_size, data += info.block_bytes, out += info.block_size) {
     switch (dtype) {
-      case DType::kQ8_0: decode_q8_0(data, out); break;
-      case DType::kQ4_0: decode_q4_0(data, out); break;
-      case DType::kQ4_1: decode_q4_1(data, out); break;
-      case DType::kQ4_K: decode_q4_k(data, out); break;
-      case DType::kQ6_K: decode_q6_k(data, out); break;
-      default: break;
+      case DType::kQ8_0:
+        decode_q8_0(data, out);
+        break;
+      case DType::kQ4_0:
+        decode_q4_0(data, out);
+        break;
+      case DType::kQ4_1:
+        decode_q4_1(data, out);
+        break;
+      case DType::kQ4_K:
+        decode_q4_k(data, out);
+        break;
+      case DType::kQ6_K:
+        decode_q6_k(data, out);
+        break;
+      default:
+        break;
     }
   }
 }

@@ -13,7 +13,8 @@ void norm_row(const float* x, const float* weight, float eps, int64_t size, floa
   for (int64_t i = 0; i < size; ++i) {
     squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   }
-  const double inverse = 1.0 / std::sqrt(squares / static_cast<double>(size) + static_cast<double>(eps));
+  const double inverse =
+      1.0 / std::sqrt(squares / static_cast<double>(size) + static_cast<double>(eps));
   for (int64_t i = 0; i < size; ++i) {
     out[i] = static_cast<float>(static_cast<double>(x[i]) * inverse) * weight[i];
   }
@@ -74,9 +75,15 @@ void store_cache_row(DType dtype, const float* values, int64_t size, float scale
 void load_cache_row(DType dtype, const void* row, int64_t size, float scale, float* out) {
   for (int64_t i = 0; i < size; ++i) {
     switch (dtype) {
-      case DType::kF32: out[i] = static_cast<const float*>(row)[i]; break;
-      case DType::kBF16: out[i] = bf16_to_f32(static_cast<const uint16_t*>(row)[i]); break;
-      default: out[i] = f8e4m3_to_f32(static_cast<const uint8_t*>(row)[i]) * scale; break;
+      case DType::kF32:
+        out[i] = static_cast<const float*>(row)[i];
+        break;
+      case DType::kBF16:
+        out[i] = bf16_to_f32(static_cast<const uint16_t*>(row)[i]);
+        break;
+      default:
+        out[i] = f8e4m3_to_f32(static_cast<const uint8_t*>(row)[i]) * scale;
+        break;
     }
   }
 }

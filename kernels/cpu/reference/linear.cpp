@@ -25,7 +25,8 @@ const uint8_t* source_row(const PackArgs& args, int64_t row) {
 namespace reference {
 namespace {
 
-constexpr int64_t kChunk = 256;     // values of a weight row decoded at a time; a multiple of every block
+constexpr int64_t kChunk =
+    256;  // values of a weight row decoded at a time; a multiple of every block
 constexpr int64_t kTokenTile = 64;  // rows of x that share a decoded chunk
 
 void dot_row(const LinearArgs& args, int64_t row, Range tokens) {

@@ -1,7 +1,7 @@
-// The tile registers of AMX: their shapes for one kernel call. Tiles 0-3 hold sums, 4-5 rows of x (one token a
-// row), 6-7 weights, read as they lie in a panel: a row is 16 output features of one quad or pair of columns.
-// GCC's intrinsics take tile numbers as literals and do not tell the compiler which memory a load reads:
-// after writing such memory, tiles_fence().
+// The tile registers of AMX: their shapes for one kernel call. Tiles 0-3 hold sums, 4-5 rows of x
+// (one token a row), 6-7 weights, read as they lie in a panel: a row is 16 output features of one
+// quad or pair of columns. GCC's intrinsics take tile numbers as literals and do not tell the
+// compiler which memory a load reads: after writing such memory, tiles_fence().
 #pragma once
 
 #include <immintrin.h>
@@ -15,7 +15,8 @@ inline constexpr int64_t kTileRows = 16;
 
 ATOM_TILES void tiles_fence() { asm volatile("" ::: "memory"); }
 
-// Sums [rows][16] of 32 bits, x [rows][k_bytes], weights [k_bytes / 4][16][4 bytes]. All tiles become zero.
+// Sums [rows][16] of 32 bits, x [rows][k_bytes], weights [k_bytes / 4][16][4 bytes]. All tiles
+// become zero.
 ATOM_TILES void tiles_configure(int64_t rows, int64_t k_bytes) {
   struct alignas(64) {
     uint8_t palette = 1;

@@ -1,7 +1,8 @@
-// Attention over the paged cache, blocked over keys and over the query rows (tokens x heads of one kv head)
-// that share them. Keys are taken in blocks of 64, cut at absolute positions, in order: scores, online
-// softmax, weighted values. Each row sees its own visible keys only and sums them one by one, so a result
-// does not depend on which rows share an item: prefill in any chunks and decode give the same bits.
+// Attention over the paged cache, blocked over keys and over the query rows (tokens x heads of one
+// kv head) that share them. Keys are taken in blocks of 64, cut at absolute positions, in order:
+// scores, online softmax, weighted values. Each row sees its own visible keys only and sums them
+// one by one, so a result does not depend on which rows share an item: prefill in any chunks and
+// decode give the same bits.
 #include <math.h>
 
 #include "kernels/cpu/simd/cache_rows.h"
@@ -11,8 +12,8 @@
 namespace atom::cpu::ATOM_ISA {
 namespace {
 
-constexpr int64_t kKeys = 64;      // per block
-constexpr int64_t kMaxRows = 32;   // query rows that share a loaded block
+constexpr int64_t kKeys = 64;     // per block
+constexpr int64_t kMaxRows = 32;  // query rows that share a loaded block
 #if defined(__AVX512F__)
 constexpr int kTileRows = 6, kTileVecs = 4;
 #else
@@ -31,10 +32,11 @@ struct Workspace {
   int64_t first[kMaxRows], last[kMaxRows];  // visible positions of a row, last included
 };
 
-// c[r][n] += sum over k in [k_begin, k_end), in order, of a[r][k] * b[k][n], for 16 * kVecs columns.
+// c[r][n] += sum over k in [k_begin, k_end), in order, of a[r][k] * b[k][n], for 16 * kVecs
+// columns.
 template <int kRows, int kVecs>
-ATOM_INLINE void multiply(const float* const* a, const float* b, int64_t b_stride, Range k, float* c,
-                          int64_t c_stride) {
+ATOM_INLINE void multiply(const float* const* a, const float* b, int64_t b_stride, Range k,
+                          float* c, int64_t c_stride) {
   F acc[kRows][kVecs];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -79,7 +81,8 @@ void multiply_width(const float* const* a, const float* b, int64_t width, Range 
 }
 
 // c [rows, width] += a [rows, k] . b [k, width]
-void multiply_rows(const float* const* a, int64_t rows, const float* b, int64_t width, Range k, float* c) {
+void multiply_rows(const float* const* a, int64_t rows, const float* b, int64_t width, Range k,
+                   float* c) {
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
     multiply_width<kTileRows>(a + r, b, width, k, c + r * width);
@@ -99,7 +102,8 @@ struct Pages {
   ATOM_INLINE_MEMBER int64_t row_offset(int64_t position) const {
     const PagedKvCache& cache = args.cache;
     const int64_t block = blocks[position / cache.block_size];
-    return ((block * args.num_kv_heads + kv_head) * cache.block_size + position % cache.block_size) *
+    return ((block * args.num_kv_heads + kv_head) * cache.block_size +
+            position % cache.block_size) *
            row_bytes;
   }
 };
@@ -115,7 +119,8 @@ ATOM_INLINE F load_first(const uint8_t* row, int64_t i, int64_t size) {
   return load_cache<kType>(lanes, 0);
 }
 
-// Fills keys and values of positions [begin + keys.begin, begin + keys.end); the rest of the block is zero.
+// Fills keys and values of positions [begin + keys.begin, begin + keys.end); the rest of the block
+// is zero.
 template <DType kType>
 void load_keys(const Pages& pages, int64_t begin, Range keys, int64_t width, Workspace& w) {
   const int64_t d = pages.args.head_dim;
@@ -134,8 +139,10 @@ void load_keys(const Pages& pages, int64_t begin, Range keys, int64_t width, Wor
           continue;
         }
         const int64_t offset = pages.row_offset(begin + j + r);
-        const F key = load_first<kType>(static_cast<const uint8_t*>(pages.args.cache.k) + offset, i, d);
-        const F value = load_first<kType>(static_cast<const uint8_t*>(pages.args.cache.v) + offset, i, d);
+        const F key =
+            load_first<kType>(static_cast<const uint8_t*>(pages.args.cache.k) + offset, i, d);
+        const F value =
+            load_first<kType>(static_cast<const uint8_t*>(pages.args.cache.v) + offset, i, d);
         f_store(rows[r], scaled ? f_mul(key, k_scale) : key);
         f_store(w.values + (j + r) * width + i, scaled ? f_mul(value, v_scale) : value);
       }
@@ -191,7 +198,8 @@ ATOM_INLINE Range visible(const Workspace& w, int64_t r, int64_t begin) {
   return {from < 0 ? 0 : from, to > kKeys ? kKeys : to};
 }
 
-void attend_block(const AttentionArgs& args, int64_t rows, int64_t begin, int64_t width, Workspace& w) {
+void attend_block(const AttentionArgs& args, int64_t rows, int64_t begin, int64_t width,
+                  Workspace& w) {
   const float* weights[kMaxRows];
   for (int64_t r = 0; r < rows; ++r) {
     weights[r] = w.scores[r];
@@ -266,10 +274,11 @@ void run(const AttentionArgs& args, const AttentionItem& item) {
   const int64_t group = args.num_heads / args.num_kv_heads;
   const int64_t all = (item.tokens.end - item.tokens.begin) * group;
   const int64_t width = (args.head_dim + 15) / 16 * 16;
-  const Pages pages{.args = args,
-                    .blocks = args.metadata.block_tables + item.sequence * args.metadata.block_table_stride,
-                    .kv_head = item.kv_head,
-                    .row_bytes = args.head_dim * cache_value_bytes(kType)};
+  const Pages pages{
+      .args = args,
+      .blocks = args.metadata.block_tables + item.sequence * args.metadata.block_table_stride,
+      .kv_head = item.kv_head,
+      .row_bytes = args.head_dim * cache_value_bytes(kType)};
   Workspace w;
   for (int64_t row = 0; row < all; row += kMaxRows) {
     const Range rows{row, row + kMaxRows < all ? row + kMaxRows : all};
@@ -278,7 +287,8 @@ void run(const AttentionArgs& args, const AttentionItem& item) {
     const int64_t first = w.first[0];
     const int64_t last = w.last[count - 1];
     for (int64_t begin = first / kKeys * kKeys; begin <= last; begin += kKeys) {
-      const Range keys{first > begin ? first - begin : 0, last + 1 - begin < kKeys ? last + 1 - begin : kKeys};
+      const Range keys{first > begin ? first - begin : 0,
+                       last + 1 - begin < kKeys ? last + 1 - begin : kKeys};
       load_keys<kType>(pages, begin, keys, width, w);
       attend_block(args, count, begin, width, w);
     }
@@ -290,9 +300,12 @@ void run(const AttentionArgs& args, const AttentionItem& item) {
 
 void attention(const AttentionArgs& args, const AttentionItem& item) {
   switch (args.cache.dtype) {
-    case DType::kF32: return run<DType::kF32>(args, item);
-    case DType::kBF16: return run<DType::kBF16>(args, item);
-    default: return run<DType::kF8E4M3>(args, item);
+    case DType::kF32:
+      return run<DType::kF32>(args, item);
+    case DType::kBF16:
+      return run<DType::kBF16>(args, item);
+    default:
+      return run<DType::kF8E4M3>(args, item);
   }
 }
 

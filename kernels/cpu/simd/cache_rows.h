@@ -42,14 +42,16 @@ ATOM_INLINE F load_cache(const uint8_t* row, int64_t i) {
   } else if constexpr (kType == DType::kBF16) {
     return f_load_bf16(row + i * 2);
   } else {
-    // Sign, exponent and mantissa shifted into an f32 whose exponent is 120 too small; the multiplication
-    // corrects that and makes subnormals right as well. NaN (0x7f) would read 480 and is put back.
+    // Sign, exponent and mantissa shifted into an f32 whose exponent is 120 too small; the
+    // multiplication corrects that and makes subnormals right as well. NaN (0x7f) would read 480
+    // and is put back.
     const I byte = i_load_u8(row + i);
     const I sign = i_shl<24>(i_and(byte, i_set(0x80)));
     const I magnitude = i_and(byte, i_set(0x7f));
     const F value = f_mul(as_f32(i_shl<20>(magnitude)), f_set(0x1p120F));
-    const I nan = i_and(i_shr<7>(i_add(magnitude, i_set(1))), i_set(1));  // 1 where magnitude is 0x7f
-    const I quiet = i_sub(i_zero(), nan);                                 // all ones: a NaN
+    const I nan =
+        i_and(i_shr<7>(i_add(magnitude, i_set(1))), i_set(1));  // 1 where magnitude is 0x7f
+    const I quiet = i_sub(i_zero(), nan);                       // all ones: a NaN
     return as_f32(i_or(i_or(as_i32(value), sign), quiet));
   }
 }

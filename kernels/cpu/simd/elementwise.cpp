@@ -1,10 +1,10 @@
-// Norms, the gated activation, and what happens to q, k and v before attention. Every row is computed alone
-// and in one order.
+// Norms, the gated activation, and what happens to q, k and v before attention. Every row is
+// computed alone and in one order.
 #include <math.h>
 
 #include "kernels/common/convert.h"
-#include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/cache_rows.h"
+#include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace atom::cpu::ATOM_ISA {

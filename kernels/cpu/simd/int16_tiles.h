@@ -1,5 +1,6 @@
-// The tiles of linear_int16.cpp with AMX: the exact byte-plane sums of one block of 32 columns for many tokens.
-// Part of that file, which turns the sums into f32 in the order of its other paths, so that the bits agree.
+// The tiles of linear_int16.cpp with AMX: the exact byte-plane sums of one block of 32 columns for
+// many tokens. Part of that file, which turns the sums into f32 in the order of its other paths, so
+// that the bits agree.
 #pragma once
 
 #include "kernels/cpu/activation_layout.h"
@@ -8,8 +9,8 @@
 
 namespace atom::cpu::ATOM_ISA {
 
-// Sums of one tile of tokens over one panel. The two of TileScratch differ in the low 12 bits of their addresses,
-// else loads of one would wait for stores to the other.
+// Sums of one tile of tokens over one panel. The two of TileScratch differ in the low 12 bits of
+// their addresses, else loads of one would wait for stores to the other.
 struct alignas(64) TileSums {
   int32_t plane[2][kTileRows][kPanelRows];  // high, low
 };

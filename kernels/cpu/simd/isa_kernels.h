@@ -1,5 +1,5 @@
-// Declarations of one instruction set's kernels; contracts are in kernels/cpu/kernels.h, weight layouts in
-// panel_layout.h. Included with ATOM_ISA defined.
+// Declarations of one instruction set's kernels; contracts are in kernels/cpu/kernels.h, weight
+// layouts in panel_layout.h. Included with ATOM_ISA defined.
 #pragma once
 
 #include "kernels/cpu/kernels.h"
@@ -11,7 +11,8 @@ void linear_bf16(const LinearArgs& args, Range tokens, Range panels);
 void linear_bf16_tiles(const LinearArgs& args, Range tokens, Range panels);
 void linear_int16(const LinearArgs& args, Range tokens, Range panels);
 void prepare_bf16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
-void prepare_bf16_tiles(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
+void prepare_bf16_tiles(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out,
+                        Range tokens);
 void prepare_int16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
 void rms_norm(const RmsNormArgs& args, Range tokens);
 void silu_mul(const float* gate_up, float* out, int64_t n, Range tokens);

@@ -1,9 +1,9 @@
-// Linear layers with bf16 dot products: bf16 weights and x rounded to bf16, f32 sums. Per output, pairs of
-// columns are added in order by vdpbf16ps; nothing depends on the number of rows. Only for processors with
-// the bf16 unit; others use linear_f32.cpp, with AMX linear_bf16_amx.cpp.
+// Linear layers with bf16 dot products: bf16 weights and x rounded to bf16, f32 sums. Per output,
+// pairs of columns are added in order by vdpbf16ps; nothing depends on the number of rows. Only for
+// processors with the bf16 unit; others use linear_f32.cpp, with AMX linear_bf16_amx.cpp.
 #include "kernels/cpu/activation_layout.h"
-#include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/panel_layout.h"
+#include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace atom::cpu::ATOM_ISA {

@@ -1,6 +1,7 @@
-// Linear layers over bf16 weights with AMX tiles: x rounded to bf16, f32 sums. The order in which tdpbf16ps
-// adds is its own, so every number of rows goes through it, one included; a row's sum does not depend on the
-// rows beside it. Processors without AMX use linear_bf16.cpp or linear_f32.cpp.
+// Linear layers over bf16 weights with AMX tiles: x rounded to bf16, f32 sums. The order in which
+// tdpbf16ps adds is its own, so every number of rows goes through it, one included; a row's sum
+// does not depend on the rows beside it. Processors without AMX use linear_bf16.cpp or
+// linear_f32.cpp.
 #if defined(__AMX_BF16__)
 
 #include "kernels/cpu/activation_layout.h"
@@ -12,7 +13,7 @@
 namespace atom::cpu::ATOM_ISA {
 namespace {
 
-constexpr int64_t kChunkBytes = 64;   // 32 columns of one token
+constexpr int64_t kChunkBytes = 64;     // 32 columns of one token
 constexpr int64_t kWeightBytes = 1024;  // 32 columns of one panel
 
 struct alignas(64) Sums {
@@ -21,7 +22,8 @@ struct alignas(64) Sums {
 
 // sums = x . weights, for one or two tiles of tokens, the second `second` tokens after the first.
 template <int kNumPanels, int kNumTiles>
-ATOM_INLINE void multiply(const LinearArgs& args, int64_t token, int64_t second, int64_t first_panel, Sums& sums) {
+ATOM_INLINE void multiply(const LinearArgs& args, int64_t token, int64_t second,
+                          int64_t first_panel, Sums& sums) {
   const int64_t chunks = bf16_chunks(args.cols);
   const int64_t bytes = panel_bytes(args.dtype, args.cols);
   const uint8_t* weight = args.weight + first_panel * bytes;
@@ -33,7 +35,8 @@ ATOM_INLINE void multiply(const LinearArgs& args, int64_t token, int64_t second,
   _tile_zero(3);
   for (int64_t k = 0; k < chunks; ++k, x += step, weight += kWeightBytes) {
     if constexpr (kNumTiles == 1) {  // bound by memory: fetch the next tile meanwhile
-      prefetch(weight + kNumPanels * bytes + k * (kNumPanels - 1) * kWeightBytes, kNumPanels * kWeightBytes);
+      prefetch(weight + kNumPanels * bytes + k * (kNumPanels - 1) * kWeightBytes,
+               kNumPanels * kWeightBytes);
     }
     _tile_loadd(4, x, kChunkBytes);
     _tile_loadd(6, weight, 64);
@@ -67,11 +70,13 @@ void store(const LinearArgs& args, Range tokens, int64_t panel, const float (*su
   const int64_t count = args.rows - row;
   const F bias = args.bias == nullptr ? f_zero() : f_load_first(args.bias + row, count);
   for (int64_t m = tokens.begin; m < tokens.end; ++m) {
-    f_store_first(args.out + m * args.out_stride + row, f_add(f_load(sums[m - tokens.begin]), bias), count);
+    f_store_first(args.out + m * args.out_stride + row, f_add(f_load(sums[m - tokens.begin]), bias),
+                  count);
   }
 }
 
-// Tiles that do not fit at the end move back over tokens already done, whose results come out the same.
+// Tiles that do not fit at the end move back over tokens already done, whose results come out the
+// same.
 template <int kNumPanels>
 void run_panels(const LinearArgs& args, Range tokens, int64_t first_panel) {
   const int64_t count = tokens.end - tokens.begin;
@@ -98,7 +103,8 @@ void run_panels(const LinearArgs& args, Range tokens, int64_t first_panel) {
 }  // namespace
 
 // x as [chunks of 32 columns][num_tokens][32] bf16, padded with zero: a tile is one run of memory.
-void prepare_bf16_tiles(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens) {
+void prepare_bf16_tiles(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out,
+                        Range tokens) {
   for (int64_t m = tokens.begin; m < tokens.end; ++m) {
     for (int64_t k = 0; k < bf16_chunks(cols) * 32; k += 16) {
       uint8_t* at = out + (k / 32 * num_tokens + m) * kChunkBytes + k % 32 * 2;

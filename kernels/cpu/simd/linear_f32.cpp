@@ -1,6 +1,7 @@
-// Linear layers with exact f32 activations over every weight format: a chunk of columns of a few panels is
-// decoded to f32 in the L1 cache, then multiplied with fused multiply-adds, column by column in order. The
-// f32 sums of a tile stay in memory between chunks, so the order is the same for any number of rows.
+// Linear layers with exact f32 activations over every weight format: a chunk of columns of a few
+// panels is decoded to f32 in the L1 cache, then multiplied with fused multiply-adds, column by
+// column in order. The f32 sums of a tile stay in memory between chunks, so the order is the same
+// for any number of rows.
 #include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/weight_blocks.h"
 
@@ -24,7 +25,8 @@ struct Tile {
 
 // out [count][16] = columns [k, k + count) of a panel
 template <class Format>
-void decode_quads(const uint8_t* panel, int64_t cols, int64_t k, int64_t count, float (*out)[kPanelRows]) {
+void decode_quads(const uint8_t* panel, int64_t cols, int64_t k, int64_t count,
+                  float (*out)[kPanelRows]) {
   const Format format{.blocks = cols / 32};
   const I byte = i_set(0xff);
   const F offset = f_set(static_cast<float>(Format::kOffset));
@@ -67,13 +69,20 @@ void decode(DType dtype, const uint8_t* panel, int64_t cols, Range k, float (*ou
         f_store(out[i], f_load_f16(panel + (k.begin + i) * 32));
       }
       return;
-    case DType::kBF16: return decode_bf16(panel, k.begin, count, out);
-    case DType::kQ8_0: return decode_quads<FormatQ8_0>(panel, cols, k.begin, count, out);
-    case DType::kQ4_0: return decode_quads<FormatQ4_0>(panel, cols, k.begin, count, out);
-    case DType::kQ4_1: return decode_quads<FormatQ4_1>(panel, cols, k.begin, count, out);
-    case DType::kQ4_K: return decode_quads<FormatQ4_K>(panel, cols, k.begin, count, out);
-    case DType::kQ6_K: return decode_quads<FormatQ6_K>(panel, cols, k.begin, count, out);
-    default: return;
+    case DType::kBF16:
+      return decode_bf16(panel, k.begin, count, out);
+    case DType::kQ8_0:
+      return decode_quads<FormatQ8_0>(panel, cols, k.begin, count, out);
+    case DType::kQ4_0:
+      return decode_quads<FormatQ4_0>(panel, cols, k.begin, count, out);
+    case DType::kQ4_1:
+      return decode_quads<FormatQ4_1>(panel, cols, k.begin, count, out);
+    case DType::kQ4_K:
+      return decode_quads<FormatQ4_K>(panel, cols, k.begin, count, out);
+    case DType::kQ6_K:
+      return decode_quads<FormatQ6_K>(panel, cols, k.begin, count, out);
+    default:
+      return;
   }
 }
 
@@ -113,7 +122,8 @@ ATOM_INLINE void multiply(const Tile& tile, const float* x, int64_t x_stride, in
   }
 }
 
-// One row of x over weights that need no table: straight from memory, the same sums in the same order.
+// One row of x over weights that need no table: straight from memory, the same sums in the same
+// order.
 template <DType kType, int kNumPanels>
 void stream_row(const LinearArgs& args, int64_t token, int64_t first_panel) {
   const int64_t bytes = panel_bytes(kType, args.cols);
@@ -157,17 +167,22 @@ void run_tile(const LinearArgs& args, Range tokens, int64_t first_panel, Tile& t
   const int64_t count = tokens.end - tokens.begin;
   if (count == 1) {
     switch (args.dtype) {
-      case DType::kF32: return stream_row<DType::kF32, kNumPanels>(args, tokens.begin, first_panel);
-      case DType::kF16: return stream_row<DType::kF16, kNumPanels>(args, tokens.begin, first_panel);
-      case DType::kBF16: return stream_row<DType::kBF16, kNumPanels>(args, tokens.begin, first_panel);
-      default: break;
+      case DType::kF32:
+        return stream_row<DType::kF32, kNumPanels>(args, tokens.begin, first_panel);
+      case DType::kF16:
+        return stream_row<DType::kF16, kNumPanels>(args, tokens.begin, first_panel);
+      case DType::kBF16:
+        return stream_row<DType::kBF16, kNumPanels>(args, tokens.begin, first_panel);
+      default:
+        break;
     }
   }
   memset(tile.acc, 0, sizeof(tile.acc[0]) * static_cast<size_t>(count));
   for (int64_t k = 0; k < args.cols; k += kChunk) {
     const int64_t end = k + kChunk < args.cols ? k + kChunk : args.cols;
     for (int p = 0; p < kNumPanels; ++p) {
-      decode(args.dtype, args.weight + (first_panel + p) * bytes, args.cols, {k, end}, tile.weight[p]);
+      decode(args.dtype, args.weight + (first_panel + p) * bytes, args.cols, {k, end},
+             tile.weight[p]);
     }
     const float* x = args.x + tokens.begin * args.cols + k;
     int64_t t = 0;

@@ -1,10 +1,13 @@
-// Linear layers over quantised weights with 16-bit activations: x is quantised per 32 columns to integers of
-// 16 bits, kept as two signed byte planes (x = 256 * high + low), and multiplied exactly by the stored
-// weight integers with byte dot products. Per 32 columns the exact integer sum becomes f32 once:
-//   acc = fma(float(sum) * dx, dw, acc), then, for formats with a minimum, acc = fma(dx * sum(x), m, acc).
-// The error is that of 16-bit activations (normalised MSE about 1e-9; bf16 has 1e-6), and integer sums have
-// no order: one row of x or many, the bits are the same. Two byte planes cost as much as bf16 dot products
-// and need only VNNI; with AMX, tiles compute the same sums for many rows at once. Not here: f32, f16 and bf16 weights, exact activations (linear_f32.cpp).
+// Linear layers over quantised weights with 16-bit activations: x is quantised per 32 columns to
+// integers of 16 bits, kept as two signed byte planes (x = 256 * high + low), and multiplied
+// exactly by the stored weight integers with byte dot products. Per 32 columns the exact integer
+// sum becomes f32 once:
+//   acc = fma(float(sum) * dx, dw, acc), then, for formats with a minimum, acc = fma(dx * sum(x),
+//   m, acc).
+// The error is that of 16-bit activations (normalised MSE about 1e-9; bf16 has 1e-6), and integer
+// sums have no order: one row of x or many, the bits are the same. Two byte planes cost as much as
+// bf16 dot products and need only VNNI; with AMX, tiles compute the same sums for many rows at
+// once. Not here: f32, f16 and bf16 weights, exact activations (linear_f32.cpp).
 #include "kernels/cpu/activation_layout.h"
 #include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/weight_blocks.h"
@@ -15,10 +18,10 @@
 namespace atom::cpu::ATOM_ISA {
 namespace {
 
-constexpr int kPanels = 2;             // panels per tile: 16 registers of weights
-constexpr int64_t kTokenTile = 128;    // tokens that share an unpacked block; the f32 tile is 16 KiB
-constexpr int64_t kPrefetchTokens = 8; // up to here the weights come at the speed of memory
-constexpr int kTokens = 4;             // tokens in flight: 8 independent sums hide the latency
+constexpr int kPanels = 2;           // panels per tile: 16 registers of weights
+constexpr int64_t kTokenTile = 128;  // tokens that share an unpacked block; the f32 tile is 16 KiB
+constexpr int64_t kPrefetchTokens = 8;  // up to here the weights come at the speed of memory
+constexpr int kTokens = 4;              // tokens in flight: 8 independent sums hide the latency
 
 struct Tile {
   float acc[kTokenTile][kPanels * kPanelRows];
@@ -55,10 +58,12 @@ ATOM_INLINE I broadcast4(const int8_t* p) {
 
 // acc += the exact byte sum of one part of a block, as f32.
 template <class Format, int kNumPanels>
-ATOM_INLINE void add_sum(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index, int part, int p,
-                         I sum, float* acc) {
+ATOM_INLINE void add_sum(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index,
+                         int part, int p, I sum, float* acc) {
   constexpr int kParts = Format::kSplit ? 2 : 1;
-  const I exact = Format::kOffset == 0 ? sum : i_sub(sum, i_set(Format::kOffset * x.half_sum(index, part, kParts)));
+  const I exact = Format::kOffset == 0
+                      ? sum
+                      : i_sub(sum, i_set(Format::kOffset * x.half_sum(index, part, kParts)));
   F total = f_load(acc + p * kPanelRows);
   total = f_fma(f_mul(to_f32(exact), f_set(x.scale[index])), block.scale[p][part], total);
   if constexpr (Format::kHasMin) {
@@ -69,8 +74,8 @@ ATOM_INLINE void add_sum(const Block<Format, kNumPanels>& block, const Int16View
 
 // acc[t][p] += block . x[t], for kNumTokens tokens from token m of block b.
 template <class Format, int kNumPanels, int kNumTokens>
-ATOM_INLINE void add_block(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index,
-                           float (*acc)[kPanels * kPanelRows]) {
+ATOM_INLINE void add_block(const Block<Format, kNumPanels>& block, const Int16View& x,
+                           int64_t index, float (*acc)[kPanels * kPanelRows]) {
   constexpr int kParts = Format::kSplit ? 2 : 1;  // sums per 32 columns
   constexpr int kQuads = 8 / kParts;
 #pragma GCC unroll 2
@@ -105,8 +110,9 @@ ATOM_INLINE void add_block(const Block<Format, kNumPanels>& block, const Int16Vi
 
 // acc[t] += sums of panel p, for the last `tokens` of a tile.
 template <class Format, int kNumPanels>
-ATOM_INLINE void add_tile(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index, int part, int p,
-                          Range tokens, const TileSums& sums, float (*acc)[kPanels * kPanelRows]) {
+ATOM_INLINE void add_tile(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index,
+                          int part, int p, Range tokens, const TileSums& sums,
+                          float (*acc)[kPanels * kPanelRows]) {
   const int64_t skip = kTileRows - (tokens.end - tokens.begin);
   for (int64_t t = tokens.begin; t < tokens.end; ++t) {
     const int64_t row = skip + t - tokens.begin;
@@ -115,12 +121,13 @@ ATOM_INLINE void add_tile(const Block<Format, kNumPanels>& block, const Int16Vie
   }
 }
 
-// acc[t][p] += block . x[t], for `count` tokens from `index`, in tiles of 16. The last tile moves back over tokens
-// already done, which are not added again. Three stages overlap: while a panel's products are computed, those of
-// the panel before are stored, and those before that become f32.
+// acc[t][p] += block . x[t], for `count` tokens from `index`, in tiles of 16. The last tile moves
+// back over tokens already done, which are not added again. Three stages overlap: while a panel's
+// products are computed, those of the panel before are stored, and those before that become f32.
 template <class Format, int kNumPanels>
-ATOM_INLINE void add_block_tiles(const Block<Format, kNumPanels>& block, const Int16View& x, int64_t index,
-                                 int64_t count, float (*acc)[kPanels * kPanelRows], TileScratch& scratch) {
+ATOM_INLINE void add_block_tiles(const Block<Format, kNumPanels>& block, const Int16View& x,
+                                 int64_t index, int64_t count, float (*acc)[kPanels * kPanelRows],
+                                 TileScratch& scratch) {
   constexpr int kParts = Format::kSplit ? 2 : 1;
 #pragma GCC unroll 2
   for (int part = 0; part < kParts; ++part) {
@@ -156,7 +163,8 @@ ATOM_INLINE void add_block_tiles(const Block<Format, kNumPanels>& block, const I
 #endif
 
 template <class Format, int kNumPanels>
-void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t first_panel, Tile& tile) {
+void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t first_panel,
+              Tile& tile) {
   const int64_t blocks = args.cols / 32;
   const Format format{.blocks = blocks};
   const int64_t bytes = panel_bytes(args.dtype, args.cols);
@@ -230,8 +238,9 @@ void run(const LinearArgs& args, Range tokens, Range panels) {
 #endif
 }
 
-// One row of x: the largest magnitude of 32 columns becomes 127 * 256, so both planes fit signed bytes.
-// Not a number or infinite: the scale of the block is NaN, and so is every output that uses it.
+// One row of x: the largest magnitude of 32 columns becomes 127 * 256, so both planes fit signed
+// bytes. Not a number or infinite: the scale of the block is NaN, and so is every output that uses
+// it.
 ATOM_INLINE void quantize_block(const float* x, Int16View& out, int64_t index) {
   const F a = f_load(x);
   const F b = f_load(x + 16);
@@ -267,12 +276,18 @@ void prepare_int16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* ou
 
 void linear_int16(const LinearArgs& args, Range tokens, Range panels) {
   switch (args.dtype) {
-    case DType::kQ8_0: return run<FormatQ8_0>(args, tokens, panels);
-    case DType::kQ4_0: return run<FormatQ4_0>(args, tokens, panels);
-    case DType::kQ4_1: return run<FormatQ4_1>(args, tokens, panels);
-    case DType::kQ4_K: return run<FormatQ4_K>(args, tokens, panels);
-    case DType::kQ6_K: return run<FormatQ6_K>(args, tokens, panels);
-    default: return;
+    case DType::kQ8_0:
+      return run<FormatQ8_0>(args, tokens, panels);
+    case DType::kQ4_0:
+      return run<FormatQ4_0>(args, tokens, panels);
+    case DType::kQ4_1:
+      return run<FormatQ4_1>(args, tokens, panels);
+    case DType::kQ4_K:
+      return run<FormatQ4_K>(args, tokens, panels);
+    case DType::kQ6_K:
+      return run<FormatQ6_K>(args, tokens, panels);
+    default:
+      return;
   }
 }
 

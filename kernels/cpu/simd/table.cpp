@@ -32,7 +32,8 @@ int32_t choose_linear(DType dtype, int64_t, bool exact_activations) {
   if (dtype == DType::kBF16) {
     return kHasBF16 ? kPanelsBF16 : kPanelsF32;
   }
-  // Sums of two products of stored bytes above 128 do not fit the 16 bits of the instructions before VNNI.
+  // Sums of two products of stored bytes above 128 do not fit the 16 bits of the instructions
+  // before VNNI.
   return kHasVnni || dtype != DType::kQ8_0 ? kPanelsInt16 : kPanelsF32;
 }
 
@@ -40,9 +41,12 @@ void pack(int32_t, const PackArgs& args, Range panels) { pack_panels(args, panel
 
 int64_t input_bytes(int32_t kernel, int64_t num_tokens, int64_t cols) {
   switch (kernel) {
-    case kPanelsBF16: return num_tokens * bf16_pairs(cols) * 4;
-    case kPanelsInt16: return Int16View::bytes(num_tokens, cols);
-    default: return 0;
+    case kPanelsBF16:
+      return num_tokens * bf16_pairs(cols) * 4;
+    case kPanelsInt16:
+      return Int16View::bytes(num_tokens, cols);
+    default:
+      return 0;
   }
 }
 

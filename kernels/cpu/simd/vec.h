@@ -1,7 +1,8 @@
-// Sixteen 32-bit lanes, one per output feature of a panel: a zmm register, or two ymm registers without
-// AVX-512. Every file of simd/ is compiled once per instruction set with ATOM_ISA naming its namespace.
-// The rule of this folder: only C headers, intrinsics and `static` functions, so that no function compiled
-// for a newer processor can replace the portable one at link time. To port to a new vector unit: this file.
+// Sixteen 32-bit lanes, one per output feature of a panel: a zmm register, or two ymm registers
+// without AVX-512. Every file of simd/ is compiled once per instruction set with ATOM_ISA naming
+// its namespace. The rule of this folder: only C headers, intrinsics and `static` functions, so
+// that no function compiled for a newer processor can replace the portable one at link time. To
+// port to a new vector unit: this file.
 #pragma once
 
 #include <immintrin.h>
@@ -40,11 +41,17 @@ ATOM_INLINE I i_sub(I a, I b) { return _mm512_sub_epi32(a, b); }
 ATOM_INLINE I i_and(I a, I b) { return _mm512_and_si512(a, b); }
 ATOM_INLINE I i_or(I a, I b) { return _mm512_or_si512(a, b); }
 template <int kBits>
-ATOM_INLINE I i_shl(I a) { return _mm512_slli_epi32(a, kBits); }
+ATOM_INLINE I i_shl(I a) {
+  return _mm512_slli_epi32(a, kBits);
+}
 template <int kBits>
-ATOM_INLINE I i_shr(I a) { return _mm512_srli_epi32(a, kBits); }
+ATOM_INLINE I i_shr(I a) {
+  return _mm512_srli_epi32(a, kBits);
+}
 template <int kBits>
-ATOM_INLINE I i_sar(I a) { return _mm512_srai_epi32(a, kBits); }
+ATOM_INLINE I i_sar(I a) {
+  return _mm512_srai_epi32(a, kBits);
+}
 ATOM_INLINE F to_f32(I x) { return _mm512_cvtepi32_ps(x); }
 ATOM_INLINE I to_i32(F x) { return _mm512_cvtps_epi32(x); }
 ATOM_INLINE F as_f32(I x) { return _mm512_castsi512_ps(x); }
@@ -81,8 +88,8 @@ ATOM_INLINE I i_where_nan(F x, I nan, I other) {
   return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), other, nan);
 }
 
-// acc + four products of unsigned bytes of a and signed bytes of b, per lane. Without VNNI, two neighbouring
-// products must fit 16 bits: a <= 128.
+// acc + four products of unsigned bytes of a and signed bytes of b, per lane. Without VNNI, two
+// neighbouring products must fit 16 bits: a <= 128.
 ATOM_INLINE I dot4(I acc, I a, I b) {
 #if defined(__AVX512VNNI__)
   return _mm512_dpbusd_epi32(acc, a, b);
@@ -94,8 +101,12 @@ ATOM_INLINE I dot4(I acc, I a, I b) {
 
 #else  // AVX2 + FMA + F16C
 
-struct F { __m256 a, b; };
-struct I { __m256i a, b; };
+struct F {
+  __m256 a, b;
+};
+struct I {
+  __m256i a, b;
+};
 
 ATOM_INLINE F f_zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 ATOM_INLINE F f_set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -133,11 +144,17 @@ ATOM_INLINE I i_sub(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_e
 ATOM_INLINE I i_and(I x, I y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 ATOM_INLINE I i_or(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 template <int kBits>
-ATOM_INLINE I i_shl(I x) { return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)}; }
+ATOM_INLINE I i_shl(I x) {
+  return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)};
+}
 template <int kBits>
-ATOM_INLINE I i_shr(I x) { return {_mm256_srli_epi32(x.a, kBits), _mm256_srli_epi32(x.b, kBits)}; }
+ATOM_INLINE I i_shr(I x) {
+  return {_mm256_srli_epi32(x.a, kBits), _mm256_srli_epi32(x.b, kBits)};
+}
 template <int kBits>
-ATOM_INLINE I i_sar(I x) { return {_mm256_srai_epi32(x.a, kBits), _mm256_srai_epi32(x.b, kBits)}; }
+ATOM_INLINE I i_sar(I x) {
+  return {_mm256_srai_epi32(x.a, kBits), _mm256_srai_epi32(x.b, kBits)};
+}
 ATOM_INLINE F to_f32(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 ATOM_INLINE I to_i32(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 ATOM_INLINE F as_f32(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
@@ -160,7 +177,8 @@ ATOM_INLINE I i_load_i8(const void* p) {
 }
 ATOM_INLINE void i_store_u16(void* p, I x) {
   const __m256i low = _mm256_set1_epi32(0xffff);
-  const __m256i packed = _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
+  const __m256i packed =
+      _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
 }
 ATOM_INLINE void i_store_u8(void* p, I x) {
@@ -168,7 +186,7 @@ ATOM_INLINE void i_store_u8(void* p, I x) {
   const __m256i words = _mm256_permute4x64_epi64(
       _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low)), 0xd8);
   _mm_storeu_si128(static_cast<__m128i*>(p), _mm_packus_epi16(_mm256_castsi256_si128(words),
-                                                             _mm256_extracti128_si256(words, 1)));
+                                                              _mm256_extracti128_si256(words, 1)));
 }
 ATOM_INLINE float f_sum(F x) {
   const __m256 a = _mm256_add_ps(x.a, x.b);
@@ -280,7 +298,8 @@ static inline void transpose16(const float* in, float* out, int64_t stride) {
 #endif
 }
 
-// e^x with x clamped to [-87.3, 88], 2 ulp. Cephes' split of ln 2 and degree-6 polynomial, after x = n ln 2 + r.
+// e^x with x clamped to [-87.3, 88], 2 ulp. Cephes' split of ln 2 and degree-6 polynomial, after x
+// = n ln 2 + r.
 ATOM_INLINE F f_exp(F x) {
   // min and max return their second operand when either is NaN, so NaN stays NaN.
   const F clamped = f_max(f_set(-87.3F), f_min(f_set(88.0F), x));

@@ -1,7 +1,7 @@
 // Reading the quantised panels of panel_layout.h, 32 columns at a time. A format tells
 //   quads(panel, b, q): the 8 quads of columns [32 b, 32 b + 32) as unsigned bytes,
-//   scale(panel, b, half): the factor of columns [32 b + 16 half, ...); the same for both halves unless kSplit,
-//   minimum(panel, b): what is added to factor * value (kHasMin).
+//   scale(panel, b, half): the factor of columns [32 b + 16 half, ...); the same for both halves
+//   unless kSplit, minimum(panel, b): what is added to factor * value (kHasMin).
 // A weight is factor * (value - kOffset) + minimum. To add a format: a
 // struct here, its layout, its packing, and a case in each switch over dtypes.
 #pragma once
@@ -110,17 +110,22 @@ struct FormatQ6_K {
                         : kRun == 1 ? i_shl<2>(bits)
                         : kRun == 2 ? bits
                                     : i_shr<2>(bits);
-      q[j] = i_or(i_and(kRun < 2 ? nibbles : i_shr<4>(nibbles), low_mask), i_and(shifted, high_mask));
+      q[j] =
+          i_or(i_and(kRun < 2 ? nibbles : i_shr<4>(nibbles), low_mask), i_and(shifted, high_mask));
     }
   }
   ATOM_INLINE_MEMBER void quads(const uint8_t* panel, int64_t b, I q[8]) const {
     const uint8_t* low = panel + b / 8 * kQ6KBytes + b % 8 / 4 * 1024;
     const uint8_t* high = panel + b / 8 * kQ6KBytes + 2048 + b % 8 / 4 * 512;
     switch (b % 4) {
-      case 0: return run<0>(low, high, q);
-      case 1: return run<1>(low, high, q);
-      case 2: return run<2>(low, high, q);
-      default: return run<3>(low, high, q);
+      case 0:
+        return run<0>(low, high, q);
+      case 1:
+        return run<1>(low, high, q);
+      case 2:
+        return run<2>(low, high, q);
+      default:
+        return run<3>(low, high, q);
     }
   }
   ATOM_INLINE_MEMBER F scale(const uint8_t* panel, int64_t b, int half) const {
