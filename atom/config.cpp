@@ -265,4 +265,11 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
   return config;
 }
 
+std::string api_key_from_environment() { return trimmed(environment("ATOM_API_KEY")); }
+
+bool environment_allows_colour() {
+  const std::string term = environment("TERM");
+  return environment("NO_COLOR").empty() && !term.empty() && term != "dumb";
+}
+
 }  // namespace atom

@@ -16,9 +16,9 @@ endfunction()
 
 atom_header_package(fmt_headers fmt/core.h)
 atom_header_package(boost_headers boost/json.hpp)
-# Asio, Beast and JSON are compiled once (core/boost_json.cpp, entrypoints/http/boost_net.cpp), not per user.
+# Asio and JSON are compiled once (core/boost_json.cpp, entrypoints/http/boost_net.cpp), not per user.
 target_compile_definitions(boost_headers INTERFACE BOOST_ASIO_SEPARATE_COMPILATION
-  BOOST_BEAST_SEPARATE_COMPILATION BOOST_ASIO_NO_DEPRECATED BOOST_JSON_NO_LIB)
+  BOOST_ASIO_NO_DEPRECATED BOOST_JSON_NO_LIB)
 atom_header_package(xxhash_headers xxhash.h)
 atom_header_package(curl_headers curl/curl.h)
 atom_static_package(pcre2_static pcre2.h libpcre2-8.a)

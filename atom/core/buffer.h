@@ -44,13 +44,11 @@ class Arena {
   void reset() { used_ = 0; }
   int64_t mark() const { return used_; }
   void rewind(int64_t mark) { used_ = mark; }
-  int64_t peak() const { return peak_; }
   int64_t capacity() const { return buffer_.size(); }
 
  private:
   Buffer buffer_;
   int64_t used_ = 0;
-  int64_t peak_ = 0;
 };
 
 }  // namespace atom

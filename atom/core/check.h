@@ -1,6 +1,5 @@
 // ATOM_CHECK(a == b) << "context": stops the process with file, line and values when our own
-// invariant is broken. Never for user input (error.h). Active in release builds. ATOM_DCHECK only
-// in debug and tests.
+// invariant is broken. Never for user input (error.h). Active in release builds.
 #pragma once
 
 #include <sstream>
@@ -27,12 +26,3 @@ class CheckFailure {
   if (condition) [[likely]] { \
   } else                      \
     ::atom::detail::CheckFailure(__FILE__, __LINE__, #condition)
-
-#ifdef NDEBUG
-#define ATOM_DCHECK(condition) \
-  if (true || (condition)) {   \
-  } else                       \
-    ::atom::detail::CheckFailure(__FILE__, __LINE__, #condition)
-#else
-#define ATOM_DCHECK(condition) ATOM_CHECK(condition)
-#endif

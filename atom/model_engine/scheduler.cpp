@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "atom/core/check.h"
+#include "atom/core/splitmix64.h"
 
 namespace atom {
 namespace {
@@ -13,13 +14,6 @@ namespace {
 // While others run, admission leaves one block for each of them, so that a newcomer is not
 // preempted at the next block boundary; at most this share of the cache.
 constexpr int64_t kMaxReserveShare = 32;
-
-uint64_t mix(uint64_t x) {  // splitmix64 finaliser, https://prng.di.unimi.it/splitmix64.c
-  x += 0x9e3779b97f4a7c15ULL;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
 
 // Penalties read the sequence's own history: such a sequence waits until the host knows it.
 bool needs_history(const SamplingParams& params) {
@@ -98,7 +92,7 @@ std::unique_ptr<Request> Scheduler::make_request(RequestId id, const GenerationR
     auto sequence = std::make_unique<Sequence>();
     sequence->request = request.get();
     sequence->choice = choice;
-    sequence->seed = choice == 0 ? seed : mix(seed + static_cast<uint64_t>(choice));
+    sequence->seed = choice == 0 ? seed : splitmix64(seed + static_cast<uint64_t>(choice));
     sequence->token_ids = generation.prompt_token_ids;
     sequence->num_prompt_tokens = num_prompt;
     sequence->max_tokens =

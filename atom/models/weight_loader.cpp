@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "atom/core/splitmix64.h"
 #include "atom/model_loader/text.h"
 #include "kernels/common/convert.h"
 #include "kernels/common/dtype.h"
@@ -23,13 +24,6 @@ std::string name_list(const std::vector<std::string>& names) {
     text += str_format(" and {} more", names.size() - kMaxNamesInMessage);
   }
   return text;
-}
-
-uint64_t next_random(uint64_t& state) {  // splitmix64
-  uint64_t z = (state += 0x9e3779b97f4a7c15);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
 }
 
 bool is_float(DType dtype) {
@@ -85,7 +79,8 @@ WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols) {
     const float limit = std::sqrt(6.0F / static_cast<float>(rows + cols));
     auto* values = static_cast<uint16_t*>(buffer->data());
     for (int64_t i = 0; i < rows * cols; ++i) {
-      const auto unit = static_cast<float>(next_random(dummy_state_) >> 40) * 0x1p-23F - 1.0F;
+      const auto unit = static_cast<float>(splitmix64(dummy_state_) >> 40) * 0x1p-23F - 1.0F;
+      dummy_state_ += kSplitmix64Increment;
       values[i] = f32_to_bf16(unit * limit);
     }
   }

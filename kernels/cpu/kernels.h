@@ -21,7 +21,6 @@ enum LinearKernel : int32_t {
   kPanelsF32,    // panels (panel_layout.h), f32 activations
   kPanelsBF16,   // panels of bf16, activations rounded to bf16
   kPanelsInt16,  // panels of integers, activations as 16-bit integers per 32 columns
-  kNumLinearKernels,
 };
 
 // One source tensor of a packed segment: [rows, cols] blocks of one dtype, rows `row_bytes` apart.
@@ -113,7 +112,7 @@ struct Kernels {
   const char* name = nullptr;
   // Bytes that a segment takes when packed for `kernel`, and the kernel that suits a weight.
   int64_t (*packed_bytes)(int32_t kernel, DType dtype, int64_t rows, int64_t cols) = nullptr;
-  int32_t (*choose_linear)(DType dtype, int64_t cols, bool exact_activations) = nullptr;
+  int32_t (*choose_linear)(DType dtype, bool exact_activations) = nullptr;
   void (*pack)(int32_t kernel, const PackArgs& args, Range panels) = nullptr;
   // x in the kernel's own layout: its size (0: the kernel reads x itself), and the conversion of
   // some rows.

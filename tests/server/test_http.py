@@ -10,6 +10,7 @@ import pytest
 
 from conftest import BINARY, MODEL
 from raw_http import post
+from running_server import wait_until
 
 GET = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 TINY = {"prompt": "a b", "max_tokens": 2, "temperature": 0, "ignore_eos": True}
@@ -120,15 +121,6 @@ def test_body_over_the_limit(server):
     assert server.raw().exchange(b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 33554433\r\n\r\n" + b"x" * 100000) == 413
     chunks = b"".join(b"100000\r\n" + b" " * 0x100000 + b"\r\n" for _ in range(33))
     assert server.raw().exchange(b"POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks) == 413
-
-
-def wait_until(condition, seconds=15):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.mark.parametrize("stream", [True, False])

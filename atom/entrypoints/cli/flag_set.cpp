@@ -201,38 +201,28 @@ void FlagSet::add(FlagSpec spec, std::optional<std::string>* target) {
   add_flag(std::move(spec), Arity::kOne, std::move(set));
 }
 
-void FlagSet::add(FlagSpec spec, int* target) {
+template <class Number>
+void FlagSet::add_number(FlagSpec spec, Number* target) {
   show_default(spec, *target);
-  auto set = number_setter<int>(spec, target);
+  auto set = number_setter<Number>(spec, target);
   add_flag(std::move(spec), Arity::kOne, std::move(set));
 }
 
-void FlagSet::add(FlagSpec spec, int64_t* target) {
-  show_default(spec, *target);
-  auto set = number_setter<int64_t>(spec, target);
+template <class Number>
+void FlagSet::add_number(FlagSpec spec, std::optional<Number>* target) {
+  auto set = number_setter<Number>(spec, target);
   add_flag(std::move(spec), Arity::kOne, std::move(set));
 }
 
+void FlagSet::add(FlagSpec spec, int* target) { add_number(std::move(spec), target); }
+void FlagSet::add(FlagSpec spec, int64_t* target) { add_number(std::move(spec), target); }
+void FlagSet::add(FlagSpec spec, double* target) { add_number(std::move(spec), target); }
+void FlagSet::add(FlagSpec spec, float* target) { add_number(std::move(spec), target); }
 void FlagSet::add(FlagSpec spec, std::optional<int64_t>* target) {
-  auto set = number_setter<int64_t>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
+  add_number(std::move(spec), target);
 }
-
-void FlagSet::add(FlagSpec spec, double* target) {
-  show_default(spec, *target);
-  auto set = number_setter<double>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
-}
-
-void FlagSet::add(FlagSpec spec, float* target) {
-  show_default(spec, *target);
-  auto set = number_setter<float>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
-}
-
 void FlagSet::add(FlagSpec spec, std::optional<double>* target) {
-  auto set = number_setter<double>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
+  add_number(std::move(spec), target);
 }
 
 void FlagSet::add(FlagSpec spec, std::vector<int>* target) {

@@ -76,6 +76,10 @@ class FlagSet {
   };
 
   void add_flag(FlagSpec spec, Arity arity, std::function<Status(std::string_view)> set);
+  template <class Number>
+  void add_number(FlagSpec spec, Number* target);
+  template <class Number>
+  void add_number(FlagSpec spec, std::optional<Number>* target);
   Flag* find(std::string_view name, bool* negated);
   const Flag* find(std::string_view name) const;
   std::string nearest(std::string_view name) const;

@@ -1,7 +1,6 @@
 #include "atom/entrypoints/cli/server_flags.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace atom::cli {
 namespace {
@@ -122,13 +121,6 @@ void append_items(std::vector<std::string>& out, std::string_view text) {
   }
 }
 
-std::string trimmed(std::string text) {
-  while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' '))
-    text.pop_back();
-  while (!text.empty() && text.front() == ' ') text.erase(0, 1);
-  return text;
-}
-
 }  // namespace
 
 void add_server_flags(FlagSet& flags, ServerConfig& config) {
@@ -142,10 +134,7 @@ Status finish_server_config(const FlagSet& flags, ServerConfig& config) {
   std::vector<std::string> origins;
   for (const std::string& text : config.allowed_origins) append_items(origins, text);
   config.allowed_origins = std::move(origins);
-  if (!flags.given("--api-key")) {
-    const char* key = std::getenv("ATOM_API_KEY");
-    if (key != nullptr) config.api_key = trimmed(key);
-  }
+  if (!flags.given("--api-key")) config.api_key = api_key_from_environment();
   return check_server_config(config);
 }
 

@@ -5,8 +5,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
+
+#include "atom/config.h"
 
 namespace atom::cli {
 namespace {
@@ -22,13 +23,7 @@ void on_interrupt(int) {
 
 bool is_terminal(int fd) { return isatty(fd) == 1; }
 
-bool use_colour() {
-  if (!is_terminal(STDOUT_FILENO)) return false;
-  const char* no_colour = std::getenv("NO_COLOR");
-  if (no_colour != nullptr && *no_colour != '\0') return false;
-  const char* term = std::getenv("TERM");
-  return term != nullptr && *term != '\0' && std::strcmp(term, "dumb") != 0;
-}
+bool use_colour() { return is_terminal(STDOUT_FILENO) && environment_allows_colour(); }
 
 std::string harmless(std::string_view text) {
   std::string out;

@@ -54,10 +54,10 @@ std::vector<LinearSegment> make_segments(const cpu::Kernels& kernels,
   int64_t row = 0;
   for (const WeightPart& part : parts) {
     if (segments.empty() || segments.back().format != part.format) {
-      segments.push_back({.format = part.format,
-                          .row_begin = row,
-                          .kernel = kernels.choose_linear(part.format.dtype, part.cols,
-                                                          compute == ComputeType::kFloat32)});
+      segments.push_back(
+          {.format = part.format,
+           .row_begin = row,
+           .kernel = kernels.choose_linear(part.format.dtype, compute == ComputeType::kFloat32)});
     }
     segments.back().rows += part.rows;
     row += part.rows;

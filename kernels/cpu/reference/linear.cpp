@@ -57,7 +57,7 @@ int64_t packed_bytes(int32_t, DType dtype, int64_t rows, int64_t cols) {
   return rows * dtype_bytes(dtype, cols);
 }
 
-int32_t choose_linear(DType, int64_t, bool) { return kStoredRows; }
+int32_t choose_linear(DType, bool) { return kStoredRows; }
 
 void pack(int32_t, const PackArgs& args, Range panels) {
   const int64_t row_bytes = dtype_bytes(args.dtype, args.cols);

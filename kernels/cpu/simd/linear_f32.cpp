@@ -27,7 +27,8 @@ struct Tile {
 template <class Format>
 void decode_quads(const uint8_t* panel, int64_t cols, int64_t k, int64_t count,
                   float (*out)[kPanelRows]) {
-  const Format format{.blocks = cols / 32};
+  Format format{};
+  format.blocks = cols / 32;
   const I byte = i_set(0xff);
   const F offset = f_set(static_cast<float>(Format::kOffset));
   for (int64_t b = k / 32; b < (k + count) / 32; ++b, out += 32) {

@@ -166,7 +166,8 @@ template <class Format, int kNumPanels>
 void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t first_panel,
               Tile& tile) {
   const int64_t blocks = args.cols / 32;
-  const Format format{.blocks = blocks};
+  Format format{};
+  format.blocks = blocks;
   const int64_t bytes = panel_bytes(args.dtype, args.cols);
   const uint8_t* panel[kNumPanels];
   for (int p = 0; p < kNumPanels; ++p) {

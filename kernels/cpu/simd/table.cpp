@@ -25,7 +25,7 @@ int64_t packed_bytes(int32_t, DType dtype, int64_t rows, int64_t cols) {
   return (rows + kPanelRows - 1) / kPanelRows * panel_bytes(dtype, cols);
 }
 
-int32_t choose_linear(DType dtype, int64_t, bool exact_activations) {
+int32_t choose_linear(DType dtype, bool exact_activations) {
   if (exact_activations || dtype == DType::kF32 || dtype == DType::kF16) {
     return kPanelsF32;
   }

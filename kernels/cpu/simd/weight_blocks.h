@@ -21,35 +21,33 @@ ATOM_INLINE void unpack_nibbles(const uint8_t* p, I q[8]) {
   }
 }
 
-struct FormatQ8_0 {
+// Blocks of one scale each: the quads of all blocks, then the scales of all blocks.
+template <int kQuadBytes>
+struct ScaledBlocks {
   static constexpr bool kHasMin = false;
   static constexpr bool kSplit = false;
-  static constexpr int kOffset = 128;
   int64_t blocks;
+  ATOM_INLINE_MEMBER F scale(const uint8_t* panel, int64_t b, int) const {
+    return f_load_f16(panel + blocks * kQuadBytes + b * 32);
+  }
+  ATOM_INLINE_MEMBER F minimum(const uint8_t*, int64_t) const { return f_zero(); }
+};
+
+struct FormatQ8_0 : ScaledBlocks<512> {
+  static constexpr int kOffset = 128;
   ATOM_INLINE_MEMBER void quads(const uint8_t* panel, int64_t b, I q[8]) const {
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) {
       q[j] = i_load(panel + b * 512 + j * 64);
     }
   }
-  ATOM_INLINE_MEMBER F scale(const uint8_t* panel, int64_t b, int) const {
-    return f_load_f16(panel + blocks * 512 + b * 32);
-  }
-  ATOM_INLINE_MEMBER F minimum(const uint8_t*, int64_t) const { return f_zero(); }
 };
 
-struct FormatQ4_0 {
-  static constexpr bool kHasMin = false;
-  static constexpr bool kSplit = false;
+struct FormatQ4_0 : ScaledBlocks<256> {
   static constexpr int kOffset = 8;
-  int64_t blocks;
   ATOM_INLINE_MEMBER void quads(const uint8_t* panel, int64_t b, I q[8]) const {
     unpack_nibbles(panel + b * 256, q);
   }
-  ATOM_INLINE_MEMBER F scale(const uint8_t* panel, int64_t b, int) const {
-    return f_load_f16(panel + blocks * 256 + b * 32);
-  }
-  ATOM_INLINE_MEMBER F minimum(const uint8_t*, int64_t) const { return f_zero(); }
 };
 
 struct FormatQ4_1 {

@@ -1,0 +1,80 @@
+"""`atom serve` as a child process on a free loopback port, and its metrics. ATOM_BINARY overrides the program."""
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from raw_http import RawServer
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("ATOM_BINARY", str(ROOT / "build" / "bin" / "atom"))
+
+
+class Server:
+    def __init__(self, *flags, model, log, env=None):
+        self.log = open(log, "w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [BINARY, "serve", "--model", model, "--host", "127.0.0.1", "--server-port", "0", *flags],
+            stdout=self.log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+        self.port = self._wait()
+        self.base = f"http://127.0.0.1:{self.port}"
+
+    def output(self):
+        self.log.flush()
+        return pathlib.Path(self.log.name).read_text(errors="replace")
+
+    def _wait(self):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if found := re.search(r"ready: http://[^ ]*:(\d+)/", self.output()):
+                return int(found[1])
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        self.process.kill()
+        pytest.fail("the server did not start: " + self.output()[-1000:])
+
+    def raw(self):
+        return RawServer(self.port)
+
+    def metric(self, name, **labels):
+        return metric_in(httpx.get(self.base + "/metrics").text, name, **labels)
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(60)
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def check_idle_and_stop(self):
+        """Nothing is left of any request, and the server ends as it should."""
+        assert self.process.poll() is None, "the server died: " + self.output()[-2000:]
+        wait_until(lambda: self.metric("atom:num_sequences_in_flight") == 0)
+        assert self.metric("atom:num_sequences_in_flight") == 0
+        assert self.metric("atom:kv_cache_free_blocks") == self.metric("atom:kv_cache_blocks")
+        assert self.stop() == 0
+
+
+def metric_in(text, name, **labels):
+    for line in text.splitlines():
+        if line.startswith(name + "{") and all(f'{k}="{v}"' in line for k, v in labels.items()):
+            return float(line.rsplit(" ", 1)[1])
+    raise KeyError(name)
+
+
+def wait_until(condition, seconds=15):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
