@@ -83,8 +83,14 @@ Status check_not_yet(const EngineArgs& args) {
     return not_yet("--torch-profiler-dir", *args.torch_profiler_dir, "the profiler; leave it out");
   }
   ATOM_RETURN_IF_ERROR(check_choice("--device", args.device, {"auto", "cpu", "cuda", "hip"}));
-  if (args.device == "cuda" || args.device == "hip") {
-    return not_yet("--device", args.device, "this build has no GPU backend; allowed: auto, cpu");
+  if (args.device == "hip") {
+    return not_yet("--device", args.device, "no backend for AMD; allowed: auto, cpu, cuda");
+  }
+  if (args.quantization) {
+    ATOM_RETURN_IF_ERROR(check_choice("--quantization", *args.quantization, {"fp8"}));
+    if (args.device == "cpu") {
+      return not_yet("--quantization", *args.quantization, "online quantisation on a CPU");
+    }
   }
   return {};
 }
@@ -241,6 +247,7 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
   config.model.model = args.model;
   ATOM_ASSIGN_OR_RETURN(config.model.dtype, parse_dtype(args.dtype));
   ATOM_ASSIGN_OR_RETURN(config.model.load_dummy, parse_load_dummy(args.load_dummy));
+  if (args.quantization) config.model.quantization = Quantization::kFP8;
   ATOM_RETURN_IF_ERROR(read_hub_environment(config.model));
   config.cache = {.block_size = args.block_size,
                   .dtype = args.kv_cache_dtype == "fp8" ? KvCacheType::kFP8 : KvCacheType::kBF16,
@@ -258,6 +265,10 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
   config.num_threads = args.threads > 0 ? args.threads : std::min(available_cpus(), kMaxThreads);
   config.level = args.level;
   config.enforce_eager = args.enforce_eager;
+  config.device = args.device == "cuda" ? DeviceType::kCuda : DeviceType::kCpu;
+  config.auto_device = args.device == "auto";
+  config.capture_sizes = args.cudagraph_capture_sizes;
+  std::sort(config.capture_sizes.begin(), config.capture_sizes.end());
   config.seed = args.seed;
   if (!environment("ATOM_TORCH_PROFILER_DIR").empty()) {
     log_warning("ATOM_TORCH_PROFILER_DIR is set, but this version has no profiler");

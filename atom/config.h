@@ -17,6 +17,7 @@ namespace atom {
 enum class ComputeType { kAuto, kBFloat16, kFloat16, kFloat32 };
 enum class KvCacheType { kBF16, kFP8 };
 enum class DummyWeights { kNone, kEmpty, kZero, kXavier };
+enum class Quantization { kNone, kFP8 };  // done at load, of the linear weights
 
 // Field names and defaults are those of the serving guide (spec section 2).
 struct EngineArgs {
@@ -45,6 +46,7 @@ struct EngineArgs {
   int64_t seed = 0;
   std::string device = "auto";
   std::string dtype = "auto";
+  std::optional<std::string> quantization;
   int threads = 0;  // CPU backend; 0 = all CPUs this process may use
   std::optional<double>
       kv_cache_memory_gb;  // GiB for the KV cache; default: planned from free memory
@@ -54,6 +56,7 @@ struct ModelSourceConfig {
   std::string model;  // directory, .gguf file or hub name, as typed
   ComputeType dtype = ComputeType::kAuto;
   DummyWeights load_dummy = DummyWeights::kNone;
+  Quantization quantization = Quantization::kNone;
   // Hub access, read from HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
   std::string hub_cache_dir;
   std::string hub_endpoint = "https://huggingface.co";
@@ -87,9 +90,11 @@ struct EngineConfig {
   SchedulerConfig scheduler;
   ParallelConfig parallel;
   DeviceType device = DeviceType::kCpu;
+  bool auto_device = false;  // a CUDA device when there is one, else `device`
   int num_threads = 1;
   int level = 3;
   bool enforce_eager = false;
+  std::vector<int> capture_sizes;  // batch sizes of captured decode steps, ascending
   int64_t seed = 0;
 };
 

@@ -56,7 +56,6 @@ const Refusal kRefusals[] = {
     {"--num-speculative-tokens", "0", [](EngineArgs& a) { a.num_speculative_tokens = 0; }},
     {"--torch-profiler-dir", "not supported yet", [](EngineArgs& a) { a.torch_profiler_dir = "x"; },
      kLater},
-    {"--device", "not supported yet", [](EngineArgs& a) { a.device = "cuda"; }, kLater},
     {"--device", "not supported yet", [](EngineArgs& a) { a.device = "hip"; }, kLater},
     {"--device", "allowed: auto, cpu", [](EngineArgs& a) { a.device = "tpu"; }},
     {"--kv_cache_dtype", "allowed: bf16, fp8", [](EngineArgs& a) { a.kv_cache_dtype = "int4"; }},

@@ -28,18 +28,59 @@ Result<Buffer> Buffer::allocate(int64_t nbytes, PageSize pages) {
   return buffer;
 }
 
+Result<Buffer> Buffer::allocate_device(const DeviceRuntime& runtime, int64_t nbytes) {
+  Buffer buffer;
+  if (nbytes == 0) {
+    return buffer;
+  }
+  if (const DeviceStatus failed = runtime.allocate(nbytes, &buffer.data_)) {
+    return make_error(ErrorCode::kResourceExhausted,
+                      "cannot allocate {} bytes of device memory: {}", nbytes, failed);
+  }
+  buffer.size_ = nbytes;
+  buffer.runtime_ = &runtime;
+  return buffer;
+}
+
+Result<Buffer> Buffer::allocate_pinned(const DeviceRuntime& runtime, int64_t nbytes) {
+  Buffer buffer;
+  if (nbytes == 0) {
+    return buffer;
+  }
+  if (const DeviceStatus failed = runtime.allocate_pinned(nbytes, &buffer.data_)) {
+    return make_error(ErrorCode::kResourceExhausted,
+                      "cannot allocate {} bytes of pinned memory: {}", nbytes, failed);
+  }
+  buffer.size_ = nbytes;
+  buffer.runtime_ = &runtime;
+  buffer.pinned_ = true;
+  return buffer;
+}
+
 Buffer::~Buffer() {
-  if (data_ != nullptr) {
+  if (data_ == nullptr) {
+    return;
+  }
+  if (runtime_ == nullptr) {
     munmap(data_, static_cast<size_t>(size_));
+  } else if (pinned_) {
+    runtime_->deallocate_pinned(data_);
+  } else {
+    runtime_->deallocate(data_);
   }
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      runtime_(other.runtime_),
+      pinned_(other.pinned_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(runtime_, other.runtime_);
+  std::swap(pinned_, other.pinned_);
   return *this;
 }
 

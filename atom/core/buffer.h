@@ -1,6 +1,7 @@
-// Buffer: owned, 64-byte aligned host memory, zero-filled and lazily backed (pages count only once
-// touched). Arena: bump allocator for one step's activations; fixed base address, reset per step,
-// so captured steps can replay. Neither is thread-safe.
+// Buffer: owned memory, 64-byte aligned: of the host (zero-filled and lazily backed: pages count
+// only once touched), or of a device or pinned, through its DeviceRuntime. Arena: bump allocator
+// for one step's activations; fixed base address, reset per step, so captured steps can replay.
+// Neither is thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 
 #include "atom/core/error.h"
 #include "atom/core/tensor.h"
+#include "kernels/common/device_runtime.h"
 
 namespace atom {
 
@@ -19,6 +21,10 @@ class Buffer {
  public:
   Buffer() = default;
   static Result<Buffer> allocate(int64_t nbytes, PageSize pages = PageSize::kNormal);
+  // Uninitialised memory of the calling thread's device; `runtime` outlives the buffer.
+  static Result<Buffer> allocate_device(const DeviceRuntime& runtime, int64_t nbytes);
+  // Host memory that the device can reach and copy from without a detour.
+  static Result<Buffer> allocate_pinned(const DeviceRuntime& runtime, int64_t nbytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -31,6 +37,8 @@ class Buffer {
  private:
   void* data_ = nullptr;
   int64_t size_ = 0;
+  const DeviceRuntime* runtime_ = nullptr;  // nullptr: plain host memory
+  bool pinned_ = false;
 };
 
 class Arena {

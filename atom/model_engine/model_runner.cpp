@@ -7,6 +7,7 @@
 
 #include "atom/core/thread_pool.h"
 #include "atom/model_engine/input_builder.h"
+#include "atom/model_ops/gpu_backend.h"
 #include "atom/models/causal_lm.h"
 
 namespace atom {
@@ -92,7 +93,8 @@ class CpuModelRunner final : public Executor {
   Tensor logits_of(const Tensor& hidden, std::span<const int32_t> rows) {
     Tensor picked =
         arena_.allocate(DType::kF32, {static_cast<int64_t>(rows.size()), hidden.dim(1)});
-    ctx_.ops->gather_rows(ctx_, hidden, rows, picked);
+    const Tensor row_ids(const_cast<int32_t*>(rows.data()), DType::kI32, {picked.dim(0)});
+    ctx_.ops->gather_rows(ctx_, hidden, row_ids, picked);
     return model_->compute_logits(ctx_, picked);
   }
 
@@ -167,7 +169,9 @@ Result<std::unique_ptr<Executor>> make_model_runner(const EngineConfig& config,
                                                     std::shared_ptr<const Checkpoint> checkpoint,
                                                     MemoryPlan& plan) {
   if (config.device != DeviceType::kCpu) {
-    return make_error(ErrorCode::kUnsupported, "this build has no GPU backend (use --device cpu)");
+    ATOM_ASSIGN_OR_RETURN(const GpuDevice gpu, open_gpu(config.device, 0));
+    return make_error(ErrorCode::kUnsupported, "--device cuda: {}: no runner for it yet",
+                      gpu.properties.name);
   }
   ATOM_ASSIGN_OR_RETURN(plan, plan_memory(config, *checkpoint));
   auto runner = std::make_unique<CpuModelRunner>(config, plan);

@@ -5,13 +5,13 @@
 namespace atom {
 
 Tensor Linear::operator()(const ExecContext& ctx, const Tensor& x) const {
-  Tensor out = ctx.arena->allocate(DType::kF32, {x.dim(0), weight.out_features});
+  Tensor out = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), weight.out_features});
   ctx.ops->linear(ctx, x, weight, out);
   return out;
 }
 
 Tensor RmsNorm::operator()(const ExecContext& ctx, const Tensor& x) const {
-  Tensor out = ctx.arena->allocate(DType::kF32, {x.dim(0), x.dim(1)});
+  Tensor out = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), x.dim(1)});
   ctx.ops->rms_norm(ctx, x, static_cast<const float*>(weight.data()), eps, out);
   return out;
 }
@@ -22,7 +22,7 @@ void RmsNorm::add(const ExecContext& ctx, const Tensor& x, const Tensor& residua
 }
 
 Tensor Embedding::operator()(const ExecContext& ctx, const Tensor& ids) const {
-  Tensor out = ctx.arena->allocate(DType::kF32, {ids.dim(0), table.dim(1)});
+  Tensor out = ctx.arena->allocate(ctx.ops->residual_dtype, {ids.dim(0), table.dim(1)});
   ctx.ops->embedding(ctx, ids, table, out);
   return out;
 }
@@ -36,7 +36,8 @@ Tensor RotaryEmbedding::operator()(const ExecContext& ctx) const {
 
 Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
                              const PagedKvCache& cache) const {
-  Tensor out = ctx.arena->allocate(DType::kF32, {x.dim(0), o_proj.weight.out_features});
+  Tensor out =
+      ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), o_proj.weight.out_features});
   const int64_t scratch = ctx.arena->mark();
   Tensor qkv = qkv_proj(ctx, x);
   ctx.ops->qk_norm_rope_kv_write(ctx, {.qkv = qkv,
@@ -49,7 +50,7 @@ Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tens
                                        .k_norm = static_cast<const float*>(k_norm.data()),
                                        .norm_eps = norm_eps,
                                        .cache = cache});
-  Tensor heads = ctx.arena->allocate(DType::kF32, {x.dim(0), num_heads * head_dim});
+  Tensor heads = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), num_heads * head_dim});
   ctx.ops->paged_attention(ctx, {.qkv = qkv,
                                  .out = heads,
                                  .num_heads = num_heads,
@@ -63,10 +64,11 @@ Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tens
 }
 
 Tensor GatedMlp::operator()(const ExecContext& ctx, const Tensor& x) const {
-  Tensor out = ctx.arena->allocate(DType::kF32, {x.dim(0), down_proj.weight.out_features});
+  Tensor out =
+      ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), down_proj.weight.out_features});
   const int64_t scratch = ctx.arena->mark();
   Tensor gate_up = gate_up_proj(ctx, x);
-  Tensor hidden = ctx.arena->allocate(DType::kF32, {x.dim(0), gate_up.dim(1) / 2});
+  Tensor hidden = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), gate_up.dim(1) / 2});
   ctx.ops->silu_mul(ctx, gate_up, hidden);
   ctx.ops->linear(ctx, hidden, down_proj.weight, out);
   ctx.arena->rewind(scratch);

@@ -18,7 +18,7 @@ namespace atom {
 struct Linear {
   LinearWeight weight;
 
-  // x [num_tokens, in_features] -> [num_tokens, out_features]
+  // x [num_tokens, in_features] -> activation [num_tokens, out_features]
   Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
 };
 
@@ -26,7 +26,7 @@ struct RmsNorm {
   Buffer weight;  // f32 [hidden_size]
   float eps = 1e-6F;
 
-  // x [num_tokens, hidden_size] -> the same shape
+  // x residual [num_tokens, hidden_size] -> activation of the same shape
   Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
   // residual += x; out = norm of residual. out may be x.
   void add(const ExecContext& ctx, const Tensor& x, const Tensor& residual,
@@ -38,7 +38,7 @@ struct Embedding {
   Tensor table;  // [vocab_size, hidden_size], any dtype
   Buffer owned;  // backing memory when the table is not mapped from a checkpoint
 
-  // ids i32 [num_tokens] -> f32 [num_tokens, hidden_size]
+  // ids i32 [num_tokens] -> residual [num_tokens, hidden_size]
   Tensor operator()(const ExecContext& ctx, const Tensor& ids) const;
 };
 

@@ -1,6 +1,8 @@
 // The op contract: every op once, with shapes, dtypes and numerics. An OpTable is one backend's
-// implementation; backends: cpu (model_ops/cpu). To add an op: a field here, the CPU reference, the
-// adapters of each backend, and rows in tests/conformance. Activations are f32 on the CPU. Ops
+// implementation; backends: cpu (model_ops/cpu) and gpu (model_ops/gpu, opened at run time by
+// gpu_backend.h). To add an op: a field here, the CPU reference, the adapters of each backend, and
+// rows in tests/conformance. "Activation" below is a tensor of OpTable::activation_dtype,
+// "residual" one of residual_dtype: f32 both on the CPU. All tensors are on the device of ctx. Ops
 // write `out` completely; in and out do not overlap unless said. Numerics: f32 accumulation. Every
 // output element is accumulated in one order that depends neither on the number of rows of x, nor
 // on threads: results are bitwise equal at any batch size and any chunking.
@@ -16,6 +18,7 @@
 #include "atom/core/tensor.h"
 #include "atom/model_ops/linear_weight.h"
 #include "atom/model_ops/sampler.h"
+#include "kernels/common/device_runtime.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/params.h"
 
@@ -30,7 +33,9 @@ struct ExecContext {
   Arena* arena = nullptr;  // activations and op scratch of this step
   const AttentionMetadata* attention = nullptr;
   Device device;
-  void* stream = nullptr;
+  const DeviceRuntime* runtime = nullptr;  // nullptr: the host is the device
+  DeviceStream stream = nullptr;
+  void* backend = nullptr;  // what the backend keeps between calls: handles, counters, scratch
 };
 
 struct QkNormRopeKvWriteParams {
@@ -63,21 +68,29 @@ struct PagedAttentionParams {
 struct OpTable {
   std::string_view name;
   int64_t max_head_dim = 0;  // of paged_attention; a larger model is refused at load
+  DType activation_dtype = DType::kF32;
+  DType residual_dtype = DType::kF32;
+
+  // Once per step, after ctx.attention is set and before any other op: work that all layers share,
+  // such as the task list of attention. May be nullptr.
+  void (*begin_step)(const ExecContext& ctx) = nullptr;
 
   // Packs `parts` (same cols, stacked along rows) for `linear`. compute kFloat32 keeps exact f32
   // activations; kBFloat16 (and kAuto) may use whatever the backend computes fastest within bf16
   // rounding.
   Status (*pack_linear)(const ExecContext& ctx, std::span<const WeightPart> parts,
                         ComputeType compute, LinearWeight& out) = nullptr;
-  // out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T + bias
+  // out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T + bias; x is an
+  // activation, out an activation or f32 (logits)
   void (*linear)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
                  const Tensor& out) = nullptr;
-  // ids i32 [num_tokens] -> out f32 [num_tokens, hidden_size]; table [vocab_size, hidden_size] of
-  // any dtype, block types included; may be unaligned mapped memory
+  // ids i32 [num_tokens] -> out residual [num_tokens, hidden_size]; table [vocab_size,
+  // hidden_size]: on the CPU of any dtype, block types included, and maybe unaligned mapped memory;
+  // on a GPU bf16
   void (*embedding)(const ExecContext& ctx, const Tensor& ids, const Tensor& table,
                     const Tensor& out) = nullptr;
-  // out = x / rms(x) * weight; x, out [num_tokens, hidden_size]; weight f32 [hidden_size]; out may
-  // be x
+  // out = x / rms(x) * weight; x residual, out activation [num_tokens, hidden_size]; weight f32
+  // [hidden_size]; out may be x where the dtypes are equal
   void (*rms_norm)(const ExecContext& ctx, const Tensor& x, const float* weight, float eps,
                    const Tensor& out) = nullptr;
   // residual += x; out = rms_norm(residual); all [num_tokens, hidden_size]; out may be x
@@ -92,10 +105,18 @@ struct OpTable {
   void (*qk_norm_rope_kv_write)(const ExecContext& ctx,
                                 const QkNormRopeKvWriteParams& params) = nullptr;
   void (*paged_attention)(const ExecContext& ctx, const PagedAttentionParams& params) = nullptr;
-  // out[i] = x[rows[i]]; x, out f32 [., n]
-  void (*gather_rows)(const ExecContext& ctx, const Tensor& x, std::span<const int32_t> rows,
+  // Weights of --load_dummy. out bf16 [n]: value i is uniform in [-limit, limit), a function of
+  // state + i alone, equal on every backend (see dummy_value in kernels/common/dummy.h).
+  void (*fill_random)(const ExecContext& ctx, uint64_t state, float limit,
                       const Tensor& out) = nullptr;
-  // See sampler.h.
+  // weight bf16 [n, k] -> out e4m3 [n, k] and scales f32 [n], scale = largest magnitude of the row
+  // / 448. nullptr: the backend has no fp8.
+  void (*quantize_fp8)(const ExecContext& ctx, const Tensor& weight, const Tensor& out,
+                       const Tensor& scales) = nullptr;
+  // out[i] = x[rows[i]]; rows i32 [num_rows]; x, out activations [., n]
+  void (*gather_rows)(const ExecContext& ctx, const Tensor& x, const Tensor& rows,
+                      const Tensor& out) = nullptr;
+  // See sampler.h. The host's form: a GPU samples through GpuBackend::sample instead.
   void (*sample)(const ExecContext& ctx, const Tensor& logits, std::span<const SamplingRow> rows,
                  std::span<SampledToken> out) = nullptr;
   void (*token_logprobs)(const ExecContext& ctx, const Tensor& logits,

@@ -87,7 +87,9 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
 }
 
 Tensor Decoder::compute_logits(const ExecContext& ctx, const Tensor& hidden) {
-  return lm_head_(ctx, hidden);
+  Tensor logits = ctx.arena->allocate(DType::kF32, {hidden.dim(0), lm_head_.weight.out_features});
+  ctx.ops->linear(ctx, hidden, lm_head_.weight, logits);
+  return logits;
 }
 
 }  // namespace atom

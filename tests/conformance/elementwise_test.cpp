@@ -80,8 +80,9 @@ TEST(ElementwiseConformance, EmbeddingAndGather) {
             0, memcmp(want.data(), out.data() + static_cast<int64_t>(i) * size, want.size() * 4));
       }
       std::vector<float> picked(static_cast<size_t>(2 * size));
-      const std::vector<int32_t> rows{3, 1};
-      ctx->ops->gather_rows(*ctx, matrix(out, 4, size), rows, matrix(picked, 2, size));
+      std::vector<int32_t> rows{3, 1};
+      ctx->ops->gather_rows(*ctx, matrix(out, 4, size), Tensor(rows.data(), DType::kI32, {2}),
+                            matrix(picked, 2, size));
       EXPECT_EQ(0, memcmp(picked.data(), out.data() + 3 * size, static_cast<size_t>(size) * 4));
       EXPECT_EQ(0, memcmp(picked.data() + size, out.data() + size, static_cast<size_t>(size) * 4));
     }

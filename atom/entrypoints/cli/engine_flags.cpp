@@ -78,14 +78,20 @@ void add_scheduler_flags(FlagSet& flags, EngineArgs& args) {
 
 void add_execution_flags(FlagSet& flags, EngineArgs& args) {
   flags.group("Execution");
-  flags.add({.name = "--device",
-             .metavar = "DEVICE",
-             .help = "this version runs on cpu only",
-             .choices = {"auto", "cpu", "cuda", "hip"}},
-            &args.device);
+  flags.add(
+      {.name = "--device",
+       .metavar = "DEVICE",
+       .help = "auto: a CUDA device where its backend, a driver and a device are there, else cpu",
+       .choices = {"auto", "cpu", "cuda", "hip"}},
+      &args.device);
+  flags.add({.name = "--quantization",
+             .metavar = "SCHEME",
+             .help = "quantise linear weights while loading (GPU only)",
+             .choices = {"fp8"}},
+            &args.quantization);
   flags.add({.name = "--threads",
              .metavar = "N",
-             .help = "compute threads of the CPU backend",
+             .help = "compute threads of the CPU backend; on a GPU, threads that load weights",
              .default_text = "all usable CPUs"},
             &args.threads);
   flags.add(

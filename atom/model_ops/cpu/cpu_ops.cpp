@@ -165,13 +165,13 @@ void paged_attention(const ExecContext& ctx, const PagedAttentionParams& params)
   std::fill_n(params.out.data_as<float>() + used * row, (params.out.dim(0) - used) * row, 0.0F);
 }
 
-void gather_rows(const ExecContext&, const Tensor& x, std::span<const int32_t> rows,
-                 const Tensor& out) {
+void gather_rows(const ExecContext&, const Tensor& x, const Tensor& rows, const Tensor& out) {
   const int64_t size = x.dim(1);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    ATOM_CHECK(rows[i] >= 0 && rows[i] < x.dim(0)) << "row " << rows[i] << " of " << x.dim(0);
-    std::memcpy(out.data_as<float>() + static_cast<int64_t>(i) * size,
-                x.data_as<float>() + rows[i] * size, static_cast<size_t>(size) * sizeof(float));
+  for (int64_t i = 0; i < rows.dim(0); ++i) {
+    const int32_t row = rows.data_as<const int32_t>()[i];
+    ATOM_CHECK(row >= 0 && row < x.dim(0)) << "row " << row << " of " << x.dim(0);
+    std::memcpy(out.data_as<float>() + i * size, x.data_as<float>() + row * size,
+                static_cast<size_t>(size) * sizeof(float));
   }
 }
 

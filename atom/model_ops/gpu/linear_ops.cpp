@@ -1,0 +1,7 @@
+#include "atom/model_ops/gpu/gpu_ops.h"
+
+namespace atom::gpu {
+
+void add_linear_ops(OpTable&, int) {}
+
+}  // namespace atom::gpu
