@@ -1,31 +1,51 @@
 #include "atom/core/log.h"
 
+#include <poll.h>
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
 #include <ctime>
+#include <mutex>
 #include <string>
+#include <thread>
 
 namespace atom {
 namespace {
 
-std::atomic<LogLevel> current_level{LogLevel::kInfo};
+constexpr size_t kMaxQueued = 1 << 20;
+// A pipe that poll() calls writable takes this much without blocking (PIPE_BUF).
+constexpr size_t kChunk = 4096;
+constexpr int kPollMs = 100;
+constexpr std::chrono::milliseconds kFlushTime{1000};
 
-const char* level_name(LogLevel level) {
+std::atomic<LogLevel> current_level{LogLevel::kInfo};
+std::atomic<LogFormat> current_format{LogFormat::kText};
+std::atomic<int64_t> num_dropped{0};
+
+struct LevelName {
+  const char* text;
+  const char* json;
+};
+LevelName level_name(LogLevel level) {
   switch (level) {
     case LogLevel::kDebug:
-      return "DEBUG";
+      return {"DEBUG", "debug"};
     case LogLevel::kInfo:
-      return "INFO";
+      return {"INFO", "info"};
     case LogLevel::kWarning:
-      return "WARNING";
+      return {"WARNING", "warning"};
     default:
-      return "ERROR";
+      return {"ERROR", "error"};
   }
 }
 
-void append_escaped(std::string& out, const std::string& text) {
+void append_escaped(std::string& out, std::string_view text) {
   for (const char c : text) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
       out += str_format("\\x{:02x}", static_cast<unsigned>(static_cast<unsigned char>(c)));
@@ -35,22 +55,228 @@ void append_escaped(std::string& out, const std::string& text) {
   }
 }
 
-}  // namespace
+// Bytes of the UTF-8 character at the beginning; 0: there is none.
+size_t character_size(std::string_view text) {
+  const auto byte = [&](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+  };
+  const unsigned lead = byte(0);
+  const size_t size = lead < 0x80   ? 1
+                      : lead < 0xc2 ? 0
+                      : lead < 0xe0 ? 2
+                      : lead < 0xf0 ? 3
+                      : lead < 0xf5 ? 4
+                                    : 0;
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  const bool overlong = (lead == 0xe0 && byte(1) < 0xa0) || (lead == 0xf0 && byte(1) < 0x90);
+  const bool outside = (lead == 0xed && byte(1) > 0x9f) || (lead == 0xf4 && byte(1) > 0x8f);
+  return overlong || outside ? 0 : size;
+}
 
-void set_log_level(LogLevel level) { current_level.store(level, std::memory_order_relaxed); }
-LogLevel log_level() { return current_level.load(std::memory_order_relaxed); }
+void append_quoted(std::string& out, std::string_view text) {
+  out += '"';
+  while (!text.empty()) {
+    const size_t size = character_size(text);
+    const auto c = static_cast<unsigned char>(text[0]);
+    if (size == 0) {
+      out += "\\ufffd";
+    } else if (c < 0x20 || c == 0x7f) {
+      out += str_format("\\u{:04x}", static_cast<unsigned>(c));
+    } else {
+      if (c == '"' || c == '\\') out += '\\';
+      out.append(text.substr(0, size));
+    }
+    text.remove_prefix(std::max<size_t>(size, 1));
+  }
+  out += '"';
+}
 
-void vlog(LogLevel level, fmt::string_view text, fmt::format_args args) {
+bool is_plain(std::string_view text) {  // needs no quotes in `name=value`
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return c > 0x20 && c < 0x7f && c != '"' && c != '=' && c != '\\';
+  });
+}
+
+void append_field(std::string& out, const LogField& field, LogFormat format) {
+  if (format == LogFormat::kJson) {
+    out += ",\"";
+    out += field.name;
+    out += "\":";
+  } else {
+    out += ' ';
+    out += field.name;
+    out += '=';
+  }
+  if (const auto* text = std::get_if<std::string_view>(&field.value)) {
+    if (format == LogFormat::kText && is_plain(*text)) {
+      out += *text;
+    } else {
+      append_quoted(out, *text);
+    }
+  } else if (const auto* number = std::get_if<int64_t>(&field.value)) {
+    out += std::to_string(*number);
+  } else {
+    out += str_format("{:.3f}", std::get<double>(field.value));
+  }
+}
+
+// Up to and including what comes before the message.
+std::string begin_line(LogLevel level, LogFormat format) {
   timeval now{};
   gettimeofday(&now, nullptr);
-  tm local{};
-  localtime_r(&now.tv_sec, &local);
-  std::string line =
-      str_format("{} {:02}-{:02} {:02}:{:02}:{:02}.{:03} ", level_name(level), local.tm_mon + 1,
-                 local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec, now.tv_usec / 1000);
-  append_escaped(line, vformat_str(text, args));
-  line += '\n';
+  tm parts{};
+  const auto ms = static_cast<int64_t>(now.tv_usec / 1000);
+  if (format == LogFormat::kJson) {
+    gmtime_r(&now.tv_sec, &parts);
+    return str_format(
+        R"({{"time":"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z","level":"{}","message":)",
+        parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min,
+        parts.tm_sec, ms, level_name(level).json);
+  }
+  localtime_r(&now.tv_sec, &parts);
+  return str_format("{} {:02}-{:02} {:02}:{:02}:{:02}.{:03} ", level_name(level).text,
+                    parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, ms);
+}
+
+}  // namespace
+
+struct LogWriter::Queue {
+  Queue() {
+    // Signals are for the threads that wait for them.
+    sigset_t all{};
+    sigset_t previous{};
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &previous);
+    thread = std::thread([this] { run(); });
+    pthread_sigmask(SIG_SETMASK, &previous, nullptr);
+  }
+  ~Queue() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = true;
+      give_up = std::chrono::steady_clock::now() + kFlushTime;
+    }
+    wake.notify_one();
+    thread.join();
+  }
+
+  void push(std::string_view line) {
+    bool was_empty = false;
+    {
+      const std::lock_guard lock(mutex);
+      if (pending.size() + line.size() > kMaxQueued) {
+        num_dropped.fetch_add(1, std::memory_order_relaxed);
+        ++unreported;
+        return;
+      }
+      was_empty = pending.empty();
+      pending += line;
+    }
+    if (was_empty) wake.notify_one();
+  }
+
+  void run() {
+    std::string batch;
+    while (true) {
+      int64_t lost = 0;
+      {
+        std::unique_lock lock(mutex);
+        wake.wait(lock, [this] { return stopping || !pending.empty(); });
+        if (pending.empty()) return;
+        batch.clear();
+        batch.swap(pending);
+        lost = std::exchange(unreported, 0);
+      }
+      if (!write_all(batch)) return;
+      if (lost > 0) log_warning("{} log lines were dropped: their reader is too slow", lost);
+    }
+  }
+
+  bool write_all(std::string_view text) {  // false: no time is left
+    while (!text.empty()) {
+      pollfd fd{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+      if (poll(&fd, 1, kPollMs) == 0) {
+        const std::lock_guard lock(mutex);
+        if (stopping && std::chrono::steady_clock::now() > give_up) return false;
+        continue;
+      }
+      const ssize_t written = write(STDERR_FILENO, text.data(), std::min(text.size(), kChunk));
+      if (written < 0 && errno != EINTR && errno != EAGAIN) {  // nobody reads: nothing to say
+        num_dropped.fetch_add(std::count(text.begin(), text.end(), '\n'),
+                              std::memory_order_relaxed);
+        return true;
+      }
+      text.remove_prefix(static_cast<size_t>(std::max<ssize_t>(written, 0)));
+    }
+    return true;
+  }
+
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::string pending;
+  int64_t unreported = 0;
+  bool stopping = false;
+  std::chrono::steady_clock::time_point give_up;
+  std::thread thread;
+};
+
+namespace {
+
+std::mutex queue_mutex;  // guards which queue there is, not what is in it
+LogWriter::Queue* current_queue = nullptr;
+
+void emit(std::string_view line) {
+  {
+    const std::lock_guard lock(queue_mutex);
+    if (current_queue != nullptr) return current_queue->push(line);
+  }
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+}
+
+}  // namespace
+
+LogWriter::LogWriter() : queue_(std::make_unique<Queue>()) {
+  const std::lock_guard lock(queue_mutex);
+  current_queue = queue_.get();
+}
+
+LogWriter::~LogWriter() {
+  const std::lock_guard lock(queue_mutex);
+  current_queue = nullptr;
+}
+
+int64_t num_dropped_log_lines() { return num_dropped.load(std::memory_order_relaxed); }
+void set_log_level(LogLevel level) { current_level.store(level, std::memory_order_relaxed); }
+LogLevel log_level() { return current_level.load(std::memory_order_relaxed); }
+void set_log_format(LogFormat format) { current_format.store(format, std::memory_order_relaxed); }
+
+void vlog(LogLevel level, fmt::string_view text, fmt::format_args args) {
+  const LogFormat format = current_format.load(std::memory_order_relaxed);
+  std::string line = begin_line(level, format);
+  if (format == LogFormat::kJson) {
+    append_quoted(line, vformat_str(text, args));
+    line += "}\n";
+  } else {
+    append_escaped(line, vformat_str(text, args));
+    line += '\n';
+  }
+  emit(line);
+}
+
+void log_event(LogLevel level, std::string_view event, std::span<const LogField> fields) {
+  if (log_level() > level) return;
+  const LogFormat format = current_format.load(std::memory_order_relaxed);
+  std::string line = begin_line(level, format);
+  if (format == LogFormat::kJson) {
+    append_quoted(line, event);
+  } else {
+    line += event;
+  }
+  for (const LogField& field : fields) append_field(line, field, format);
+  line += format == LogFormat::kJson ? "}\n" : "\n";
+  emit(line);
 }
 
 }  // namespace atom

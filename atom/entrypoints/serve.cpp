@@ -37,6 +37,7 @@ class LocalEngine final : public openai::EngineClient {
   }
   void abort(RequestId id) override { engine_.abort(id); }
   EngineStats stats() const override { return engine_.stats(); }
+  const EngineMetrics* metrics() const override { return &engine_.metrics(); }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return engine_.tokenizer(); }
   const ChatTemplate* chat_template() const override { return engine_.chat_template(); }
   std::string_view chat_template_source() const override { return engine_.chat_template_source(); }
@@ -177,6 +178,11 @@ openai::ApiOptions api_options(const EngineConfig& engine_config, const ServerCo
   out.pool_threads =
       config.pool_threads > 0 ? config.pool_threads : std::clamp(available_cpus() / 2, 1, 8);
   out.access_log = config.access_log;
+  out.log_prompts = config.log_prompts;
+  out.ui = config.ui;
+  out.max_num_seqs = engine_config.scheduler.max_num_seqs;
+  out.cache_dtype = engine_config.cache.dtype == KvCacheType::kBF16 ? "bf16" : "fp8";
+  out.enable_prefix_caching = engine_config.cache.enable_prefix_caching;
   return out;
 }
 
@@ -245,6 +251,7 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
     chat_template.emplace(std::move(*parsed));
     options.chat_template_source = std::move(*source);
   }
+  const LogWriter log_writer;  // from here on a reader of the log that stalls stalls nobody
   SignalWatcher signals;
 
   // Destroyed in reverse: the engine outlives the routes, and both outlive the sockets that call
@@ -257,7 +264,11 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
       [&api](http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) {
         api->handle(std::move(request), std::move(writer));
       },
-      openai::ApiServer::refuse);
+      [&api](int status, const std::string& message) {
+        api->count_refusal();
+        return openai::ApiServer::refuse(status, message);
+      });
+  options.http_stats = [&server] { return server.stats(); };
   if (const Status bound = server.bind(); !bound) return fail(bound.error());
   if (config.api_key.empty() && !is_loopback(config.host)) {
     log_warning("serving on {} without --api-key: anyone who reaches this port can use the model",

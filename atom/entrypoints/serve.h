@@ -24,6 +24,8 @@ struct ServerConfig {
   std::string default_chat_template_kwargs;  // a JSON object, or empty
   std::vector<std::string> allowed_origins;  // CORS; empty = off, "*" = any
   bool access_log = true;
+  bool log_prompts = false;  // the access log quotes prompts
+  bool ui = true;            // the page at /
 
   // Limits; every one refuses with a message that names it.
   int64_t max_body_bytes = 33554432;

@@ -63,7 +63,7 @@ class MockEngine final : public openai::EngineClient {
     const std::lock_guard lock(mutex_);
     if (active_.erase(id) > 0) ++aborts;
   }
-  EngineStats stats() const override { return {.alive = alive.load()}; }
+  EngineStats stats() const override { return {.condition = condition.load()}; }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
   const ChatTemplate* chat_template() const override { return nullptr; }
   std::string_view chat_template_source() const override { return "{{ 'of the model' }}"; }
@@ -71,7 +71,7 @@ class MockEngine final : public openai::EngineClient {
   int64_t vocab_size() const override { return 256; }
 
   std::atomic<int> aborts{0};
-  std::atomic<bool> alive{true};
+  std::atomic<EngineCondition> condition{EngineCondition::kOk};
   std::string piece = "x";  // text of one token
   float logprob = -1;       // of every token
   std::atomic<bool> fail_next{false};
@@ -226,7 +226,7 @@ TEST_F(ServerTest, ManyStreamsOnFewThreads) {
     EXPECT_EQ(events, 40U);
     EXPECT_NE(answer.find("data: [DONE]"), std::string::npos);
   }
-  EXPECT_TRUE(eventually([&] { return api_->counters().in_flight.load() == 0; }));
+  EXPECT_TRUE(eventually([&] { return api_->api_metrics().in_flight.load() == 0; }));
   EXPECT_EQ(server_->stats().open_connections, 200);  // kept alive
 }
 
@@ -236,10 +236,10 @@ TEST_F(ServerTest, DisconnectAbortsStreamAndWhole) {
     const int before = engine_.aborts;
     Client client(port());
     client.post("/v1/completions", body);
-    ASSERT_TRUE(eventually([&] { return api_->counters().in_flight.load() == 1; }));
+    ASSERT_TRUE(eventually([&] { return api_->api_metrics().in_flight.load() == 1; }));
     client.close();
     EXPECT_TRUE(eventually([&] { return engine_.aborts == before + 1; }));
-    EXPECT_TRUE(eventually([&] { return api_->counters().in_flight.load() == 0; }));
+    EXPECT_TRUE(eventually([&] { return api_->api_metrics().in_flight.load() == 0; }));
   }
   EXPECT_TRUE(eventually([&] { return server_->stats().disconnects == 2; }));
 }
@@ -325,13 +325,18 @@ TEST_F(ServerTest, HealthTellsTheTruth) {
   const std::string get = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
   client.send(get);
   EXPECT_NE(client.until("}").find("200 OK"), std::string::npos);
-  engine_.alive = false;
-  client.send(get);
-  EXPECT_NE(client.until("}}").find("503 "), std::string::npos);
-  engine_.alive = true;
+  for (const auto& [condition, code] : {std::pair(EngineCondition::kStalled, "engine_stalled"),
+                                        std::pair(EngineCondition::kDead, "engine_dead")}) {
+    engine_.condition = condition;
+    client.send(get);
+    const std::string answer = client.until("}}");
+    EXPECT_NE(answer.find("503 "), std::string::npos);
+    EXPECT_NE(answer.find(code), std::string::npos);
+  }
+  engine_.condition = EngineCondition::kOk;
   api_->begin_drain();
   client.send(get);
-  EXPECT_NE(client.until("}}").find("503 "), std::string::npos);
+  EXPECT_NE(client.until("}}").find("\"draining\""), std::string::npos);
 }
 
 // Answers that outlive their server are let go of quietly.
@@ -429,7 +434,7 @@ TEST_F(ServerTest, TheRouteTableIsGuarded) {
     EXPECT_EQ(refused, !route.open) << route.path;
     guarded += refused ? 1 : 0;
   }
-  EXPECT_EQ(static_cast<size_t>(guarded), ApiServer::routes().size() - 3);
+  EXPECT_EQ(static_cast<size_t>(guarded), ApiServer::routes().size() - 4);
 }
 
 }  // namespace

@@ -70,8 +70,10 @@ struct EngineCore::Impl {
                  },
              .abort =
                  [this](RequestId id) { inbox.push({.kind = Command::Kind::kAbort, .id = id}); },
-             .done = [this](RequestId) { request_done(); }}) {
+             .done = [this](RequestId) { request_done(); }},
+            &metrics) {
     stats.num_blocks = options.scheduler.num_blocks;
+    stats.block_size = options.scheduler.block_size;
     stats.num_free_blocks = options.scheduler.num_blocks;
     mark_progress();
     engine_thread = std::thread([this] { run_engine(); });
@@ -152,7 +154,12 @@ struct EngineCore::Impl {
     }
     const double limit = std::chrono::duration<double>(options.stall_timeout).count() +
                          4 * slowest_step.load(std::memory_order_relaxed);
-    result.alive = !dead && (!busy || now() - last_progress < limit);
+    result.seconds_since_progress = busy ? now() - last_progress : 0;
+    if (dead) {
+      result.condition = EngineCondition::kDead;
+    } else if (result.seconds_since_progress >= limit) {
+      result.condition = EngineCondition::kStalled;
+    }
     return result;
   }
 
@@ -229,6 +236,7 @@ struct EngineCore::Impl {
         step_failed(status.error(), out);
         return;
       }
+      metrics.iteration_tokens.observe(static_cast<double>(batch.num_tokens));
       mark_progress();
     }
     if (scheduler.num_in_flight() == 0) {
@@ -287,6 +295,7 @@ struct EngineCore::Impl {
       stats.num_waiting = from.num_waiting;
       stats.num_free_blocks = from.num_free_blocks;
       stats.prompt_tokens = from.prompt_tokens;
+      stats.cached_prompt_tokens = from.cached_prompt_tokens;
       stats.generation_tokens = from.generation_tokens;
       stats.prefix_cache_queries = from.prefix_cache_queries;
       stats.prefix_cache_hits = from.prefix_cache_hits;
@@ -315,6 +324,7 @@ struct EngineCore::Impl {
   WorkQueue<Command> inbox;
   WorkQueue<OutputBatch> outputs;
 
+  EngineMetrics metrics{options.scheduler.max_model_len};
   Scheduler scheduler;        // engine thread
   int num_failed_steps = 0;   // engine thread
   OutputProcessor processor;  // output thread
@@ -353,5 +363,7 @@ void EngineCore::abort(RequestId id) {
 void EngineCore::drain(std::chrono::milliseconds deadline) { impl_->drain(deadline); }
 
 EngineStats EngineCore::stats() const { return impl_->snapshot(); }
+
+const EngineMetrics& EngineCore::metrics() const { return impl_->metrics; }
 
 }  // namespace atom

@@ -21,7 +21,7 @@ struct EngineCoreOptions {
   uint64_t seed = 0;  // of requests without one
   // Requests accepted and not yet answered; more are refused with kResourceExhausted.
   int64_t max_live_requests = 65536;
-  // A step may take this long plus four times the slowest step seen before `alive` turns false.
+  // A step may take this long plus four times the slowest step seen before it counts as stalled.
   std::chrono::milliseconds stall_timeout{30'000};
 };
 
@@ -37,6 +37,7 @@ class EngineCore {
   void abort(RequestId id);
   void drain(std::chrono::milliseconds deadline);
   EngineStats stats() const;
+  const EngineMetrics& metrics() const;
 
  private:
   struct Impl;

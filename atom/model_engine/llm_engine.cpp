@@ -184,4 +184,6 @@ int64_t LLMEngine::max_model_len() const { return impl_->max_model_len; }
 
 EngineStats LLMEngine::stats() const { return impl_->core->stats(); }
 
+const EngineMetrics& LLMEngine::metrics() const { return impl_->core->metrics(); }
+
 }  // namespace atom

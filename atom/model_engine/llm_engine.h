@@ -11,6 +11,7 @@
 #include "atom/chat_template/chat_template.h"
 #include "atom/config.h"
 #include "atom/core/error.h"
+#include "atom/model_engine/engine_metrics.h"
 #include "atom/model_engine/executor.h"
 #include "atom/model_loader/checkpoint.h"
 #include "atom/model_loader/model_config.h"
@@ -19,14 +20,21 @@
 
 namespace atom {
 
+// kStalled: there is work, and no step has ended for longer than steps take.
+// kDead: the device was given up after repeated failures; nothing is served any more.
+enum class EngineCondition { kOk, kStalled, kDead };
+
 // A consistent snapshot for /metrics, logs and /health.
 struct EngineStats {
-  bool alive = true;  // the step loop makes progress
+  EngineCondition condition = EngineCondition::kOk;
+  double seconds_since_progress = 0;  // 0 when there is nothing to do
   int64_t num_running = 0;
   int64_t num_waiting = 0;
   int64_t num_blocks = 0;
   int64_t num_free_blocks = 0;  // free or evictable
+  int64_t block_size = 0;       // tokens
   int64_t prompt_tokens = 0;    // totals since start
+  int64_t cached_prompt_tokens = 0;
   int64_t generation_tokens = 0;
   int64_t prefix_cache_queries = 0;  // tokens
   int64_t prefix_cache_hits = 0;
@@ -90,6 +98,7 @@ class LLMEngine {
   const GenerationDefaults& generation_defaults() const;
   int64_t max_model_len() const;
   EngineStats stats() const;
+  const EngineMetrics& metrics() const;
 
  private:
   struct Impl;

@@ -190,7 +190,7 @@ TEST(LLMEngine, ARowWithoutFiniteLogitsFailsItsRequestOnly) {
   third.wait();
   EXPECT_EQ(first.text, "fine");
   EXPECT_EQ(third.text, "fine");
-  EXPECT_TRUE(engine->stats().alive);
+  EXPECT_EQ(engine->stats().condition, EngineCondition::kOk);
 }
 
 TEST(LLMEngine, AFailedStepFailsTheRunningRequestsAndTheEngineGoesOn) {
@@ -211,7 +211,7 @@ TEST(LLMEngine, AFailedStepFailsTheRunningRequestsAndTheEngineGoesOn) {
     const RequestOutput& last = listener.wait();
     ASSERT_TRUE(last.error);
     EXPECT_EQ(last.error->message, "a step of the engine failed");
-    EXPECT_TRUE(engine->stats().alive);
+    EXPECT_EQ(engine->stats().condition, EngineCondition::kOk);
     EXPECT_EQ(engine->generate({byte_ids("again")}, {{}})->at(0).text, "fine");
     EXPECT_EQ(engine->stats().num_free_blocks, engine->stats().num_blocks);
   }
@@ -226,7 +226,7 @@ TEST(LLMEngine, ADeviceThatFailsForGoodIsGivenUpAndHealthSaysSo) {
     ASSERT_TRUE(engine->add_request(ask("a"), listener.callback()));
     EXPECT_TRUE(listener.wait().error.has_value());
   }
-  EXPECT_FALSE(engine->stats().alive);
+  EXPECT_EQ(engine->stats().condition, EngineCondition::kDead);
   const auto refused = engine->add_request(ask("a"), [](RequestOutput&&) {});
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kUnavailable);

@@ -1,5 +1,6 @@
 #include "atom/model_engine/output_processor.h"
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -27,6 +28,7 @@ OutputRequest::OutputRequest(RequestId id, const GenerationRequest& request, dou
       choices_(static_cast<size_t>(request.sampling.n)),
       num_open_(request.sampling.n),
       num_prompt_tokens_(static_cast<int64_t>(request.prompt_token_ids.size())),
+      max_tokens_(request.sampling.max_tokens),
       arrival_(arrival) {
   const SamplingParams& params = request.sampling;
   const auto strings = std::make_shared<const StopStrings>(params.stop_strings);
@@ -53,6 +55,7 @@ bool OutputRequest::apply(SequenceUpdate&& update, double now) {
   }
   num_cached_tokens_ = update.num_cached_tokens;
   if (update.first_scheduled >= 0) {
+    first_scheduled_ = update.first_scheduled;
     timing_.queued = update.first_scheduled - arrival_;
   }
   if (update.prompt_logprobs) {
@@ -85,6 +88,7 @@ bool OutputRequest::add_token(Choice& choice, SampledToken&& token, bool is_text
     timing_.ttft = now - arrival_;
   }
   ++num_generated_tokens_;
+  count_token(choice, now);
   ++choice.num_tokens;
   choice.delta.token_ids.push_back(token.token_id);
   if (wants_logprobs_) {
@@ -120,6 +124,52 @@ void OutputRequest::close(Choice& choice, FinishReason reason, double now) {
   choice.matcher.reset();
   --num_open_;
   timing_.latency = now - arrival_;
+  count_end(choice, reason, now);
+}
+
+void OutputRequest::count_token(Choice& choice, double now) {
+  if (metrics_ != nullptr) {
+    if (choice.num_tokens == 0) {
+      metrics_->time_to_first_token.observe(now - arrival_);
+    } else if (now > choice.last_token) {  // the tokens of one step arrive together
+      metrics_->inter_token_latency.observe(now - choice.last_token);
+    }
+  }
+  if (choice.num_tokens == 0) {
+    choice.first_token = now;
+  }
+  choice.last_token = now;
+}
+
+// As vLLM: what did not end by itself is counted, but says nothing about latencies.
+void OutputRequest::count_end(const Choice& choice, FinishReason reason, double now) {
+  if (metrics_ == nullptr) {
+    return;
+  }
+  EngineMetrics& metrics = *metrics_;
+  metrics.finished_by(reason).add();
+  if (reason == FinishReason::kStop || reason == FinishReason::kLength) {
+    metrics.e2e_latency.observe(now - arrival_);
+    metrics.queue_time.observe(first_scheduled_ - arrival_);
+    metrics.prompt_tokens.observe(static_cast<double>(num_prompt_tokens_));
+    metrics.prefill_computed_tokens.observe(
+        static_cast<double>(num_prompt_tokens_ - num_cached_tokens_));
+    metrics.generation_tokens.observe(static_cast<double>(choice.num_tokens));
+    metrics.params_max_tokens.observe(static_cast<double>(max_tokens_));
+    const double first = choice.num_tokens > 0 ? choice.first_token : now;
+    const double decode = choice.num_tokens > 0 ? choice.last_token - first : 0;
+    metrics.prefill_time.observe(first - first_scheduled_);
+    metrics.decode_time.observe(decode);
+    metrics.inference_time.observe(first - first_scheduled_ + decode);
+    if (choice.num_tokens > 1) {
+      metrics.time_per_output_token.observe(decode / static_cast<double>(choice.num_tokens - 1));
+    }
+  }
+  if (num_open_ == 0) {
+    const auto longest = std::ranges::max_element(choices_, {}, &Choice::num_tokens);
+    metrics.max_generation_tokens.observe(static_cast<double>(longest->num_tokens));
+    metrics.params_n.observe(static_cast<double>(choices_.size()));
+  }
 }
 
 void OutputRequest::fail(const Error& error, double now) {
@@ -169,6 +219,7 @@ void OutputProcessor::process(std::vector<OutputBatch>& batches) {
   for (OutputBatch& batch : batches) {
     for (std::unique_ptr<OutputRequest>& request : batch.added) {
       const RequestId id = request->id();
+      request->metrics_ = metrics_;
       requests_.emplace(id, std::move(request));
     }
     for (SequenceUpdate& update : batch.updates) {

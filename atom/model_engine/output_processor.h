@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "atom/model_engine/engine_metrics.h"
 #include "atom/model_engine/scheduler.h"
 #include "atom/model_engine/stop_matcher.h"
 #include "atom/request_output.h"
@@ -42,6 +43,8 @@ class OutputRequest {
     std::optional<StopMatcher> matcher;
     ChoiceDelta delta;
     int64_t num_tokens = 0;
+    double first_token = 0;  // seconds, engine clock
+    double last_token = 0;
     bool finished = false;
   };
 
@@ -50,6 +53,8 @@ class OutputRequest {
   bool add_token(Choice& choice, SampledToken&& token, bool is_text, double now);
   void close(Choice& choice, FinishReason reason, double now);
   void add_prompt_logprobs(PromptLogprobRows&& rows);
+  void count_token(Choice& choice, double now);
+  void count_end(const Choice& choice, FinishReason reason, double now);
 
   RequestId id_;
   OutputCallback callback_;
@@ -62,11 +67,14 @@ class OutputRequest {
   int64_t num_prompt_tokens_;
   int64_t num_cached_tokens_ = 0;
   int64_t num_generated_tokens_ = 0;
+  int64_t max_tokens_;
   double arrival_;
+  double first_scheduled_ = -1;
   RequestTiming timing_;
   bool has_first_token_ = false;
   bool touched_ = false;  // listed for emit()
   std::optional<Error> error_;
+  EngineMetrics* metrics_ = nullptr;  // nullptr: nothing is measured
 };
 
 // What the engine thread hands over after a step or an inbox round.
@@ -85,7 +93,9 @@ class OutputProcessor {
     std::function<void(RequestId)> abort;                 // its callback or text failed
     std::function<void(RequestId)> done;                  // the last event is delivered
   };
-  explicit OutputProcessor(Hooks hooks) : hooks_(std::move(hooks)) {}
+  // `metrics` may be null and is not owned.
+  explicit OutputProcessor(Hooks hooks, EngineMetrics* metrics = nullptr)
+      : hooks_(std::move(hooks)), metrics_(metrics) {}
 
   // All batches that are waiting: a caller that fell behind gets one event, not many.
   void process(std::vector<OutputBatch>& batches);
@@ -96,6 +106,7 @@ class OutputProcessor {
   void emit(OutputRequest& request);
 
   Hooks hooks_;
+  EngineMetrics* metrics_;
   std::unordered_map<RequestId, std::unique_ptr<OutputRequest>> requests_;
   std::vector<OutputRequest*> touched_;
 };

@@ -179,6 +179,7 @@ void Scheduler::plan_admissions(double now, int64_t& budget) {
       request.first_scheduled = now;
       request.num_cached_tokens = sequence.num_computed_tokens;
       stats_.prompt_tokens += sequence.num_prompt_tokens;
+      stats_.cached_prompt_tokens += sequence.num_computed_tokens;
     }
     plan(sequence, std::min(sequence.num_remaining_tokens(), budget), budget);
   }

@@ -57,6 +57,7 @@ struct SchedulerStats {
   int64_t num_waiting = 0;
   int64_t num_free_blocks = 0;
   int64_t prompt_tokens = 0;
+  int64_t cached_prompt_tokens = 0;
   int64_t generation_tokens = 0;
   int64_t prefix_cache_queries = 0;
   int64_t prefix_cache_hits = 0;

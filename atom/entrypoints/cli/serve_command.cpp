@@ -19,10 +19,12 @@ int serve_command(const Arguments& arguments) {
   EngineArgs engine;
   ServerConfig server;
   std::string log_level = "info";
+  std::string log_format = "text";
   FlagSet flags(
       "atom serve [MODEL] [FLAGS]",
       "Serves a model over HTTP with the API of OpenAI: /v1/chat/completions, /v1/completions, "
-      "/v1/models, /tokenize, /detokenize, /health, /version. SIGTERM and Ctrl-C let running "
+      "/v1/models, /tokenize, /detokenize, /health, /version, /metrics, and a chat page at /. "
+      "SIGTERM and Ctrl-C let running "
       "requests finish, a second one ends at once.");
   add_server_flags(flags, server);
   flags.group("Log");
@@ -31,11 +33,21 @@ int serve_command(const Arguments& arguments) {
              .help = "least severe lines on stderr",
              .choices = {"debug", "info", "warning", "error"}},
             &log_level);
+  flags.add({.name = "--log-format",
+             .metavar = "FORMAT",
+             .help = "log lines as text or as JSON objects",
+             .choices = {"text", "json"}},
+            &log_format);
+  flags.add_on_off({.name = "--access-log", .help = "one log line for every request"},
+                   &server.access_log);
+  flags.add_on_off({.name = "--log-prompts", .help = "quote prompts in the access log"},
+                   &server.log_prompts);
   add_engine_flags(flags, engine);
   flags.positional("--model");
   int status = kExitOk;
   if (!parse_or_exit(flags, arguments, status)) return status;
   set_log_level(log_level_of(log_level));
+  set_log_format(log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   const auto engine_config = make_engine_config(engine);
   if (!engine_config) return report_error(engine_config.error());
   if (const Status checked = finish_server_config(flags, server); !checked) {

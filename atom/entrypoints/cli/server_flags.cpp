@@ -27,8 +27,7 @@ void add_http_flags(FlagSet& flags, ServerConfig& config) {
              .help = "CORS: origins as a,b or [\"a\",\"b\"], * for any; may be repeated",
              .default_text = "CORS is off"},
             &config.allowed_origins);
-  flags.add_on_off({.name = "--access-log", .help = "one log line for every request"},
-                   &config.access_log);
+  flags.add_on_off({.name = "--ui", .help = "the chat page at /"}, &config.ui);
   flags.group("Chat template");
   flags.add({.name = "--chat-template",
              .metavar = "FILE",

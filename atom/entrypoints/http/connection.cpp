@@ -108,6 +108,8 @@ void Connection::start() {
   boost::system::error_code error;
   socket_.non_blocking(true, error);
   socket_.set_option(tcp::no_delay(true), error);
+  const tcp::endpoint peer = socket_.remote_endpoint(error);
+  if (!error) client_ = peer.address().to_string();
   // A connection that never says anything gets as long as one that has fallen silent.
   set_deadline(loop_->shared().options.keep_alive_timeout);
   wait_readable();
@@ -237,6 +239,7 @@ void Connection::begin_exchange(Request request) {
                        .max_backlog = shared.options.max_stream_backlog});
   shared.active_exchanges.fetch_add(1, std::memory_order_relaxed);
   const std::shared_ptr<Exchange> exchange = exchange_;
+  request.client = client_;
   try {
     shared.handler(std::move(request), exchange);
   } catch (const std::bad_alloc&) {

@@ -146,6 +146,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   tcp::socket socket_;
   std::shared_ptr<IoLoop> loop_;
+  std::string client_;  // its address
   RequestParser parser_;
   std::string in_;
   size_t in_pos_ = 0;

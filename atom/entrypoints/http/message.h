@@ -21,6 +21,7 @@ struct Request {
   bool keep_alive = true;  // what the client asked for
   Headers headers;         // names in lower case
   std::string body;
+  std::string client;  // address of the peer, without its port
 
   // The first field of that (lower-case) name, or empty.
   std::string_view header(std::string_view name) const {

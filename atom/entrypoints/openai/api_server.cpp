@@ -69,6 +69,10 @@ std::span<const ApiServer::Route> ApiServer::routes() {
       {.method = "POST", .path = "/tokenize", .handler = &Api::tokenize, .on_pool = true},
       {.method = "POST", .path = "/detokenize", .handler = &Api::detokenize, .on_pool = true},
       {.method = "GET", .path = "/tokenizer_info", .handler = &Api::tokenizer_info},
+      {.method = "GET", .path = "/debug/mtp_stats", .handler = &Api::mtp_stats},
+      {.method = "POST", .path = "/start_profile", .handler = &Api::profile},
+      {.method = "POST", .path = "/stop_profile", .handler = &Api::profile},
+      {.method = "GET", .path = "/", .handler = &Api::page, .open = true},
   };
   return kRoutes;
 }
@@ -77,6 +81,7 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
     : engine_(engine),
       chat_template_(chat_template != nullptr ? chat_template : engine.chat_template()),
       options_(std::move(options)),
+      metrics_(std::make_shared<ApiMetrics>(routes().size())),
       created_(std::time(nullptr)),
       pool_(options_.pool_threads) {
   options_.limits.vocab_size = engine_.vocab_size();
@@ -94,7 +99,9 @@ Call ApiServer::make_call(http::Request&& request,
             .request_id = {},
             .headers = {},
             .arrival = std::chrono::steady_clock::now(),
-            .access_log = options_.access_log};
+            .metrics = metrics_,
+            .access_log = options_.access_log,
+            .log_prompts = options_.log_prompts};
   const std::string_view given = call.request.header("x-request-id");
   call.request_id = is_token_text(given) ? std::string(given) : random_hex();
   call.headers.emplace_back("x-request-id", call.request_id);
@@ -152,6 +159,7 @@ void ApiServer::handle(http::Request&& request, std::shared_ptr<http::ResponseWr
     allowed += allowed.empty() ? "" : ", ";
     allowed += route.method == "GET" ? "GET, HEAD" : std::string(route.method);
     open = open || route.open;
+    call->route = static_cast<size_t>(&route - routes().data());
     if (req.method == route.method || (req.method == "HEAD" && route.method == "GET"))
       found = &route;
   }
@@ -210,31 +218,42 @@ std::optional<http::Response> ApiServer::completions(Call& call) {
 std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call) {
   if (draining_.load()) {
     http::Response response =
-        error_response({.status = 503, .message = "the server is shutting down"});
+        reject(Rejection::kDraining, {.status = 503, .message = "the server is shutting down"});
     response.close = true;
     return response;
   }
   Result<ApiRequest> request = parse_request(endpoint, call.request.body, options_.limits);
-  if (!request) return error_response(to_api_error(request.error()));
+  if (!request) return reject(request.error());
   Result<std::string> model = find_model(request->model);
   if (!model) {
     ApiError error = to_api_error(model.error());
     error.code = "model_not_found";
-    return error_response(error);
+    return reject(Rejection::kUnknownModel, error);
   }
   const int64_t sequences =
       std::max<int64_t>(1, static_cast<int64_t>(request->prompts.size())) * request->sampling.n;
-  if (counters_.in_flight.load(std::memory_order_relaxed) + sequences > options_.max_in_flight) {
-    return error_response({.status = 503,
-                           .message = "too many requests are waiting; try again later",
-                           .code = "queue_full"});
+  if (metrics_->in_flight.load(std::memory_order_relaxed) + sequences > options_.max_in_flight) {
+    return reject(Rejection::kQueueFull,
+                  {.status = 503,
+                   .message = "too many requests are waiting; try again later",
+                   .code = "queue_full"});
   }
   Generation::Input input{.request = std::move(*request), .model = std::move(*model)};
-  if (const Status ready = prepare_prompts(input); !ready)
-    return error_response(to_api_error(ready.error()));
+  if (const Status ready = prepare_prompts(input); !ready) return reject(ready.error());
   call.request.body = {};
-  std::make_shared<Generation>(engine_, counters_, std::move(call), std::move(input))->start();
+  std::make_shared<Generation>(engine_, std::move(call), std::move(input))->start();
   return std::nullopt;
+}
+
+http::Response ApiServer::reject(Rejection reason, const ApiError& error) {
+  metrics_->rejected_by(reason).add();
+  return error_response(error);
+}
+
+http::Response ApiServer::reject(const Error& error) {
+  const ApiError api_error = to_api_error(error);
+  const bool length = api_error.code == "context_length_exceeded";
+  return reject(length ? Rejection::kContextLength : Rejection::kInvalid, api_error);
 }
 
 // The name to answer with: no name means the first served one, and a slash at the end does not

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "atom/entrypoints/http/http_server.h"
 #include "atom/entrypoints/openai/call.h"
 #include "atom/entrypoints/openai/engine_client.h"
 #include "atom/entrypoints/openai/generation.h"
@@ -31,6 +32,12 @@ struct ApiOptions {
   int64_t max_in_flight = 4608;      // sequences, then 503
   int pool_threads = 1;
   bool access_log = false;
+  bool log_prompts = false;
+  bool ui = true;  // the page at /
+  int64_t max_num_seqs = 0;
+  std::string cache_dtype;
+  bool enable_prefix_caching = true;
+  std::function<http::HttpStats()> http_stats;  // may be empty
 };
 
 class ApiServer {
@@ -42,10 +49,12 @@ class ApiServer {
   void handle(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer);
   // From now on new generations are refused and /health says so.
   void begin_drain() { draining_.store(true); }
-  const GenerationCounters& counters() const { return counters_; }
+  const ApiMetrics& api_metrics() const { return *metrics_; }
 
-  // An answer that does not come from a route (http::HttpServer::Refuse).
+  // An answer that does not come from a route (http::HttpServer::Refuse); count_refusal() counts
+  // those that the HTTP layer gave.
   static http::Response refuse(int status, const std::string& message);
+  void count_refusal() { metrics_->refused_connections.add(); }
 
   struct Route {
     std::string_view method;
@@ -69,6 +78,9 @@ class ApiServer {
   std::optional<http::Response> tokenize(Call& call);
   std::optional<http::Response> detokenize(Call& call);
   std::optional<http::Response> tokenizer_info(Call& call);
+  std::optional<http::Response> mtp_stats(Call& call);
+  std::optional<http::Response> profile(Call& call);
+  std::optional<http::Response> page(Call& call);
 
   Call make_call(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) const;
   bool key_is_right(const http::Request& request) const;
@@ -76,6 +88,8 @@ class ApiServer {
   http::Response options_response(const Call& call, const std::string& allowed) const;
 
   std::optional<http::Response> generate(Endpoint endpoint, Call& call);
+  http::Response reject(Rejection reason, const ApiError& error);
+  http::Response reject(const Error& error);
   Result<std::string> find_model(std::string_view name) const;
   Result<std::string> render(const ApiRequest& request) const;
   Status prepare_prompts(Generation::Input& input) const;
@@ -85,7 +99,7 @@ class ApiServer {
   EngineClient& engine_;
   const ChatTemplate* chat_template_;
   ApiOptions options_;
-  GenerationCounters counters_;
+  std::shared_ptr<ApiMetrics> metrics_;
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
   WorkQueue pool_;

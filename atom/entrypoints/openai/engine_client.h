@@ -17,6 +17,7 @@ class EngineClient {
   virtual Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) = 0;
   virtual void abort(RequestId id) = 0;
   virtual EngineStats stats() const = 0;
+  virtual const EngineMetrics* metrics() const { return nullptr; }  // nullptr: not measured
   virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;
   virtual const ChatTemplate* chat_template() const = 0;      // nullptr: none
   virtual std::string_view chat_template_source() const = 0;  // empty: none

@@ -9,6 +9,8 @@
 namespace atom::openai {
 namespace {
 
+constexpr size_t kMaxLoggedPrompt = 4096;  // bytes
+
 ResponseFormat::Options format_options(const Call& call, const Generation::Input& input) {
   const ApiRequest& request = input.request;
   return {.endpoint = request.endpoint,
@@ -23,9 +25,8 @@ ResponseFormat::Options format_options(const Call& call, const Generation::Input
 
 }  // namespace
 
-Generation::Generation(EngineClient& engine, GenerationCounters& counters, Call call, Input input)
+Generation::Generation(EngineClient& engine, Call call, Input input)
     : engine_(engine),
-      counters_(counters),
       call_(std::move(call)),
       input_(std::move(input)),
       format_(format_options(call_, input_), *engine_.tokenizer()) {
@@ -37,11 +38,11 @@ Generation::Generation(EngineClient& engine, GenerationCounters& counters, Call 
   echoed_.resize(num_prompts, false);
   prompts_.resize(num_prompts);
   unfinished_ = num_prompts;
-  counters_.in_flight.fetch_add(num_sequences_, std::memory_order_relaxed);
+  call_.metrics->in_flight.fetch_add(num_sequences_, std::memory_order_relaxed);
 }
 
 Generation::~Generation() {
-  counters_.in_flight.fetch_sub(num_sequences_, std::memory_order_relaxed);
+  call_.metrics->in_flight.fetch_sub(num_sequences_, std::memory_order_relaxed);
 }
 
 void Generation::start() {
@@ -98,7 +99,7 @@ void Generation::on_output(size_t prompt, RequestOutput&& output) {
     call_.begin_event_stream();
     streaming_ = true;
   }
-  if (!call_.writer->write(out)) {
+  if (!call_.write(out)) {
     lock.unlock();
     client_gone();
   }
@@ -138,9 +139,6 @@ void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutp
   if (delta.finish_reason) {
     choice.finish_reason = delta.finish_reason;
     choice.stop_reason = std::move(delta.stop_reason);
-    (delta.finish_reason == FinishReason::kLength ? counters_.finished_length
-                                                  : counters_.finished_stop)
-        .fetch_add(1, std::memory_order_relaxed);
   }
   if (!request.stream) return;
   const bool news = !choice.text.empty() || choice.finish_reason || !choice.token_ids.empty() ||
@@ -167,15 +165,15 @@ void Generation::finish_locked(std::string& out) {
   if (!input_.request.stream) {
     http::Response response{
         .body = format_.whole(choices_, total, input_.prompt_ids, input_.request.sampling.n)};
-    call_.send(std::move(response));
+    call_.send(std::move(response), summary({}));
     return;
   }
   if (!streaming_) call_.begin_event_stream();
   if (input_.request.include_usage) format_.usage_chunk(out, total);
   out += kSseDone;
-  call_.writer->write(out);
+  call_.write(out);
   call_.writer->end();
-  call_.log(200);
+  call_.done(200, call_.bytes_sent, summary({}));
 }
 
 void Generation::end_with_error(const ApiError& error) {
@@ -185,16 +183,15 @@ void Generation::end_with_error(const ApiError& error) {
     if (done_) return;
     done_ = true;
     ids = ids_;
-    (error.status == 503 ? counters_.finished_abort : counters_.finished_error)
-        .fetch_add(1, std::memory_order_relaxed);
+    if (ids.empty()) call_.metrics->rejected_by(Rejection::kEngine).add();
     if (streaming_) {
       std::string out = "data: " + error_body(error) + "\n\n";
       out += kSseDone;
-      call_.writer->write(out);
+      call_.write(out);
       call_.writer->end();
-      call_.log(error.status);
+      call_.done(error.status, call_.bytes_sent, summary("error"));
     } else {
-      call_.fail(error);
+      call_.fail(error, summary("error"));
     }
   }
   abort_all(ids);
@@ -207,15 +204,41 @@ void Generation::client_gone() {
     if (done_) return;
     done_ = true;
     ids = ids_;
-    counters_.finished_abort.fetch_add(1, std::memory_order_relaxed);
+    call_.done(499, call_.bytes_sent, summary("abort"));
   }
-  call_.log(499);
   abort_all(ids);
 }
 
 // Without the mutex: an engine may answer an abort at once.
 void Generation::abort_all(const std::vector<RequestId>& ids) {
   for (const RequestId id : ids) engine_.abort(id);
+}
+
+// For the log line; without an ending, the choices have theirs.
+CallSummary Generation::summary(std::string_view ending) const {
+  const Usage total = usage(Clock::now());
+  CallSummary out{.prompt_tokens = total.prompt_tokens,
+                  .cached_tokens = total.cached_tokens,
+                  .completion_tokens = total.completion_tokens,
+                  .ttft = total.ttft > 0 ? total.ttft : -1,
+                  .finish_reason = std::string(ending)};
+  if (ending.empty()) {
+    for (const ChoiceState& choice : choices_) {
+      if (!out.finish_reason.empty()) out.finish_reason += ',';
+      out.finish_reason += choice.finish_reason == FinishReason::kLength ? "length" : "stop";
+    }
+  }
+  if (call_.log_prompts) {
+    for (const std::vector<int32_t>& ids : input_.prompt_ids) {
+      if (out.prompt.size() >= kMaxLoggedPrompt) break;
+      out.prompt += engine_.tokenizer()->decode(ids, false);
+    }
+    if (out.prompt.size() > kMaxLoggedPrompt) {
+      out.prompt.resize(kMaxLoggedPrompt);
+      out.prompt += "...";
+    }
+  }
+  return out;
 }
 
 Usage Generation::usage(Clock::time_point now) const {

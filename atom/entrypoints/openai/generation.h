@@ -5,7 +5,6 @@
 // disconnect.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -17,15 +16,6 @@
 
 namespace atom::openai {
 
-// Counters over all requests, for /metrics.
-struct GenerationCounters {
-  std::atomic<int64_t> in_flight{0};  // sequences admitted and not finished
-  std::atomic<int64_t> finished_stop{0};
-  std::atomic<int64_t> finished_length{0};
-  std::atomic<int64_t> finished_abort{0};
-  std::atomic<int64_t> finished_error{0};
-};
-
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   struct Input {
@@ -35,7 +25,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::string model;                      // as shown in the answer
   };
 
-  Generation(EngineClient& engine, GenerationCounters& counters, Call call, Input input);
+  // The call carries the metrics.
+  Generation(EngineClient& engine, Call call, Input input);
   ~Generation();
   // Hands all prompts to the engine; from here on it keeps itself alive.
   void start();
@@ -52,9 +43,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void client_gone();
   void abort_all(const std::vector<RequestId>& ids);
   Usage usage(Clock::time_point now) const;
+  CallSummary summary(std::string_view ending) const;
 
   EngineClient& engine_;
-  GenerationCounters& counters_;
   Call call_;
   Input input_;
   ResponseFormat format_;

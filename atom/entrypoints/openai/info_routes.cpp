@@ -1,4 +1,4 @@
-// The routes that answer at once: models, health, version, metrics, tokenising.
+// The routes that answer at once: models, health, version, tokenising, debugging.
 #include <algorithm>
 
 #include "atom/entrypoints/openai/api_server.h"
@@ -35,30 +35,6 @@ Result<bool> optional_bool(const json::object& body, std::string_view name, bool
   ATOM_RETURN_IF_ERROR(read_bool(*value, name, out));
   return out;
 }
-
-// One metric with its only label.
-class MetricsText {
- public:
-  explicit MetricsText(std::string_view model) {
-    append_json_string(label_, model);
-    label_ = "{model_name=" + label_;
-  }
-  void add(std::string_view name, std::string_view type, std::string_view help, double value) {
-    text_ += str_format("# HELP {0} {1}\n# TYPE {0} {2}\n", name, help, type);
-    sample(name, "", value);
-  }
-  void head(std::string_view name, std::string_view type, std::string_view help) {
-    text_ += str_format("# HELP {0} {1}\n# TYPE {0} {2}\n", name, help, type);
-  }
-  void sample(std::string_view name, std::string_view more_labels, double value) {
-    text_ += str_format("{}{}{}}} {}\n", name, label_, more_labels, value);
-  }
-  std::string take() { return std::move(text_); }
-
- private:
-  std::string label_;
-  std::string text_;
-};
 
 }  // namespace
 
@@ -97,58 +73,22 @@ std::optional<http::Response> ApiServer::show_model(Call& call) {
 }
 
 std::optional<http::Response> ApiServer::health(Call&) {
-  if (draining_.load())
-    return error_response({.status = 503, .message = "the server is shutting down"});
-  if (!engine_.stats().alive)
-    return error_response({.status = 503, .message = "the engine does not make progress"});
+  const auto unhealthy = [](const char* code, std::string message) {
+    return error_response({.status = 503, .message = std::move(message), .code = code});
+  };
+  if (draining_.load()) return unhealthy("draining", "the server is shutting down");
+  const EngineStats stats = engine_.stats();
+  if (stats.condition == EngineCondition::kDead)
+    return unhealthy("engine_dead", "the engine has stopped after repeated failures");
+  if (stats.condition == EngineCondition::kStalled) {
+    return unhealthy("engine_stalled", str_format("no step of the engine has ended for {:.0f} s",
+                                                  stats.seconds_since_progress));
+  }
   return http::Response{.body = R"({"status":"ok"})"};
 }
 
 std::optional<http::Response> ApiServer::version(Call&) {
   return http::Response{.body = R"({"version":")" ATOM_VERSION R"("})"};
-}
-
-std::optional<http::Response> ApiServer::metrics(Call&) {
-  const EngineStats stats = engine_.stats();
-  const double used = stats.num_blocks > 0 ? 1.0 - static_cast<double>(stats.num_free_blocks) /
-                                                       static_cast<double>(stats.num_blocks)
-                                           : 0.0;
-  MetricsText out(options_.served_model_names[0]);
-  out.add("vllm:num_requests_running", "gauge", "Sequences in the running batch.",
-          static_cast<double>(stats.num_running));
-  out.add("vllm:num_requests_waiting", "gauge", "Sequences waiting to be scheduled.",
-          static_cast<double>(stats.num_waiting));
-  out.add("vllm:kv_cache_usage_perc", "gauge", "Used share of the KV cache, 1 = all.", used);
-  out.add("vllm:prompt_tokens_total", "counter", "Prompt tokens processed.",
-          static_cast<double>(stats.prompt_tokens));
-  out.add("vllm:generation_tokens_total", "counter", "Tokens generated.",
-          static_cast<double>(stats.generation_tokens));
-  out.add("vllm:num_preemptions_total", "counter", "Sequences preempted.",
-          static_cast<double>(stats.num_preemptions));
-  out.add("vllm:prefix_cache_queries_total", "counter",
-          "Prompt tokens looked up in the prefix cache.",
-          static_cast<double>(stats.prefix_cache_queries));
-  out.add("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
-          static_cast<double>(stats.prefix_cache_hits));
-  out.head("vllm:request_success_total", "counter", "Requests ended, by reason.");
-  out.sample("vllm:request_success_total", ",finished_reason=\"stop\"",
-             static_cast<double>(counters_.finished_stop.load()));
-  out.sample("vllm:request_success_total", ",finished_reason=\"length\"",
-             static_cast<double>(counters_.finished_length.load()));
-  out.sample("vllm:request_success_total", ",finished_reason=\"abort\"",
-             static_cast<double>(counters_.finished_abort.load()));
-  out.sample("vllm:request_success_total", ",finished_reason=\"error\"",
-             static_cast<double>(counters_.finished_error.load()));
-  out.add("atom:num_sequences_in_flight", "gauge", "Sequences admitted and not finished.",
-          static_cast<double>(counters_.in_flight.load()));
-  out.add("atom:kv_cache_blocks", "gauge", "KV cache blocks.",
-          static_cast<double>(stats.num_blocks));
-  out.add("atom:kv_cache_free_blocks", "gauge", "KV cache blocks free or evictable.",
-          static_cast<double>(stats.num_free_blocks));
-  out.add("atom:engine_steps_total", "counter", "Steps of the engine.",
-          static_cast<double>(stats.num_steps));
-  return http::Response{.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                        .body = out.take()};
 }
 
 std::optional<http::Response> ApiServer::tokenize(Call& call) {
@@ -228,6 +168,21 @@ std::optional<http::Response> ApiServer::tokenizer_info(Call&) {
   append_int(body, tokenizer.vocab_size());
   body += '}';
   return http::Response{.body = std::move(body)};
+}
+
+// The fields of ATOM's endpoint. No model runs with a draft layer yet, so nothing was drafted.
+std::optional<http::Response> ApiServer::mtp_stats(Call&) {
+  return http::Response{.body =
+                            R"({"enabled":false,"total_draft_tokens":0,"total_accepted_tokens":0,)"
+                            R"("acceptance_rate":0.0,"average_tokens_per_forward":0.0,)"
+                            R"("distribution":{},"distribution_percent":{}})"};
+}
+
+// Takes whatever body a client posts (the benchmark sends its request along) and says no.
+std::optional<http::Response> ApiServer::profile(Call&) {
+  return error_response({.status = 501,
+                         .message = "this version has no profiler; serve and measure without it",
+                         .code = "not_implemented"});
 }
 
 }  // namespace atom::openai
