@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "atom/structured_output/grammar_spec.h"
+
 namespace atom {
 
 struct SamplingParams {
@@ -30,6 +32,7 @@ struct SamplingParams {
   int32_t n = 1;
   std::optional<int32_t> logprobs;  // top logprobs per generated token; 0 = only the sampled one
   std::optional<int32_t> prompt_logprobs;  // the same for prompt tokens
+  std::optional<GrammarSpec> grammar;      // the text must have this form
   bool skip_special_tokens = true;
   bool spaces_between_special_tokens = true;
 

@@ -122,6 +122,11 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
 }
 
 Result<RequestId> LLMEngine::add_request(GenerationRequest request, OutputCallback callback) {
+  if (const std::optional<GrammarSpec>& grammar = request.sampling.grammar) {
+    return std::unexpected(Error{.code = ErrorCode::kUnsupported,
+                                 .message = "structured outputs are not supported by this engine",
+                                 .param = grammar->param});
+  }
   return impl_->core->add_request(std::move(request), std::move(callback));
 }
 
