@@ -1,0 +1,79 @@
+// The kernel around DecodeBody and its launch, for one head dim; instantiated in decode_<dim>.cu so
+// that they compile in parallel.
+#pragma once
+
+#include "kernels/gpu/attention/decode_body.h"
+
+namespace atom::gpu {
+
+// Blocks that have slots for partial results.
+inline constexpr int kMaxDecodeGrid = 1024;
+
+// The counters lie at the front of the workspace, the partial results behind them.
+constexpr int64_t decode_counter_bytes(int64_t max_seqs, int64_t max_queries, int64_t num_heads) {
+  return (max_seqs * max_queries * num_heads * 4 + 255) / 256 * 256;
+}
+
+template <class T, int kBlocksPerProcessor>
+__global__ void __launch_bounds__(T::kThreads, kBlocksPerProcessor)
+    decode_attention_kernel(const PagedAttentionArgs args, int32_t* counters, float* partials) {
+  extern __shared__ uint4 shared[];
+  uint32_t* words = reinterpret_cast<uint32_t*>(shared);
+  int* starts = reinterpret_cast<int*>(words + T::kSharedBytes / 4);
+  DecodeShare<T::kUnit, T::kRows> share(args, starts, reinterpret_cast<int*>(words));
+  DecodeBody<T> body(args, words, counters, partials);
+  Segment segment;
+  while (share.next(segment)) {
+    body.run(segment);
+  }
+}
+
+template <class T, int kBlocksPerProcessor>
+void launch_decode_instance(const PagedAttentionArgs& args, cudaStream_t stream) {
+  const auto kernel = decode_attention_kernel<T, kBlocksPerProcessor>;
+  const int shared = T::kSharedBytes + static_cast<int>(args.metadata.num_seqs + 1) * 4;
+  static const int processors = [] {
+    int device = 0;
+    int count = 0;
+    (void)cudaGetDevice(&device);
+    (void)cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+  }();
+  // Room for the starts of 16 K sequences beside the block's own.
+  static const int resident = [&] {
+    int blocks = 0;
+    (void)cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               T::kSharedBytes + (1 << 16));
+    (void)cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+        &blocks, reinterpret_cast<const void*>(kernel), T::kThreads, T::kSharedBytes + 4096);
+    return blocks > 0 ? blocks : 1;
+  }();
+  const int grid = processors * resident < kMaxDecodeGrid ? processors * resident : kMaxDecodeGrid;
+  auto* counters = static_cast<int32_t*>(args.workspace);
+  auto* partials = reinterpret_cast<float*>(
+      static_cast<uint8_t*>(args.workspace) +
+      decode_counter_bytes(args.max_seqs, args.max_decode_queries, args.num_heads));
+  kernel<<<grid, T::kThreads, shared, stream>>>(args, counters, partials);
+}
+
+template <int kHeadDim>
+void launch_decode(const PagedAttentionArgs& args, cudaStream_t stream) {
+  constexpr int kWarps = 4;
+  // Blocks a multiprocessor: as many as registers allow without spills.
+  constexpr bool kLong = kHeadDim > 128;
+  const int rows = args.num_heads / args.num_kv_heads * args.max_decode_queries;
+  const bool e4m3 = args.cache.dtype == DType::kF8E4M3;
+  // 256 dims of bf16 leave no registers for 16 rows: two blocks of 8 read the keys twice.
+  if (rows <= 8 || (kLong && !e4m3)) {
+    return e4m3 ? launch_decode_instance<DecodeTraits<kHeadDim, true, 1, kWarps>, kLong ? 2 : 4>(
+                      args, stream)
+                : launch_decode_instance<DecodeTraits<kHeadDim, false, 1, kWarps>, kLong ? 2 : 3>(
+                      args, stream);
+  }
+  return e4m3 ? launch_decode_instance<DecodeTraits<kHeadDim, true, 2, kWarps>, kLong ? 2 : 3>(
+                    args, stream)
+              : launch_decode_instance<DecodeTraits<kHeadDim, false, 2, kWarps>, 2>(args, stream);
+}
+
+}  // namespace atom::gpu
