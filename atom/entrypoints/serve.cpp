@@ -20,6 +20,7 @@
 #include "atom/core/thread_pool.h"
 #include "atom/entrypoints/http/http_server.h"
 #include "atom/entrypoints/openai/api_server.h"
+#include "atom/entrypoints/parsers/parser_table.h"
 
 namespace atom {
 namespace {
@@ -170,6 +171,8 @@ openai::ApiOptions api_options(const EngineConfig& engine_config, const ServerCo
   out.api_key = config.api_key;
   out.allowed_origins = config.allowed_origins;
   out.default_chat_template_kwargs = std::move(kwargs);
+  out.tool_call_parser = config.tool_call_parser;
+  out.reasoning_parser = config.reasoning_parser;
   out.limits = {.max_n = config.max_n,
                 .max_logprobs = config.max_logprobs,
                 .max_stop = config.max_stop,
@@ -194,6 +197,10 @@ bool is_loopback(const std::string& host) {
 
 Status check_server_config(const ServerConfig& config) {
   if (config.host.empty()) return flag_error("--host", "(empty): names no address");
+  if (const auto found = parsers::find_tool_format(config.tool_call_parser, ""); !found)
+    return flag_error("--tool-call-parser", found.error().message);
+  if (const auto found = parsers::find_reasoning_format(config.reasoning_parser, ""); !found)
+    return flag_error("--reasoning-parser", found.error().message);
   constexpr double kBytes = 1e12;
   constexpr double kCount = 1e9;
   constexpr double kSeconds = 1e6;

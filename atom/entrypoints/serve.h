@@ -22,6 +22,9 @@ struct ServerConfig {
   std::optional<std::string>
       chat_template;  // a file, or the template itself; overrides the model's
   std::string default_chat_template_kwargs;  // a JSON object, or empty
+  std::string tool_call_parser = "auto";     // or a name of parsers/parser_table, or "none"
+  std::string reasoning_parser = "auto";
+  bool enable_auto_tool_choice = true;       // nothing reads it
   std::vector<std::string> allowed_origins;  // CORS; empty = off, "*" = any
   bool access_log = true;
   bool log_prompts = false;  // the access log quotes prompts

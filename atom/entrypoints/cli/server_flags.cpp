@@ -2,8 +2,19 @@
 
 #include <algorithm>
 
+#include "atom/entrypoints/parsers/parser_table.h"
+
 namespace atom::cli {
 namespace {
+
+std::string names(const auto& formats) {
+  std::string out;
+  for (const auto& format : formats) {
+    out += out.empty() ? "" : ", ";
+    out += format.name;
+  }
+  return out;
+}
 
 void add_http_flags(FlagSet& flags, ServerConfig& config) {
   flags.group("HTTP");
@@ -39,6 +50,19 @@ void add_http_flags(FlagSet& flags, ServerConfig& config) {
              .help = "variables for every render; a request's chat_template_kwargs win",
              .default_text = "none"},
             &config.default_chat_template_kwargs);
+  flags.group("Tool calls and reasoning");
+  flags.add({.name = "--tool-call-parser",
+             .metavar = "NAME",
+             .help = "form of the model's tool calls: auto (by its chat template), none, " +
+                     names(parsers::tool_formats())},
+            &config.tool_call_parser);
+  flags.add({.name = "--reasoning-parser",
+             .metavar = "NAME",
+             .help = "form of its reasoning: auto, none, " + names(parsers::reasoning_formats())},
+            &config.reasoning_parser);
+  flags.add_switch({.name = "--enable-auto-tool-choice",
+                    .help = "accepted for vLLM's sake: tool calls need no switch"},
+                   &config.enable_auto_tool_choice);
 }
 
 void add_limit_flags(FlagSet& flags, ServerConfig& config) {

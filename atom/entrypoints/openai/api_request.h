@@ -15,6 +15,12 @@ namespace atom::openai {
 
 enum Endpoint : uint8_t { kChat = 1, kCompletions = 2, kBothEndpoints = 3 };
 
+struct ToolChoice {
+  enum class Mode : uint8_t { kAuto, kNone, kRequired, kNamed };
+  Mode mode = Mode::kAuto;
+  std::string name;  // kNamed
+};
+
 using PromptInput = std::variant<std::string, std::vector<int32_t>>;
 
 struct ApiRequest {
@@ -24,6 +30,9 @@ struct ApiRequest {
   std::vector<PromptInput> prompts;  // completions
   boost::json::array messages;       // chat; ready for the template
   boost::json::array tools;
+  std::optional<ToolChoice> tool_choice;
+  bool parallel_tool_calls = true;
+  bool include_reasoning = true;
   boost::json::object chat_template_kwargs;
   std::optional<bool> add_generation_prompt;
   bool continue_final_message = false;

@@ -3,9 +3,10 @@
 
 #include <algorithm>
 #include <ctime>
-#include <random>
 
+#include "atom/core/check.h"
 #include "atom/core/log.h"
+#include "atom/entrypoints/openai/chat_messages.h"
 #include "atom/entrypoints/openai/json_writer.h"
 
 namespace atom::openai {
@@ -15,17 +16,6 @@ constexpr size_t kMaxRequestId = 128;
 constexpr int64_t kDefaultMaxTokens = 256;
 
 using Api = ApiServer;
-
-std::string random_hex() {
-  thread_local std::mt19937_64 random(std::random_device{}());
-  static constexpr char kHex[] = "0123456789abcdef";
-  std::string out;
-  for (int word = 0; word < 2; ++word) {
-    uint64_t bits = random();
-    for (int i = 0; i < 16; ++i, bits >>= 4) out += kHex[bits & 15];
-  }
-  return out;
-}
 
 bool is_token_text(std::string_view text) {
   return !text.empty() && text.size() <= kMaxRequestId &&
@@ -86,6 +76,14 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
       pool_(options_.pool_threads) {
   options_.limits.vocab_size = engine_.vocab_size();
   options_.limits.max_model_len = engine_.max_model_len();
+  const std::string_view source = options_.chat_template_source.empty()
+                                      ? engine_.chat_template_source()
+                                      : std::string_view(options_.chat_template_source);
+  const auto tools = parsers::find_tool_format(options_.tool_call_parser, source);
+  const auto reasoning = parsers::find_reasoning_format(options_.reasoning_parser, source);
+  ATOM_CHECK(tools && reasoning) << "parser names are checked with the flags";
+  tool_format_ = *tools;
+  reasoning_format_ = *reasoning;
 }
 
 http::Response ApiServer::refuse(int status, const std::string& message) {
@@ -284,9 +282,11 @@ Result<std::string> ApiServer::render(const ApiRequest& request) const {
     kwargs.insert_or_assign(entry.key(), entry.value());
   const boost::json::value messages(request.messages);
   const boost::json::value tools(request.tools);
+  // With "none" the model does not see what it must not use.
+  const bool no_calls = request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNone;
   const auto text =
       chat_template_->render_chat({.messages = &messages,
-                                   .tools = request.tools.empty() ? nullptr : &tools,
+                                   .tools = request.tools.empty() || no_calls ? nullptr : &tools,
                                    .chat_template_kwargs = &kwargs,
                                    .add_generation_prompt = request.add_generation_prompt.value_or(
                                        !request.continue_final_message),
@@ -298,11 +298,26 @@ Result<std::string> ApiServer::render(const ApiRequest& request) const {
                                             clipped(text.error().message)));
 }
 
+ParserPlan ApiServer::plan_parsers(const ApiRequest& request, std::string_view prompt) const {
+  ParserPlan plan;
+  const bool may_call =
+      !request.tools.empty() &&
+      !(request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNone);
+  if (may_call) {
+    plan.tools = tool_format_;
+    plan.context.tool_names = tool_names(request.tools);
+  }
+  plan.reasoning = reasoning_format_;
+  plan.context.in_reasoning = plan.reasoning != nullptr && plan.reasoning->open_at_end(prompt);
+  return plan;
+}
+
 Status ApiServer::prepare_prompts(Generation::Input& input) const {
   ApiRequest& request = input.request;
   const Tokenizer& tokenizer = *engine_.tokenizer();
   if (request.endpoint == kChat) {
     ATOM_ASSIGN_OR_RETURN(std::string text, render(request));
+    input.parsers = plan_parsers(request, text);
     request.prompts.emplace_back(std::move(text));
   }
   const bool add_special = request.add_special_tokens.value_or(request.endpoint == kCompletions);

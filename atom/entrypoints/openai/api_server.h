@@ -29,7 +29,9 @@ struct ApiOptions {
   boost::json::object default_chat_template_kwargs;
   std::string chat_template_source;  // of the overriding template; empty: the engine's is shown
   RequestLimits limits;              // vocab_size and max_model_len are filled in from the engine
-  int64_t max_in_flight = 4608;      // sequences, then 503
+  std::string tool_call_parser = "auto";  // checked names (parsers/parser_table.h)
+  std::string reasoning_parser = "auto";
+  int64_t max_in_flight = 4608;  // sequences, then 503
   int pool_threads = 1;
   bool access_log = false;
   bool log_prompts = false;
@@ -92,6 +94,7 @@ class ApiServer {
   http::Response reject(const Error& error);
   Result<std::string> find_model(std::string_view name) const;
   Result<std::string> render(const ApiRequest& request) const;
+  ParserPlan plan_parsers(const ApiRequest& request, std::string_view prompt) const;
   Status prepare_prompts(Generation::Input& input) const;
   Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;
   std::string model_object(const std::string& id) const;
@@ -100,6 +103,8 @@ class ApiServer {
   const ChatTemplate* chat_template_;
   ApiOptions options_;
   std::shared_ptr<ApiMetrics> metrics_;
+  const parsers::ToolFormat* tool_format_ = nullptr;  // nullptr: the model has none
+  const parsers::ReasoningFormat* reasoning_format_ = nullptr;
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
   WorkQueue pool_;

@@ -161,6 +161,15 @@ Status check_tools(const json::array& tools) {
                          str_format("{}.function.name must be 1 to {} characters without spaces",
                                     name, kMaxNameLength));
     }
+    for (const char* key : {"description", "strict"}) {
+      const json::value* item = function->get_object().if_contains(key);
+      const bool text = key[0] == 'd';
+      if (item == nullptr || item->is_null() || (text ? item->is_string() : item->is_bool()))
+        continue;
+      return field_error(
+          str_format("{}.function.{}", name, key),
+          str_format("{}.function.{} must be {}", name, key, text ? "a string" : "true or false"));
+    }
     const json::value* parameters = function->get_object().if_contains("parameters");
     if (parameters != nullptr && !parameters->is_object() && !parameters->is_null()) {
       return field_error(name + ".function.parameters",
@@ -168,6 +177,19 @@ Status check_tools(const json::array& tools) {
     }
   }
   return {};
+}
+
+std::vector<std::string> tool_names(const json::array& tools) {
+  std::vector<std::string> names;
+  for (const json::value& tool : tools) {
+    names.emplace_back(text_of(tool.get_object().at("function").get_object(), "name"));
+  }
+  return names;
+}
+
+bool has_tool(const json::array& tools, std::string_view name) {
+  const std::vector<std::string> names = tool_names(tools);
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace atom::openai

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <boost/json/fwd.hpp>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "atom/core/error.h"
 
@@ -17,5 +19,8 @@ Result<boost::json::array> normalize_messages(const boost::json::array& messages
                                               std::string_view name);
 
 Status check_tools(const boost::json::array& tools);
+// Of checked tools.
+bool has_tool(const boost::json::array& tools, std::string_view name);
+std::vector<std::string> tool_names(const boost::json::array& tools);
 
 }  // namespace atom::openai

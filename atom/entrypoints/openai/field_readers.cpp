@@ -155,14 +155,32 @@ Status read_tools(const json::value& value, const FieldSpec& field, const Reques
 }
 
 Status read_tool_choice(const json::value& value, const FieldSpec& field, const RequestLimits&,
-                        ApiRequest&) {
-  if (value.is_string() && (value.get_string() == "auto" || value.get_string() == "none"))
-    return {};
-  const bool known = value.is_object() || (value.is_string() && value.get_string() == "required");
+                        ApiRequest& request) {
+  using Mode = ToolChoice::Mode;
+  ToolChoice choice;
+  if (value.is_string()) {
+    const json::string& text = value.get_string();
+    if (text == "auto" || text == "none" || text == "required") {
+      choice.mode = text == "auto" ? Mode::kAuto : text == "none" ? Mode::kNone : Mode::kRequired;
+      request.tool_choice = choice;
+      return {};
+    }
+  } else if (value.is_object()) {
+    const json::value* type = value.get_object().if_contains("type");
+    const json::value* function = value.get_object().if_contains("function");
+    const bool right_type =
+        type == nullptr || (type->is_string() && type->get_string() == "function");
+    const json::value* name = function != nullptr && function->is_object()
+                                  ? function->get_object().if_contains("name")
+                                  : nullptr;
+    if (right_type && name != nullptr && name->is_string()) {
+      request.tool_choice = {.mode = Mode::kNamed, .name = std::string(name->get_string())};
+      return {};
+    }
+  }
   return field_error(field.name,
-                     known ? "tool_choice: only \"auto\" and \"none\" are supported"
-                           : "tool_choice must be \"auto\" or \"none\"",
-                     known ? ErrorCode::kUnsupported : ErrorCode::kInvalidArgument);
+                     "tool_choice must be \"none\", \"auto\", \"required\" or "
+                     "{\"type\": \"function\", \"function\": {\"name\": …}}");
 }
 
 Status read_response_format(const json::value& value, const FieldSpec& field, const RequestLimits&,

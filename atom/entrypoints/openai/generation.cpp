@@ -5,6 +5,7 @@
 
 #include "atom/core/log.h"
 #include "atom/entrypoints/openai/json_writer.h"
+#include "atom/entrypoints/parsers/tool_parsers.h"
 
 namespace atom::openai {
 namespace {
@@ -13,17 +14,26 @@ constexpr size_t kMaxLoggedPrompt = 4096;  // bytes
 
 ResponseFormat::Options format_options(const Call& call, const Generation::Input& input) {
   const ApiRequest& request = input.request;
-  return {.endpoint = request.endpoint,
-          .id = (request.endpoint == kChat ? "chatcmpl-" : "cmpl-") + call.request_id,
-          .created = std::time(nullptr),
-          .model = input.model,
-          .logprobs = request.sampling.logprobs.has_value(),
-          .num_top = request.sampling.logprobs.value_or(0),
-          .return_token_ids = request.return_token_ids,
-          .tokens_as_ids = request.return_tokens_as_token_ids};
+  return {
+      .endpoint = request.endpoint,
+      .id = (request.endpoint == kChat ? "chatcmpl-" : "cmpl-") + call.request_id,
+      .created = std::time(nullptr),
+      .model = input.model,
+      .logprobs = request.sampling.logprobs.has_value(),
+      .num_top = request.sampling.logprobs.value_or(0),
+      .return_token_ids = request.return_token_ids,
+      .tokens_as_ids = request.return_tokens_as_token_ids,
+      .parsed = input.parsers.tools != nullptr || input.parsers.reasoning != nullptr,
+      .named_choice = request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNamed};
 }
 
 }  // namespace
+
+std::unique_ptr<parsers::OutputParser> ParserPlan::make() const {
+  if (tools == nullptr && reasoning == nullptr) return nullptr;
+  auto parser = tools != nullptr ? tools->make(context) : parsers::make_plain_parser(context);
+  return reasoning != nullptr ? reasoning->make(context, std::move(parser)) : std::move(parser);
+}
 
 Generation::Generation(EngineClient& engine, Call call, Input input)
     : engine_(engine),
@@ -35,6 +45,9 @@ Generation::Generation(EngineClient& engine, Call call, Input input)
   num_sequences_ = static_cast<int64_t>(n * num_prompts);
   choices_.resize(n * num_prompts);
   for (size_t i = 0; i < choices_.size(); ++i) choices_[i].index = static_cast<int32_t>(i);
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (auto parser = input_.parsers.make()) parsers_.push_back(std::move(parser));
+  }
   echoed_.resize(num_prompts, false);
   prompts_.resize(num_prompts);
   unfinished_ = num_prompts;
@@ -123,13 +136,38 @@ void Generation::add_echo(size_t prompt, const RequestOutput& output) {
   }
 }
 
+// The text of a delta, as the parser reads it.
+void Generation::add_text(size_t index, const ChoiceDelta& delta) {
+  ChoiceState& choice = choices_[index];
+  if (parsers_.empty()) {
+    choice.text += delta.text;
+    return;
+  }
+  parsed_.clear();
+  parsers_[index]->push(delta.text, parsed_);
+  if (delta.finish_reason) parsers_[index]->finish(parsed_);
+  choice.text += parsed_.content;
+  if (input_.request.include_reasoning) choice.reasoning += parsed_.reasoning;
+  for (parsers::ToolCallDelta& call : parsed_.calls) {
+    if (call.index > 0 && !input_.request.parallel_tool_calls) continue;
+    choice.called = true;
+    if (call.first && call.id.empty()) call.id = "call_" + random_hex().substr(0, 24);
+    if (!call.first && !choice.calls.empty() && choice.calls.back().index == call.index) {
+      choice.calls.back().arguments += call.arguments;
+    } else {
+      choice.calls.push_back(std::move(call));
+    }
+  }
+}
+
 // Adds what is new to its choice; for a stream, writes it out as an event and forgets it.
 void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output,
                             std::string& out) {
   const ApiRequest& request = input_.request;
-  ChoiceState& choice =
-      choices_[prompt * static_cast<size_t>(request.sampling.n) + static_cast<size_t>(delta.index)];
-  choice.text += delta.text;
+  const size_t index =
+      prompt * static_cast<size_t>(request.sampling.n) + static_cast<size_t>(delta.index);
+  ChoiceState& choice = choices_[index];
+  add_text(index, delta);
   if (request.return_token_ids)
     choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
   for (size_t i = 0; i < delta.logprobs.size() && i < delta.token_ids.size(); ++i) {
@@ -141,8 +179,8 @@ void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutp
     choice.stop_reason = std::move(delta.stop_reason);
   }
   if (!request.stream) return;
-  const bool news = !choice.text.empty() || choice.finish_reason || !choice.token_ids.empty() ||
-                    !delta.logprobs.empty();
+  const bool news = !choice.text.empty() || !choice.reasoning.empty() || !choice.calls.empty() ||
+                    choice.finish_reason || !choice.token_ids.empty() || !delta.logprobs.empty();
   if (!news) return;
   Usage continuous;
   if (request.continuous_usage) {
@@ -155,6 +193,8 @@ void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutp
                 first && request.return_token_ids ? &input_.prompt_ids[prompt] : nullptr);
   choice.started = true;
   choice.text.clear();
+  choice.reasoning.clear();
+  choice.calls.clear();
   choice.token_ids.clear();
   choice.logprobs.clear();
 }

@@ -13,8 +13,18 @@
 #include "atom/entrypoints/openai/call.h"
 #include "atom/entrypoints/openai/engine_client.h"
 #include "atom/entrypoints/openai/response_format.h"
+#include "atom/entrypoints/parsers/parser_table.h"
 
 namespace atom::openai {
+
+// How the text of a chat answer is read.
+struct ParserPlan {
+  const parsers::ToolFormat* tools = nullptr;  // nullptr: calls are text
+  const parsers::ReasoningFormat* reasoning = nullptr;
+  parsers::ParserContext context;
+
+  std::unique_ptr<parsers::OutputParser> make() const;  // nullptr: all text is content
+};
 
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
@@ -23,6 +33,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::vector<std::vector<int32_t>> prompt_ids;
     std::vector<std::string> prompt_texts;  // for echo, else empty
     std::string model;                      // as shown in the answer
+    ParserPlan parsers;
   };
 
   // The call carries the metrics.
@@ -36,6 +47,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   void on_output(size_t prompt, RequestOutput&& output);
   void take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out);
+  void add_text(size_t choice, const ChoiceDelta& delta);
   void add_echo(size_t prompt, const RequestOutput& output);
   bool echo_due(size_t prompt) const;
   void finish_locked(std::string& out);
@@ -54,6 +66,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::mutex mutex_;
   std::vector<RequestId> ids_;
   std::vector<ChoiceState> choices_;
+  std::vector<std::unique_ptr<parsers::OutputParser>> parsers_;  // per choice; empty: none
+  parsers::ParsedText parsed_;                                   // reused
   std::vector<bool> echoed_;  // per prompt: echo of its choices has been added
   struct PromptState {
     int64_t cached_tokens = 0;

@@ -3,6 +3,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <random>
 
 namespace atom::openai {
 namespace {
@@ -109,6 +110,17 @@ int64_t count_characters(std::string_view text) {
   for (size_t i = 0; i < text.size(); ++count)
     i += std::max<size_t>(1, sequence_length(text.substr(i)));
   return count;
+}
+
+std::string random_hex() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  for (int word = 0; word < 2; ++word) {
+    uint64_t bits = random();
+    for (int i = 0; i < 16; ++i, bits >>= 4) out += kHex[bits & 15];
+  }
+  return out;
 }
 
 std::string clipped(std::string_view text) {

@@ -16,6 +16,8 @@ void append_fixed4(std::string& out, double value);  // four decimals
 
 // Number of code points, as append_json_string would write them.
 int64_t count_characters(std::string_view text);
+// 32 random digits, for ids.
+std::string random_hex();
 // For messages: control characters and invalid UTF-8 escaped, at most 128 bytes, "..." when cut.
 std::string clipped(std::string_view text);
 

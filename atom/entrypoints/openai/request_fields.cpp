@@ -3,6 +3,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "atom/entrypoints/openai/chat_messages.h"
 #include "atom/entrypoints/openai/field_readers.h"
 #include "atom/entrypoints/openai/json_writer.h"
 
@@ -117,13 +118,6 @@ Status refused(const json::value& value, const FieldSpec& field, const RequestLi
                      ErrorCode::kUnsupported);
 }
 
-// Known to clients, without effect here; only the type is checked.
-Status accepted_bool(const json::value& value, const FieldSpec& field, const RequestLimits&,
-                     ApiRequest&) {
-  bool ignored = false;
-  return read_bool(value, field.name, ignored);
-}
-
 using P = SamplingParams;
 using R = ApiRequest;
 using K = FieldKind;
@@ -191,7 +185,8 @@ constexpr FieldSpec kFields[] = {
     {"reasoning_effort", kChat, K::kString, read_reasoning_effort},
     {"tools", kChat, K::kArray, read_tools},
     {"tool_choice", kChat, K::kOther, read_tool_choice},
-    {"parallel_tool_calls", kChat, K::kBool, accepted_bool},
+    {"parallel_tool_calls", kChat, K::kBool, boolean<&R::parallel_tool_calls>},
+    {"include_reasoning", kChat, K::kBool, boolean<&R::include_reasoning>},
     {"stream", kBothEndpoints, K::kBool, boolean<&R::stream>},
     {"stream_options", kBothEndpoints, K::kObject, read_stream_options},
     {"return_token_ids", kBothEndpoints, K::kBool, boolean<&R::return_token_ids>},
@@ -244,6 +239,20 @@ Status check_lengths(ApiRequest& request, const RequestLimits& limits) {
   return {};
 }
 
+Status check_tool_choice(const ApiRequest& request) {
+  if (!request.tool_choice) return {};
+  using Mode = ToolChoice::Mode;
+  const ToolChoice& choice = *request.tool_choice;
+  if (choice.mode == Mode::kNone || choice.mode == Mode::kAuto) return {};
+  if (request.tools.empty()) return field_error("tool_choice", "tool_choice needs tools");
+  if (choice.mode == Mode::kNamed && !has_tool(request.tools, choice.name)) {
+    return field_error("tool_choice", str_format("tool_choice names \"{}\", which is not in tools",
+                                                 clipped(choice.name)));
+  }
+  return field_error("tool_choice", "tool_choice: only \"auto\" and \"none\" are supported",
+                     ErrorCode::kUnsupported);
+}
+
 // What one field alone cannot tell.
 Status check_together(ApiRequest& request, const RequestLimits& limits) {
   SamplingParams& sampling = request.sampling;
@@ -262,6 +271,7 @@ Status check_together(ApiRequest& request, const RequestLimits& limits) {
     if (request.top_logprobs && !wanted)
       return field_error("top_logprobs", "top_logprobs needs logprobs: true");
     if (wanted) sampling.logprobs = request.top_logprobs.value_or(0);
+    ATOM_RETURN_IF_ERROR(check_tool_choice(request));
     if (request.continue_final_message && request.add_generation_prompt.value_or(false)) {
       return field_error("continue_final_message",
                          "continue_final_message and add_generation_prompt exclude each other");

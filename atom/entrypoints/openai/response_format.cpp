@@ -36,8 +36,38 @@ void append_bytes(std::string& out, std::string_view bytes) {
   out += ']';
 }
 
-const char* reason_text(FinishReason reason) {
-  return reason == FinishReason::kLength ? "length" : "stop";
+// Both names: clients of vLLM read the one, all others the other.
+void append_reasoning(std::string& out, std::string_view text) {
+  out += "\"reasoning_content\":";
+  append_json_string(out, text);
+  out += ",\"reasoning\":";
+  append_json_string(out, text);
+}
+
+void append_calls(std::string& out, const std::vector<parsers::ToolCallDelta>& calls, bool whole) {
+  out += "\"tool_calls\":[";
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const parsers::ToolCallDelta& call = calls[i];
+    out += i > 0 ? ",{" : "{";
+    if (!whole) {
+      out += "\"index\":";
+      append_int(out, call.index);
+      out += ',';
+    }
+    if (call.first) {
+      out += "\"id\":";
+      append_json_string(out, call.id);
+      out += ",\"type\":\"function\",\"function\":{\"name\":";
+      append_json_string(out, call.name);
+      out += ',';
+    } else {
+      out += "\"function\":{";
+    }
+    out += "\"arguments\":";
+    append_json_string(out, call.arguments);
+    out += "}}";
+  }
+  out += ']';
 }
 
 }  // namespace
@@ -149,13 +179,64 @@ void ResponseFormat::append_lists(std::string& out, const LogprobLists& lists) c
   }
 }
 
+// As OpenAI has it: a call that the request itself named ends with "stop".
+const char* ResponseFormat::reason_text(const ChoiceState& choice) const {
+  if (*choice.finish_reason == FinishReason::kLength) return "length";
+  return choice.called && !options_.named_choice ? "tool_calls" : "stop";
+}
+
+void ResponseFormat::append_delta(std::string& out, const ChoiceState& choice) const {
+  const char* separator = "";
+  out += ",\"delta\":{";
+  if (!choice.started) {
+    out += "\"role\":\"assistant\"";
+    separator = ",";
+  }
+  if (!choice.reasoning.empty()) {
+    out += separator;
+    append_reasoning(out, choice.reasoning);
+    separator = ",";
+  }
+  const bool nothing = choice.reasoning.empty() && choice.calls.empty();
+  if (!choice.text.empty() || (nothing && (!options_.parsed || !choice.started))) {
+    out += separator;
+    out += "\"content\":";
+    append_json_string(out, choice.text);
+    separator = ",";
+  }
+  if (!choice.calls.empty()) {
+    out += separator;
+    append_calls(out, choice.calls, false);
+  }
+  out += '}';
+}
+
+void ResponseFormat::append_message(std::string& out, const ChoiceState& choice) const {
+  out += R"(,"message":{"role":"assistant",)";
+  if (!choice.reasoning.empty()) {
+    append_reasoning(out, choice.reasoning);
+    out += ',';
+  }
+  out += "\"content\":";
+  if (choice.text.empty() && (choice.called || !choice.reasoning.empty())) {
+    out += "null";
+  } else {
+    append_json_string(out, choice.text);
+  }
+  if (!choice.calls.empty()) {
+    out += ',';
+    append_calls(out, choice.calls, true);
+  }
+  out += '}';
+}
+
 void ResponseFormat::append_end(std::string& out, const ChoiceState& choice) const {
   out += ",\"finish_reason\":";
   if (!choice.finish_reason) {
     out += "null";
   } else {
     out += '"';
-    out += reason_text(*choice.finish_reason);
+    out += reason_text(choice);
     out += "\",\"stop_reason\":";
     if (const auto* text = std::get_if<std::string>(&choice.stop_reason)) {
       append_json_string(out, *text);
@@ -196,10 +277,7 @@ void ResponseFormat::chunk(std::string& out, const ChoiceState& choice, const Us
   out += "{\"index\":";
   append_int(out, choice.index);
   if (chat) {
-    out +=
-        choice.started ? R"(,"delta":{"content":)" : R"(,"delta":{"role":"assistant","content":)";
-    append_json_string(out, choice.text);
-    out += '}';
+    append_delta(out, choice);
   } else {
     out += ",\"text\":";
     append_json_string(out, choice.text);
@@ -245,9 +323,12 @@ std::string ResponseFormat::whole(const std::vector<ChoiceState>& choices, const
     const ChoiceState& choice = choices[i];
     out += i > 0 ? ",{\"index\":" : "{\"index\":";
     append_int(out, choice.index);
-    out += chat ? R"(,"message":{"role":"assistant","content":)" : ",\"text\":";
-    append_json_string(out, choice.text);
-    if (chat) out += '}';
+    if (chat) {
+      append_message(out, choice);
+    } else {
+      out += ",\"text\":";
+      append_json_string(out, choice.text);
+    }
     append_lists(out, choice.logprobs);
     append_end(out, choice);
     if (options_.return_token_ids && !chat) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "atom/entrypoints/openai/api_request.h"
+#include "atom/entrypoints/parsers/output_parser.h"
 #include "atom/request_output.h"
 #include "atom/tokenizer/tokenizer.h"
 
@@ -41,7 +42,10 @@ struct LogprobLists {
 struct ChoiceState {
   int32_t index = 0;
   bool started = false;
-  std::string text;
+  std::string text;  // the content of a chat message
+  std::string reasoning;
+  std::vector<parsers::ToolCallDelta> calls;  // whole, or what is new of them in a stream
+  bool called = false;                        // the message has tool calls
   std::vector<int32_t> token_ids;
   LogprobLists logprobs;
   int64_t num_characters = 0;  // text_offset of the next token
@@ -60,6 +64,8 @@ class ResponseFormat {
     int32_t num_top = 0;
     bool return_token_ids = false;
     bool tokens_as_ids = false;
+    bool parsed = false;        // the text has gone through a parser
+    bool named_choice = false;  // tool_choice names a function
   };
   ResponseFormat(Options options, const Tokenizer& tokenizer);
 
@@ -83,6 +89,9 @@ class ResponseFormat {
   void append_token(std::string& out, int32_t id, std::string_view bytes) const;
   void append_chat_entry(std::string& out, int32_t id, float logprob) const;
   void append_lists(std::string& out, const LogprobLists& lists) const;
+  void append_delta(std::string& out, const ChoiceState& choice) const;
+  void append_message(std::string& out, const ChoiceState& choice) const;
+  const char* reason_text(const ChoiceState& choice) const;
   void append_end(std::string& out, const ChoiceState& choice) const;
 
   Options options_;

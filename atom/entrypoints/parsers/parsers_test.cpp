@@ -1,0 +1,357 @@
+// Every parser on a table of texts, whole, at every split into two, byte by byte and at random
+// splits: always the same parts. Texts that are no calls come out as they went in.
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <random>
+
+#include "atom/core/format.h"
+#include "atom/core/json.h"
+#include "atom/entrypoints/parsers/parser_table.h"
+#include "atom/entrypoints/parsers/tool_parsers.h"
+
+namespace atom::parsers {
+namespace {
+
+struct Call {
+  std::string name;
+  std::string arguments;
+  bool operator==(const Call&) const = default;
+};
+
+struct Parts {
+  std::string reasoning;
+  std::string content;
+  std::vector<Call> calls;
+  bool operator==(const Parts&) const = default;
+};
+
+std::ostream& operator<<(std::ostream& out, const Parts& parts) {
+  out << "reasoning [" << parts.reasoning << "] content [" << parts.content << "]";
+  for (const Call& call : parts.calls) out << " " << call.name << "(" << call.arguments << ")";
+  return out;
+}
+
+struct Case {
+  const char* form;  // "hermes", "llama3_json"; with "+think" or "+open" (the prompt opened it)
+  std::string text;
+  Parts want;
+};
+
+std::unique_ptr<OutputParser> make(std::string_view form, bool valid = false) {
+  ParserContext context{.tool_names = {"f", "get_weather"}, .calls_are_valid = valid};
+  context.in_reasoning = form.ends_with("+open");
+  const std::string_view tool = form.substr(0, form.find('+'));
+  auto parser =
+      tool.empty() ? make_plain_parser(context) : (*find_tool_format(tool, ""))->make(context);
+  if (form.find('+') == std::string_view::npos) return parser;
+  return (*find_reasoning_format("qwen3", ""))->make(context, std::move(parser));
+}
+
+// As a client puts the deltas of a stream together.
+void collect(const ParsedText& delta, Parts& parts) {
+  parts.reasoning += delta.reasoning;
+  parts.content += delta.content;
+  for (const ToolCallDelta& call : delta.calls) {
+    if (call.first) {
+      EXPECT_EQ(call.index, static_cast<int32_t>(parts.calls.size()));
+      parts.calls.push_back({.name = call.name, .arguments = {}});
+    }
+    ASSERT_EQ(call.index + 1, static_cast<int32_t>(parts.calls.size()));
+    parts.calls.back().arguments += call.arguments;
+  }
+}
+
+Parts parse(std::string_view form, std::string_view text, const std::vector<size_t>& cuts,
+            bool valid = false) {
+  const auto parser = make(form, valid);
+  Parts parts;
+  size_t at = 0;
+  const auto feed = [&](std::string_view piece) {
+    ParsedText delta;
+    parser->push(piece, delta);
+    collect(delta, parts);
+  };
+  for (const size_t cut : cuts) {
+    feed(text.substr(at, cut - at));
+    at = cut;
+  }
+  feed(text.substr(at));
+  ParsedText rest;
+  parser->finish(rest);
+  collect(rest, parts);
+  return parts;
+}
+
+void check_all_splits(std::string_view form, std::string_view text, const Parts& want) {
+  EXPECT_EQ(parse(form, text, {}), want) << form << ": " << text;
+  for (size_t cut = 0; cut <= text.size(); ++cut)
+    ASSERT_EQ(parse(form, text, {cut}), want) << form << " cut at " << cut << ": " << text;
+  std::vector<size_t> bytes(text.size());
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = i;
+  ASSERT_EQ(parse(form, text, bytes), want) << form << " by bytes: " << text;
+}
+
+const Call kParis{"get_weather", R"({"city": "Paris"})"};
+const std::string kHermesParis =
+    "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}\n</tool_call>";
+
+const Case kCases[] = {
+    // Plain text.
+    {"hermes", "Hello <b>world</b> {1}\n", {"", "Hello <b>world</b> {1}\n", {}}},
+    {"hermes", "", {}},
+    {"hermes", " \n", {"", " \n", {}}},
+    {"llama3_json", "Hello {world} [1, 2]", {"", "Hello {world} [1, 2]", {}}},
+    // One call, several, with text around.
+    {"hermes", kHermesParis, {"", "", {kParis}}},
+    {"hermes", "\n\n" + kHermesParis + "\n", {"", "", {kParis}}},
+    {"hermes", "Let me look.\n" + kHermesParis, {"", "Let me look.", {kParis}}},
+    {"hermes", kHermesParis + "\n" + kHermesParis, {"", "", {kParis, kParis}}},
+    {"hermes", "A\n" + kHermesParis + "\nB", {"", "A\nB", {kParis}}},
+    {"hermes", kHermesParis + "\n\nDone.\n", {"", "Done.\n", {kParis}}},
+    {"hermes",
+     R"(<tool_call>{"name":"f","arguments":{}}{"name":"f","arguments":{"a":1}}</tool_call>)",
+     {"", R"({"name":"f","arguments":{"a":1}}</tool_call>)", {{"f", "{}"}}}},
+    // The model's own JSON text is kept.
+    {"hermes",
+     "<tool_call>{\"name\":\"f\",\"arguments\":{ \"a\" :[1,2.50e+3,-0.1,null,true] ,\"b\":{}}}"
+     "</tool_call>",
+     {"", "", {{"f", R"({ "a" :[1,2.50e+3,-0.1,null,true] ,"b":{}})"}}}},
+    {"hermes",
+     R"(<tool_call>{"arguments": {"x": "\"}"}, "name": "f"}</tool_call>)",
+     {"", "", {{"f", R"({"x": "\"}"})"}}}},
+    // Tags and braces in strings are text of the string.
+    {"hermes",
+     R"(<tool_call>{"name": "f", "arguments": {"x": "</tool_call><tool_call>{"}}</tool_call>)",
+     {"", "", {{"f", R"({"x": "</tool_call><tool_call>{"})"}}}},
+    {"hermes",
+     "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"caf\xC3\xA9 "
+     "\xF0\x9F\x98\x80\"}}</tool_call>\xC3\xA9",
+     {"", "\xC3\xA9", {{"f", "{\"x\": \"caf\xC3\xA9 \xF0\x9F\x98\x80\"}"}}}},
+    // Spellings.
+    {"hermes",
+     R"(<tool_call>{"name": "f", "parameters": {"a": 1}}</tool_call>)",
+     {"", "", {{"f", R"({"a": 1})"}}}},
+    {"hermes", R"(<tool_call>{"name": "f"}</tool_call>)", {"", "", {{"f", "{}"}}}},
+    {"hermes",
+     R"(<tool_call>{"name": "f", "arguments": null}</tool_call>)",
+     {"", "", {{"f", "{}"}}}},
+    {"hermes",
+     R"(<tool_call>{"name": "f", "arguments": "{\"a\": 1}"}</tool_call>)",
+     {"", "", {{"f", R"({"a": 1})"}}}},
+    {"hermes",
+     R"(<tool_call>{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}</tool_call>)",
+     {"", "", {{"f", R"({"a": 1})"}}}},
+    {"hermes",
+     R"(<tool_call>{"name": "a\u00e9b", "arguments": {}}</tool_call>)",
+     {"",
+      "",
+      {{"a\xC3\xA9"
+        "b",
+        "{}"}}}},
+    // A line break inside a string is what models get wrong most.
+    {"hermes",
+     "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"a\nb\x01\"}}</tool_call>",
+     {"", "", {{"f", R"({"x": "a\nb\u0001"})"}}}},
+    // Braces missing or too many, closing tag missing.
+    {"hermes",
+     "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1}\n</tool_call>",
+     {"", "", {{"f", R"({"a": 1})"}}}},
+    {"hermes",
+     "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1}}}\n</tool_call>",
+     {"", "", {{"f", R"({"a": 1})"}}}},
+    {"hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {}}", {"", "", {{"f", "{}"}}}},
+    {"hermes",
+     "<tool_call>{\"name\": \"f\", \"arguments\": {}}\n" + kHermesParis,
+     {"", "", {{"f", "{}"}, kParis}}},
+    // No calls: everything stays.
+    {"hermes", "<tool_call>", {"", "<tool_call>", {}}},
+    {"hermes", "a <tool_cal", {"", "a <tool_cal", {}}},
+    {"hermes",
+     "<tool_call> \n not json </tool_call>",
+     {"", "<tool_call> \n not json </tool_call>", {}}},
+    {"hermes",
+     R"(<tool_call>{"name": "f", "arguments": {"a": "unclosed)",
+     {"", R"(<tool_call>{"name": "f", "arguments": {"a": "unclosed)", {}}},
+    {"hermes",
+     R"(<tool_call>{"name": "f", "arguments": {"a": }}</tool_call>)",
+     {"", R"(<tool_call>{"name": "f", "arguments": {"a": }}</tool_call>)", {}}},
+    {"hermes",
+     R"(<tool_call>{"name": "f", "arguments": [1]}</tool_call>)",
+     {"", R"(<tool_call>{"name": "f", "arguments": [1]}</tool_call>)", {}}},
+    {"hermes",
+     R"(<tool_call>{"name": 7, "arguments": {}}</tool_call>)",
+     {"", R"(<tool_call>{"name": 7, "arguments": {}}</tool_call>)", {}}},
+    {"hermes",
+     R"(<tool_call>{'name': 'f', 'arguments': {}}</tool_call>)",
+     {"", R"(<tool_call>{'name': 'f', 'arguments': {}}</tool_call>)", {}}},
+    {"hermes",
+     R"(<tool_call>{"name": "f", "arguments": {"a": 01}}</tool_call>)",
+     {"", R"(<tool_call>{"name": "f", "arguments": {"a": 01}}</tool_call>)", {}}},
+    {"hermes",
+     R"(<tool_call>{"name": "f", "name": "g", "arguments": {}}</tool_call>)",
+     {"", R"(<tool_call>{"name": "f", "name": "g", "arguments": {}}</tool_call>)", {}}},
+    {"hermes", "x </tool_call> y", {"", "x </tool_call> y", {}}},
+    // The good call after a broken one.
+    {"hermes",
+     "<tool_call>\n<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>",
+     {"", "<tool_call>", {{"f", "{}"}}}},
+    {"hermes",
+     R"(<tool_call>{"name": <tool_call>{"name": "f", "arguments": {}}</tool_call>)",
+     {"", R"(<tool_call>{"name":)", {{"f", "{}"}}}},
+    // Llama.
+    {"llama3_json",
+     R"({"name": "get_weather", "parameters": {"city": "Paris"}})",
+     {"", "", {kParis}}},
+    {"llama3_json",
+     R"({"type": "function", "name": "f", "parameters": {}})",
+     {"", "", {{"f", "{}"}}}},
+    {"llama3_json",
+     R"({"name": "f", "parameters": {}}; {"name": "f", "parameters": {"a": 1}})",
+     {"", "", {{"f", "{}"}, {"f", R"({"a": 1})"}}}},
+    {"llama3_json",
+     "[{\"name\": \"f\", \"parameters\": {}},\n{\"name\": \"f\", \"parameters\": {}}]",
+     {"", "", {{"f", "{}"}, {"f", "{}"}}}},
+    {"llama3_json", R"(I call: {"name": "f", "parameters": {}})", {"", "I call:", {{"f", "{}"}}}},
+    {"llama3_json",
+     R"({"name": "unknown", "parameters": {}})",
+     {"", R"({"name": "unknown", "parameters": {}})", {}}},
+    {"llama3_json", R"({"name": "f"})", {"", R"({"name": "f"})", {}}},
+    {"llama3_json",
+     R"({"answer": 42, "name": "f", "parameters": {}})",
+     {"", R"({"answer": 42, "name": "f", "parameters": {}})", {}}},
+    {"llama3_json", R"({ {"name": "f", "parameters": {}})", {"", "{", {{"f", "{}"}}}},
+    {"llama3_json", R"([1, 2] and {"a": {"b": [)", {"", R"([1, 2] and {"a": {"b": [)", {}}},
+    // Reasoning.
+    {"+think", "<think>\nHm.\n</think>\n\nYes.", {"Hm.", "Yes.", {}}},
+    {"+think", "<think>\n\n</think>\n\nYes.", {"", "Yes.", {}}},
+    {"+think", "\n<think>a</think>b", {"a", "b", {}}},
+    {"+think", "Yes.<think>no</think>", {"", "Yes.<think>no</think>", {}}},
+    {"+think", "<think>endless\n", {"endless\n", "", {}}},
+    {"+think", "<thi", {"", "<thi", {}}},
+    {"+think", "<thinking> is a tag", {"", "<thinking> is a tag", {}}},
+    {"+think", "<think>a </thin b</think>c</think>", {"a </thin b", "c</think>", {}}},
+    {"+think", " ", {"", " ", {}}},
+    {"+open", "\nHm.\n</think>\n\nYes.\n", {"Hm.", "Yes.\n", {}}},
+    {"+open", "<think>\nHm.</think>Yes.", {"Hm.", "Yes.", {}}},
+    {"+open", "cut short", {"cut short", "", {}}},
+    {"+open", "</think>Yes.", {"", "Yes.", {}}},
+    {"hermes+think",
+     "<think>\n<tool_call> or not?\n</think>\n\n" + kHermesParis,
+     {"<tool_call> or not?", "", {kParis}}},
+    {"hermes+think", "<think>\n\n</think>\n\nLook:\n" + kHermesParis, {"", "Look:", {kParis}}},
+    {"llama3_json+open",
+     R"(Hm.</think>{"name": "f", "parameters": {}})",
+     {"Hm.", "", {{"f", "{}"}}}},
+};
+
+TEST(Parsers, EverySplitGivesTheSameParts) {
+  for (const Case& c : kCases) check_all_splits(c.form, c.text, c.want);
+}
+
+TEST(Parsers, RandomSplitsOfJoinedTexts) {
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 2000; ++round) {
+    std::string text;
+    for (int i = 0; i < 4; ++i) text += kCases[random() % std::size(kCases)].text;
+    for (const char* form : {"hermes", "llama3_json", "+think", "hermes+open"}) {
+      std::vector<size_t> cuts;
+      for (size_t at = random() % 8; at < text.size(); at += 1 + random() % 16) cuts.push_back(at);
+      ASSERT_EQ(parse(form, text, cuts), parse(form, text, {})) << form << ": " << text;
+    }
+  }
+}
+
+// Arguments are always JSON, whatever the model writes, until they are streamed while they grow.
+TEST(Parsers, LongArgumentsAreStreamed) {
+  const std::string head = R"(<tool_call>{"name": "f", "arguments": {"x": ")";
+  const std::string body(10000, 'y');
+  for (const bool valid : {false, true}) {
+    const auto parser = make("hermes", valid);
+    ParsedText out;
+    parser->push(head, out);
+    EXPECT_EQ(out.calls.size(), valid ? 1U : 0U);
+    parser->push(std::string_view(body).substr(0, 3000), out);
+    ASSERT_EQ(out.calls.size(), 1U);
+    EXPECT_EQ(out.calls[0].name, "f");
+    EXPECT_EQ(out.calls[0].arguments, R"({"x": ")" + body.substr(0, 3000));
+    parser->push(std::string_view(body).substr(3000), out);
+    parser->push("\"}}</tool_call>", out);
+    parser->finish(out);
+    ASSERT_EQ(out.calls.size(), 1U);
+    EXPECT_EQ(out.calls[0].arguments, R"({"x": ")" + body + "\"}");
+    EXPECT_EQ(out.content, "");
+  }
+  // Broken after that: the call stays incomplete and the rest is text.
+  const Parts broken = parse("hermes", head + body + "\"]}</tool_call>", {});
+  EXPECT_EQ(broken, parse("hermes", head + body + "\"]}</tool_call>", {7, 100, 5000}));
+  EXPECT_EQ(broken.content, "]}</tool_call>");
+  ASSERT_EQ(broken.calls.size(), 1U);
+}
+
+TEST(Parsers, TakesTimeLinearInTheText) {
+  // A megabyte a byte at a time; quadratic work would take minutes.
+  const std::string units[] = {
+      "<tool_call>",  "{",          "<",       "a",         "\n", "<tool_call>{\"name\":\"",
+      "</tool_call>", kHermesParis, "<think>", "{\"name\":"};
+  for (const std::string& unit : units) {
+    std::string text;
+    while (text.size() < 1000000) text += unit;
+    for (const char* form : {"hermes+think", "llama3_json", "hermes+open"}) {
+      const auto parser = make(form);
+      ParsedText out;
+      size_t size = 0;
+      for (const char& c : text) {
+        parser->push({&c, 1}, out);
+        if (out.empty()) continue;
+        size += out.content.size() + out.reasoning.size() + out.calls.size();
+        out.clear();
+      }
+      parser->finish(out);
+      // In reasoning, leading newlines are the format's.
+      if (unit == "\n" && std::string_view(form).ends_with("+open")) continue;
+      EXPECT_GT(size + out.content.size() + out.reasoning.size(), 0U) << form << " " << unit;
+    }
+  }
+}
+
+TEST(Parsers, ControlTokens) {
+  ParsedText out;
+  auto parser = make("llama3_json");
+  parser->push_control("<|python_tag|>", out);
+  parser->push(R"({"name": "any_name", "parameters": {"a": 1}})", out);
+  parser->push_control("<|eom_id|>", out);
+  parser->finish(out);
+  ASSERT_EQ(out.calls.size(), 1U);
+  EXPECT_EQ(out.calls[0].name, "any_name");
+  out.clear();
+  parser = make("llama3_json");
+  parser->push_control("<|python_tag|>", out);
+  parser->push("print({'a': 1})", out);
+  parser->finish(out);
+  EXPECT_EQ(out.content, "print({'a': 1})");
+}
+
+TEST(ParserTable, FindsFormatsByNameAndTemplate) {
+  const auto tool = [](std::string_view name, std::string_view source) -> std::string {
+    const auto found = find_tool_format(name, source);
+    if (!found) return found.error().message;
+    return *found == nullptr ? "none" : std::string((*found)->name);
+  };
+  EXPECT_EQ(tool("auto", "x <tool_call>\\n{\\\"name\\\""), "hermes");
+  EXPECT_EQ(tool("auto", "<tool_call><arg_key>"), "none");
+  EXPECT_EQ(tool("auto", "<|im_start|>"), "none");
+  EXPECT_EQ(tool("none", "<tool_call>"), "none");
+  EXPECT_EQ(tool("llama3", ""), "llama3_json");
+  EXPECT_NE(tool("no_such", "").find("allowed: auto, none, hermes"), std::string::npos);
+  EXPECT_EQ((*find_reasoning_format("auto", "a</think>"))->name, "qwen3");
+  EXPECT_EQ(*find_reasoning_format("auto", ""), nullptr);
+  const ReasoningFormat& think = **find_reasoning_format("qwen3", "");
+  EXPECT_TRUE(think.open_at_end("assistant\n<think>\n"));
+  EXPECT_FALSE(think.open_at_end("assistant\n<think>\n\n</think>\n\n"));
+  EXPECT_FALSE(think.open_at_end("what is <think>?<|im_end|>\n"));
+  EXPECT_FALSE(think.open_at_end(""));
+}
+
+}  // namespace
+}  // namespace atom::parsers
