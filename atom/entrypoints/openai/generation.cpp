@@ -23,6 +23,7 @@ ResponseFormat::Options format_options(const Call& call, const Generation::Input
       .num_top = request.sampling.logprobs.value_or(0),
       .return_token_ids = request.return_token_ids,
       .tokens_as_ids = request.return_tokens_as_token_ids,
+      .skip_special_tokens = request.sampling.skip_special_tokens,
       .parsed = input.parsers.tools != nullptr || input.parsers.reasoning != nullptr,
       .named_choice = request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNamed};
 }

@@ -1,5 +1,6 @@
 #include "atom/entrypoints/openai/json_writer.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -26,6 +27,8 @@ constexpr std::array<unsigned char, 256> kEscape = [] {
   table[0x7f] = 'u';
   return table;
 }();
+
+bool is_continuation(char byte) { return (static_cast<unsigned char>(byte) & 0xc0U) == 0x80U; }
 
 // Length of the valid UTF-8 sequence at text[0], or 0 (RFC 3629: no surrogates, no overlong forms).
 size_t sequence_length(std::string_view text) {
@@ -106,10 +109,11 @@ void append_fixed4(std::string& out, double value) {
 }
 
 int64_t count_characters(std::string_view text) {
-  int64_t count = 0;
-  for (size_t i = 0; i < text.size(); ++count)
-    i += std::max<size_t>(1, sequence_length(text.substr(i)));
-  return count;
+  return std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); });
+}
+
+bool continues_character(std::string_view text) {
+  return !text.empty() && is_continuation(text[0]);
 }
 
 std::string random_hex() {

@@ -14,8 +14,10 @@ void append_int(std::string& out, int64_t value);
 void append_float(std::string& out, float value);    // not finite: null
 void append_fixed4(std::string& out, double value);  // four decimals
 
-// Number of code points, as append_json_string would write them.
+// Number of characters that begin in `text`: in a text cut into pieces anywhere, each counts once.
 int64_t count_characters(std::string_view text);
+// `text` begins inside a character.
+bool continues_character(std::string_view text);
 // 32 random digits, for ids.
 std::string random_hex();
 // For messages: control characters and invalid UTF-8 escaped, at most 128 bytes, "..." when cut.

@@ -132,8 +132,9 @@ void ResponseFormat::add_logprobs(const std::optional<TokenLogprobs>& logprobs, 
   separate(lists.tokens);
   append_token(lists.tokens, token, bytes);
   separate(lists.text_offset);
-  append_int(lists.text_offset, num_characters);
-  num_characters += count_characters(bytes);
+  append_int(lists.text_offset, num_characters - (continues_character(bytes) ? 1 : 0));
+  const bool hidden = options_.skip_special_tokens && tokenizer_.is_special(token);
+  if (!hidden) num_characters += count_characters(bytes);
   separate(lists.token_logprobs);
   separate(lists.top_logprobs);
   if (!logprobs) {

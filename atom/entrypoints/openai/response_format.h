@@ -64,6 +64,7 @@ class ResponseFormat {
     int32_t num_top = 0;
     bool return_token_ids = false;
     bool tokens_as_ids = false;
+    bool skip_special_tokens = true;  // they take no place in the text
     bool parsed = false;        // the text has gone through a parser
     bool named_choice = false;  // tool_choice names a function
   };
