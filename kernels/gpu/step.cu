@@ -1,6 +1,6 @@
-#include <cuda_runtime.h>
-
 #include "kernels/gpu/step.h"
+
+#include "kernels/gpu/vendor/gpu_runtime.h"
 
 namespace atom::gpu {
 namespace {

@@ -1,0 +1,208 @@
+// Rows moved, combined, converted and made up: embedding, gather, SiLU * mul, quantisation, casts
+// and dummy weights.
+#include "kernels/common/dummy.h"
+#include "kernels/gpu/primitives/launch.h"
+#include "kernels/gpu/primitives/warp.h"
+#include "kernels/gpu/vector_ops.h"
+#include "kernels/gpu/vector_ops/row_io.h"
+
+namespace atom::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ __forceinline__ int64_t thread_index() {
+  return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+}
+
+LaunchShape shape_for(int64_t threads, DeviceStream stream) {
+  return {.grid = dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads)),
+          .block = dim3(kThreads),
+          .stream = static_cast<cudaStream_t>(stream)};
+}
+
+template <class Out>
+__global__ void __launch_bounds__(kThreads) embedding_kernel(const EmbeddingArgs args) {
+  const int64_t pieces = args.hidden_size / 8;
+  const int64_t i = thread_index();
+  allow_next();
+  wait_previous();
+  if (i >= args.num_tokens * pieces) {
+    return;
+  }
+  const int64_t id = args.ids[i / pieces];
+  const int64_t row = id >= 0 && id < args.vocab_size ? id : 0;
+  float values[8];
+  load8(args.table + row * args.hidden_size + i % pieces * 8, values);
+  store8(static_cast<Out*>(args.out) + i * 8, values);
+}
+
+__global__ void __launch_bounds__(kThreads) gather_rows_kernel(const GatherRowsArgs args) {
+  const int64_t pieces = args.size / 8;
+  const int64_t i = thread_index();
+  allow_next();
+  wait_previous();
+  if (i >= args.num_rows * pieces) {
+    return;
+  }
+  const int64_t from = args.rows[i / pieces];
+  const int64_t row = from >= 0 && from < args.num_tokens ? from : 0;
+  store16(args.out + i * 8, load16(args.x + row * args.size + i % pieces * 8));
+}
+
+__global__ void __launch_bounds__(kThreads) silu_mul_kernel(const SiluMulArgs args) {
+  const int64_t pieces = args.size / 8;
+  const int64_t i = thread_index();
+  allow_next();
+  wait_previous();
+  if (i >= args.num_tokens * pieces) {
+    return;
+  }
+  const uint16_t* row = args.gate_up + i / pieces * 2 * args.size + i % pieces * 8;
+  float gate[8];
+  float up[8];
+  load8(row, gate);
+  load8(row + args.size, up);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    gate[j] = gate[j] / (1.0F + expf(-gate[j])) * up[j];
+  }
+  store8(args.out + i * 8, gate);
+}
+
+// One block a row; the second reading of the row comes from the caches.
+__global__ void __launch_bounds__(kThreads) quantize_rows_kernel(const QuantizeRowsArgs args) {
+  __shared__ float shared[kThreads / kWarpSize];
+  const uint16_t* x = args.x + blockIdx.x * args.size;
+  allow_next();
+  wait_previous();
+  float largest = 0.0F;
+  for (int64_t i = threadIdx.x * 8; i < args.size; i += kThreads * 8) {
+    float values[8];
+    load8(x + i, values);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      largest = fmaxf(largest, fabsf(values[j]));
+    }
+  }
+  largest = reduce_block<MaxOf>(largest, shared);
+  const float scale = largest > 0.0F ? largest / kE4M3Largest : 1.0F;
+  for (int64_t i = threadIdx.x * 8; i < args.size; i += kThreads * 8) {
+    float values[8];
+    load8(x + i, values);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      values[j] /= scale;
+    }
+    store8(args.out + blockIdx.x * args.size + i, values);
+  }
+  if (threadIdx.x == 0) {
+    args.scales[blockIdx.x] = scale;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    fill_random_kernel(uint64_t state, float limit, uint16_t* out, int64_t count) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = thread_index(); i < count; i += stride) {
+    out[i] = to_bf16(dummy_value(state, static_cast<uint64_t>(i)) * limit);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    bf16_to_f32_kernel(const uint16_t* from, float* to, int64_t count) {
+  const int64_t i = thread_index() * 8;
+  allow_next();
+  wait_previous();
+  if (i + 8 <= count) {
+    float values[8];
+    load8(from + i, values);
+    store8(to + i, values);
+  } else {
+    for (int64_t j = i; j < count; ++j) {
+      to[j] = from_bf16(from[j]);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    f32_to_bf16_kernel(const float* from, uint16_t* to, int64_t count) {
+  const int64_t i = thread_index() * 8;
+  allow_next();
+  wait_previous();
+  if (i + 8 <= count) {
+    float values[8];
+    load8(from + i, values);
+    store8(to + i, values);
+  } else {
+    for (int64_t j = i; j < count; ++j) {
+      to[j] = to_bf16(from[j]);
+    }
+  }
+}
+
+}  // namespace
+
+DeviceStatus embedding(const EmbeddingArgs& args, DeviceStream stream) {
+  if (args.hidden_size % 8 != 0) {
+    return "embedding: the row size is not a multiple of 8";
+  }
+  const int64_t threads = args.num_tokens * args.hidden_size / 8;
+  if (threads == 0) {
+    return nullptr;
+  }
+  const LaunchShape shape = shape_for(threads, stream);
+  return args.out_dtype == DType::kF32 ? launch_chained(embedding_kernel<float>, shape, args)
+                                       : launch_chained(embedding_kernel<uint16_t>, shape, args);
+}
+
+DeviceStatus gather_rows(const GatherRowsArgs& args, DeviceStream stream) {
+  if (args.size % 8 != 0) {
+    return "gather_rows: the row size is not a multiple of 8";
+  }
+  const int64_t threads = args.num_rows * args.size / 8;
+  return threads == 0 ? nullptr
+                      : launch_chained(gather_rows_kernel, shape_for(threads, stream), args);
+}
+
+DeviceStatus silu_mul(const SiluMulArgs& args, DeviceStream stream) {
+  if (args.size % 8 != 0) {
+    return "silu_mul: the row size is not a multiple of 8";
+  }
+  const int64_t threads = args.num_tokens * args.size / 8;
+  return threads == 0 ? nullptr : launch_chained(silu_mul_kernel, shape_for(threads, stream), args);
+}
+
+DeviceStatus quantize_rows(const QuantizeRowsArgs& args, DeviceStream stream) {
+  if (args.size % 8 != 0) {
+    return "quantize_rows: the row size is not a multiple of 8";
+  }
+  return args.num_rows == 0 ? nullptr
+                            : launch_chained(quantize_rows_kernel,
+                                             shape_for(args.num_rows * kThreads, stream), args);
+}
+
+DeviceStatus fill_random(uint64_t state, float limit, uint16_t* out, int64_t count,
+                         DeviceStream stream) {
+  if (count == 0) {
+    return nullptr;
+  }
+  LaunchShape shape = shape_for(count, stream);
+  const auto most = static_cast<unsigned>(multiprocessor_count() * 64);
+  shape.grid.x = shape.grid.x < most ? shape.grid.x : most;
+  return launch(fill_random_kernel, shape, state, limit, out, count);
+}
+
+DeviceStatus cast_bf16_to_f32(const uint16_t* from, float* to, int64_t count, DeviceStream stream) {
+  return count == 0 ? nullptr
+                    : launch_chained(bf16_to_f32_kernel, shape_for((count + 7) / 8, stream), from,
+                                     to, count);
+}
+
+DeviceStatus cast_f32_to_bf16(const float* from, uint16_t* to, int64_t count, DeviceStream stream) {
+  return count == 0 ? nullptr
+                    : launch_chained(f32_to_bf16_kernel, shape_for((count + 7) / 8, stream), from,
+                                     to, count);
+}
+
+}  // namespace atom::gpu

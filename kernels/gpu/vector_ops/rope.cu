@@ -1,0 +1,183 @@
+// Rotary positions, and what happens to q, k and v between their product and attention. A group of
+// kGroup lanes owns a head: lane i holds values of the first half and their partners of the second,
+// so that a rotation never leaves the thread.
+#include "kernels/gpu/primitives/launch.h"
+#include "kernels/gpu/primitives/warp.h"
+#include "kernels/gpu/vector_ops.h"
+#include "kernels/gpu/vector_ops/row_io.h"
+
+namespace atom::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kGroup = 16;  // lanes of a head: 16 values each at head_dim 256
+constexpr int kMaxHeadDim = 256;
+
+__global__ void __launch_bounds__(kThreads) rope_cos_sin_kernel(const RopeCosSinArgs args) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  allow_next();
+  wait_previous();
+  if (i >= args.num_tokens * args.half) {
+    return;
+  }
+  const int64_t token = i / args.half;
+  const int64_t frequency = i % args.half;
+  const float angle = static_cast<float>(args.positions[token]) * args.inv_freq[frequency];
+  float sine = 0.0F;
+  float cosine = 0.0F;
+  sincosf(angle, &sine, &cosine);
+  float* row = args.cos_sin + token * 2 * args.half;
+  row[frequency] = cosine;
+  row[args.half + frequency] = sine;
+}
+
+// Two runs of eight values of a head: [first, first + 8) and [second, second + 8).
+struct HeadPiece {
+  float a[8];
+  float b[8];
+};
+
+__device__ __forceinline__ void norm_head(HeadPiece& piece, bool active, const float* weight,
+                                          int first, int second, float eps, int head_dim) {
+  float squares = 0.0F;
+  if (active) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      squares += piece.a[j] * piece.a[j] + piece.b[j] * piece.b[j];
+    }
+  }
+  squares = reduce_lanes<SumOf, kGroup>(squares);
+  if (!active) {
+    return;
+  }
+  const float inverse = 1.0F / sqrtf(squares / static_cast<float>(head_dim) + eps);
+  float wa[8];
+  float wb[8];
+  load8(weight + first, wa);
+  load8(weight + second, wb);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    piece.a[j] = piece.a[j] * inverse * wa[j];
+    piece.b[j] = piece.b[j] * inverse * wb[j];
+  }
+}
+
+__device__ __forceinline__ void rotate(HeadPiece& piece, const float* cos_sin, int first,
+                                       int half) {
+  float cosine[8];
+  float sine[8];
+  load8(cos_sin + first, cosine);
+  load8(cos_sin + half + first, sine);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float a = piece.a[j];
+    const float b = piece.b[j];
+    piece.a[j] = a * cosine[j] - b * sine[j];
+    piece.b[j] = b * cosine[j] + a * sine[j];
+  }
+}
+
+__device__ __forceinline__ void store_cache(void* cache, DType dtype, int64_t at, float inverse,
+                                            float (&values)[8]) {
+  if (dtype == DType::kBF16) {
+    store8(static_cast<uint16_t*>(cache) + at, values);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    values[j] *= inverse;
+  }
+  store8(static_cast<uint8_t*>(cache) + at, values);
+}
+
+// Grid: (tokens, heads / (kThreads / kGroup)).
+__global__ void __launch_bounds__(kThreads)
+    qk_norm_rope_kv_write_kernel(const QkNormRopeKvWriteArgs args) {
+  const int64_t token = blockIdx.x;
+  const int num_heads = args.num_heads + 2 * args.num_kv_heads;
+  const int head = static_cast<int>(blockIdx.y * (kThreads / kGroup) + threadIdx.x / kGroup);
+  const int lane = static_cast<int>(threadIdx.x) % kGroup;
+  // The first lanes take the rotating pairs, the next ones what is left of the head, 16 at a time.
+  const int half = args.rotary_dim / 2;
+  const int pairs = half / 8;
+  const bool rotates = lane < pairs;
+  const int first = rotates ? lane * 8 : args.rotary_dim + (lane - pairs) * 16;
+  const int second = rotates ? half + first : first + 8;
+  const bool active = head < num_heads && second < args.head_dim;
+  const bool is_value = head >= args.num_heads + args.num_kv_heads;
+  const bool is_query = head < args.num_heads;
+  allow_next();
+  wait_previous();
+
+  HeadPiece piece{};
+  uint16_t* row = args.qkv + (token * num_heads + head) * args.head_dim;
+  if (active) {
+    load8(row + first, piece.a);
+    load8(row + second, piece.b);
+  }
+  const float* weight = is_query ? args.q_norm : args.k_norm;
+  if (args.q_norm != nullptr || args.k_norm != nullptr) {  // the reduction is for whole warps
+    norm_head(piece, active && !is_value && weight != nullptr, weight, first, second, args.norm_eps,
+              args.head_dim);
+  }
+  if (!active) {
+    return;
+  }
+  if (rotates && !is_value) {
+    rotate(piece, args.cos_sin + token * args.rotary_dim, first, half);
+  }
+  if (is_query) {
+    store8(row + first, piece.a);
+    store8(row + second, piece.b);
+    return;
+  }
+  const int64_t slot = args.slot_mapping[token];
+  if (slot < 0) {
+    return;
+  }
+  const PagedKvCache& cache = args.cache;
+  const int kv_head = (head - args.num_heads) % args.num_kv_heads;
+  const int64_t block = slot / cache.block_size;
+  const int64_t at =
+      ((block * args.num_kv_heads + kv_head) * cache.block_size + slot % cache.block_size) *
+      args.head_dim;
+  void* to = is_value ? cache.v : cache.k;
+  const float inverse = 1.0F / (is_value ? cache.v_scale : cache.k_scale);
+  store_cache(to, cache.dtype, at + first, inverse, piece.a);
+  store_cache(to, cache.dtype, at + second, inverse, piece.b);
+}
+
+}  // namespace
+
+DeviceStatus rope_cos_sin(const RopeCosSinArgs& args, DeviceStream stream) {
+  const int64_t count = args.num_tokens * args.half;
+  if (count == 0) {
+    return nullptr;
+  }
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)),
+                          .block = dim3(kThreads),
+                          .stream = static_cast<cudaStream_t>(stream)};
+  return launch_chained(rope_cos_sin_kernel, shape, args);
+}
+
+DeviceStatus qk_norm_rope_kv_write(const QkNormRopeKvWriteArgs& args, DeviceStream stream) {
+  if (args.num_tokens == 0) {
+    return nullptr;
+  }
+  if (args.head_dim % 16 != 0 || args.head_dim > kMaxHeadDim || args.rotary_dim % 16 != 0 ||
+      args.rotary_dim > args.head_dim) {
+    return "qk_norm_rope_kv_write: head_dim and rotary_dim are not multiples of 16 up to 256";
+  }
+  if (args.cache.dtype != DType::kBF16 && args.cache.dtype != DType::kF8E4M3) {
+    return "qk_norm_rope_kv_write: the cache is neither bf16 nor e4m3";
+  }
+  constexpr int kHeads = kThreads / kGroup;
+  const int heads = args.num_heads + 2 * args.num_kv_heads;
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(args.num_tokens),
+                                       static_cast<unsigned>((heads + kHeads - 1) / kHeads)),
+                          .block = dim3(kThreads),
+                          .stream = static_cast<cudaStream_t>(stream)};
+  return launch_chained(qk_norm_rope_kv_write_kernel, shape, args);
+}
+
+}  // namespace atom::gpu
