@@ -37,7 +37,7 @@ format:
 	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf build .venv
+	rm -rf build .venv .venv-frameworks
 
 help:
 	@sed -n 's/^#   //p' Makefile

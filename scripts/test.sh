@@ -38,14 +38,14 @@ unit_failed=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$log" | sum)
 [ $ctest_status = 0 ] || [ "$unit_failed" -gt 0 ] || unit_failed=1
 count "$unit_passed" "$unit_failed"
 
-part "program and server tests"
-scripts/venv.sh tests/requirements.txt && demo=$(scripts/fetch_demo_model.sh)
-if [ $? = 0 ]; then
-  results=build/pytest.xml
+# Runs pytest of a virtual environment and counts its results. Arguments: environment, then those of pytest.
+run_pytest() {
+  local venv=$1 results=build/pytest.xml status tests bad skipped
+  shift
   rm -f $results
   ATOM_BINARY=$PWD/build/bin/atom ATOM_DEMO_MODEL=$demo \
-    .venv/bin/python -m pytest -q -p no:cacheprovider --junitxml=$results tests
-  pytest_status=$?
+    "$venv/bin/python" -m pytest -q -p no:cacheprovider --junitxml=$results "$@"
+  status=$?
   read -r tests bad skipped < <(python3 - $results <<'PY'
 import sys, xml.etree.ElementTree as tree
 try:
@@ -57,8 +57,21 @@ except Exception:
     print(0, 0, 0)
 PY
   )
-  [ $pytest_status = 0 ] || [ "$bad" -gt 0 ] || bad=1
+  [ $status = 0 ] || [ "$bad" -gt 0 ] || bad=1
   count $((tests > bad + skipped ? tests - bad - skipped : 0)) "$bad"
+}
+
+part "program and server tests"
+if scripts/venv.sh tests/requirements.txt && demo=$(scripts/fetch_demo_model.sh); then
+  run_pytest .venv tests --ignore=tests/clients/frameworks
+else
+  echo "test: no Python environment or no demo model"
+  count 0 1
+fi
+
+part "LiteLLM, LangChain, instructor, llm, and the openai package they need"
+if [ -n "${demo:-}" ] && scripts/venv.sh tests/clients/frameworks/requirements.txt .venv-frameworks; then
+  run_pytest .venv-frameworks tests/clients/frameworks tests/clients/test_sdk.py
 else
   echo "test: no Python environment or no demo model"
   count 0 1

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Makes .venv once; with a requirements file, installs it when it changed. Usage: venv.sh [requirements.txt]
+# Makes a virtual environment once; with a requirements file, installs it when it changed.
+# Usage: venv.sh [requirements.txt [FOLDER]], FOLDER is .venv
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if [ ! -x .venv/bin/pip ]; then
-  echo "venv: creating .venv"
-  python3 -m venv .venv
+venv=${2:-.venv}
+if [ ! -x "$venv/bin/pip" ]; then
+  echo "venv: creating $venv"
+  python3 -m venv "$venv"
 fi
 if [ $# -gt 0 ]; then
-  stamp=.venv/$(basename "$1").sha256
+  stamp=$venv/$(basename "$1").sha256
   if ! sha256sum --check --status "$stamp" 2>/dev/null; then
     echo "venv: installing $1"
-    .venv/bin/pip install --quiet --disable-pip-version-check -r "$1"
+    # Not compiled: most of it is never imported, and what is, Python compiles then.
+    "$venv/bin/pip" install --quiet --no-compile --disable-pip-version-check -r "$1"
     sha256sum "$1" >"$stamp"
   fi
 fi

@@ -65,8 +65,8 @@ class ResponseFormat {
     bool return_token_ids = false;
     bool tokens_as_ids = false;
     bool skip_special_tokens = true;  // they take no place in the text
-    bool parsed = false;        // the text has gone through a parser
-    bool named_choice = false;  // tool_choice names a function
+    bool parsed = false;              // the text has gone through a parser
+    bool named_choice = false;        // tool_choice names a function
   };
   ResponseFormat(Options options, const Tokenizer& tokenizer);
 
