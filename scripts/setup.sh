@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the distribution packages that are missing, by apt, as root or with password-less sudo; otherwise
-# prints the one line to type and stops. Debian 12, Ubuntu 24.04 and later. Usage: setup.sh build [test]
+# prints the one line to type and stops. Debian 12, Ubuntu 24.04 and later. Usage: setup.sh build [test] [fuzz]
 set -euo pipefail
 
 build_packages=(g++ cmake ninja-build ccache libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev
   libcurl4-openssl-dev libgtest-dev libgmock-dev python3-venv curl ca-certificates)
 test_packages=(git)
+fuzz_packages=(clang-19 libclang-rt-19-dev)
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
   echo "setup: no apt here; needed: ${build_packages[*]} and Boost 1.81 or later (headers)"
@@ -17,6 +18,7 @@ for part in "$@"; do
   case $part in
     build) wanted+=("${build_packages[@]}") ;;
     test) wanted+=("${test_packages[@]}") ;;
+    fuzz) wanted+=("${fuzz_packages[@]}") ;;
     *) echo "setup: unknown part $part" >&2; exit 2 ;;
   esac
 done

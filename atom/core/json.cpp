@@ -2,10 +2,13 @@
 
 #include <boost/json.hpp>
 #include <boost/json/basic_parser_impl.hpp>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
+
+#include "atom/core/printable.h"
 
 namespace atom {
 namespace json = boost::json;
@@ -76,7 +79,11 @@ class Handler {
     stack_.push_uint64(v);
     return true;
   }
-  bool on_double(double v, json::string_view, json::error_code&) {
+  bool on_double(double v, json::string_view, json::error_code& ec) {
+    if (!std::isfinite(v)) {  // 1e400: no number that anyone could mean
+      ec = json::error::exponent_overflow;
+      return false;
+    }
     stack_.push_double(v);
     return true;
   }
@@ -113,7 +120,7 @@ Result<json::value> parse_json(std::string_view text, const JsonLimits& limits) 
   }
   if (const std::optional<std::string>& key = parser.handler().duplicate_key()) {
     return make_error(ErrorCode::kInvalidArgument, "invalid JSON at byte {}: duplicate key \"{}\"",
-                      used, key->substr(0, 100));
+                      used, printable(*key, 100));
   }
   if (error == json::error::too_deep) {
     return make_error(ErrorCode::kInvalidArgument,

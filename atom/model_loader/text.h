@@ -10,12 +10,10 @@
 #include <string_view>
 
 #include "atom/core/error.h"
+#include "atom/core/printable.h"
 
 namespace atom {
 
-// `text` on one line: control characters and invalid UTF-8 as \xNN, shortened to about `max_length`
-// bytes.
-std::string printable(std::string_view text, size_t max_length = 160);
 inline std::string printable(const std::string& text) { return printable(std::string_view(text)); }
 std::string printable(const std::filesystem::path& path);  // whole, up to PATH_MAX
 

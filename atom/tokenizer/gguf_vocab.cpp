@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "atom/core/printable.h"
+#include "atom/tokenizer/loaders.h"
 #include "atom/tokenizer/pipeline_tokenizer.h"
 #include "atom/tokenizer/unicode.h"
 
@@ -241,19 +243,20 @@ Status build_sentencepiece(const GgufVocab& v, TokenizerParts& parts) {
   return {};
 }
 
+Status build(const GgufVocab& vocab, TokenizerParts& parts) {
+  ATOM_RETURN_IF_ERROR(name_special_tokens(vocab, parts));
+  if (vocab.model == "gpt2") return build_byte_level(vocab, parts);
+  if (vocab.model == "llama") return build_sentencepiece(vocab, parts);
+  return make_error(ErrorCode::kUnsupported,
+                    "tokenizer.ggml.model is \"{}\"; supported are gpt2, llama", vocab.model);
+}
+
 }  // namespace
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_gguf(const GgufVocab& vocab) {
   TokenizerParts parts;
-  ATOM_RETURN_IF_ERROR(name_special_tokens(vocab, parts));
-  if (vocab.model == "gpt2") {
-    ATOM_RETURN_IF_ERROR(build_byte_level(vocab, parts));
-  } else if (vocab.model == "llama") {
-    ATOM_RETURN_IF_ERROR(build_sentencepiece(vocab, parts));
-  } else {
-    return make_error(ErrorCode::kUnsupported,
-                      "tokenizer.ggml.model is \"{}\"; supported are gpt2, llama", vocab.model);
-  }
+  if (const Status built = build(vocab, parts); !built)
+    return make_error(built.error().code, "{}", printable(built.error().message, kMaxMessage));
   return std::make_shared<const PipelineTokenizer>(std::move(parts));
 }
 

@@ -12,6 +12,8 @@
 
 namespace atom {
 
+inline constexpr size_t kMaxMessage = 600;  // bytes of an error, which may quote the file
+
 // What tokenizer_config.json says about tokens; the chat template is not read here.
 struct TokenizerConfig {
   std::optional<bool> add_bos_token, add_eos_token;

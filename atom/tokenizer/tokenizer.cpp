@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "atom/core/printable.h"
 #include "atom/tokenizer/loaders.h"
 #include "atom/tokenizer/pipeline_tokenizer.h"
 
@@ -32,7 +33,9 @@ Result<std::string> read_file(const fs::path& path) {
 }
 
 Status in_file(const fs::path& path, Status status) {
-  if (!status) status.error().message = path.string() + ": " + status.error().message;
+  if (!status)
+    status.error().message =
+        printable(path.string() + ": " + status.error().message, 4096 + kMaxMessage);
   return status;
 }
 
@@ -46,8 +49,9 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_directory(const fs::pat
     ATOM_ASSIGN_OR_RETURN(const std::string text, read_file(config_path));
     auto parsed = parse_tokenizer_config(text);
     if (!parsed)
-      return make_error(parsed.error().code, "{}: {}", config_path.string(),
-                        parsed.error().message);
+      return make_error(
+          parsed.error().code, "{}",
+          printable(config_path.string() + ": " + parsed.error().message, 4096 + kMaxMessage));
     config = std::move(*parsed);
   }
   TokenizerParts parts;

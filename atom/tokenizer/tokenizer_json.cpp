@@ -1,5 +1,6 @@
 // tokenizer.json -> TokenizerParts: model, added tokens, and (tokenizer_json_parts.cpp) the
 // component chains. Only BPE models; other types are refused by name.
+#include "atom/core/printable.h"
 #include "atom/tokenizer/json_fields.h"
 #include "atom/tokenizer/json_reader.h"
 #include "atom/tokenizer/loaders.h"
@@ -121,9 +122,7 @@ Status load_added_tokens(const json::object& root, TokenizerParts& parts) {
   return {};
 }
 
-}  // namespace
-
-Status load_tokenizer_json(std::string_view text, TokenizerParts& parts) {
+Status load_parts(std::string_view text, TokenizerParts& parts) {
   ATOM_ASSIGN_OR_RETURN(const TokenizerDocument doc, read_tokenizer_document(text));
   if (!doc.rest.is_object())
     return make_error(ErrorCode::kInvalidArgument, "the file is not a JSON object");
@@ -135,6 +134,14 @@ Status load_tokenizer_json(std::string_view text, TokenizerParts& parts) {
   ATOM_RETURN_IF_ERROR(load_model(doc, root, byte_level, parts));
   ATOM_RETURN_IF_ERROR(load_added_tokens(root, parts));
   return read_post_processor(root, parts.prefix_ids, parts.suffix_ids);
+}
+
+}  // namespace
+
+Status load_tokenizer_json(std::string_view text, TokenizerParts& parts) {
+  Status loaded = load_parts(text, parts);
+  if (!loaded) loaded.error().message = printable(loaded.error().message, kMaxMessage);
+  return loaded;
 }
 
 }  // namespace atom

@@ -1,6 +1,6 @@
-// Runs a fuzz target without libFuzzer: every file of a corpus folder, then seeded mutations of
-// each. Usage: fuzz_NAME CORPUS_FOLDER MUTATIONS. A failing input is the last one written to stderr
-// by number.
+// Runs a fuzz target without libFuzzer: every file of the corpus folders, then seeded mutations of
+// them. Usage: fuzz_NAME MUTATIONS FOLDER... (a folder that is not there is empty; the first must
+// hold something).
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -18,17 +18,16 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-std::vector<Bytes> read_corpus(const std::filesystem::path& folder) {
+void read_corpus(const std::filesystem::path& folder, std::vector<Bytes>& corpus) {
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
+  std::error_code absent;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, absent))
     paths.push_back(entry.path());
   std::sort(paths.begin(), paths.end());
-  std::vector<Bytes> corpus = {{}};
   for (const auto& path : paths) {
     std::ifstream file(path, std::ios::binary);
     corpus.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
   }
-  return corpus;
 }
 
 // One of: flip a bit, set an interesting byte, cut the end, drop, repeat or import a piece.
@@ -72,10 +71,12 @@ void mutate(Bytes& bytes, const Bytes& other, std::mt19937_64& random) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  const std::vector<Bytes> corpus = read_corpus(argv[1]);
-  const long mutations = std::strtol(argv[2], nullptr, 10);
+  if (argc < 3) return 2;
+  const long mutations = std::strtol(argv[1], nullptr, 10);
+  std::vector<Bytes> corpus = {{}};
+  read_corpus(argv[2], corpus);
   if (corpus.size() < 2 || mutations <= 0) return 2;
+  for (int i = 3; i < argc; ++i) read_corpus(argv[i], corpus);
   for (const Bytes& input : corpus) LLVMFuzzerTestOneInput(input.data(), input.size());
   for (long i = 0; i < mutations; ++i) {
     std::mt19937_64 random(static_cast<uint64_t>(i));
