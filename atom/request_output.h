@@ -29,10 +29,16 @@ struct TokenLogprobs {
   std::vector<std::pair<int32_t, float>> top;  // most likely first; `logprobs` entries
 };
 
+struct ControlToken {  // of SamplingParams::control_token_ids
+  size_t offset = 0;   // bytes of the delta's text before it
+  int32_t token_id = 0;
+};
+
 // New output of one choice since the last event.
 struct ChoiceDelta {
   int32_t index = 0;  // [0, n)
   std::string text;   // whole characters, no part of a stop string that may still complete
+  std::vector<ControlToken> control_tokens;
   std::vector<int32_t> token_ids;
   std::vector<TokenLogprobs> logprobs;        // one per token id when asked
   std::optional<FinishReason> finish_reason;  // exactly once per choice

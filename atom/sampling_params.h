@@ -33,6 +33,8 @@ struct SamplingParams {
   std::optional<int32_t> logprobs;  // top logprobs per generated token; 0 = only the sampled one
   std::optional<int32_t> prompt_logprobs;  // the same for prompt tokens
   std::optional<GrammarSpec> grammar;      // the text must have this form
+  // Special tokens that are never text; ChoiceDelta says where they stood.
+  std::vector<int32_t> control_token_ids;
   bool skip_special_tokens = true;
   bool spaces_between_special_tokens = true;
 

@@ -23,6 +23,7 @@ OutputRequest::OutputRequest(RequestId id, const GenerationRequest& request, dou
     : id_(id),
       callback_(std::move(callback)),
       include_stop_(request.sampling.include_stop_str_in_output),
+      control_ids_(request.sampling.control_token_ids),
       wants_logprobs_(request.sampling.logprobs.has_value()),
       min_tokens_(request.sampling.min_tokens),
       choices_(static_cast<size_t>(request.sampling.n)),
@@ -94,6 +95,10 @@ bool OutputRequest::add_token(Choice& choice, SampledToken&& token, bool is_text
   if (wants_logprobs_) {
     choice.delta.logprobs.push_back(std::move(token.logprobs));
   }
+  if (is_control(token.token_id)) {
+    choice.controls.push_back({.offset = choice.text_read, .token_id = token.token_id});
+    return false;
+  }
   if (is_text && choice.detokenizer && add_text(choice, choice.detokenizer->push(token.token_id))) {
     close(choice, FinishReason::kStop, now);
     return true;
@@ -101,7 +106,26 @@ bool OutputRequest::add_token(Choice& choice, SampledToken&& token, bool is_text
   return false;
 }
 
+bool OutputRequest::is_control(int32_t token_id) const {
+  return std::ranges::find(control_ids_, token_id) != control_ids_.end();
+}
+
+// Those that stand before or right behind the text of the delta; not what a stop string cut off.
+void OutputRequest::give_controls(Choice& choice) {
+  const size_t end = choice.text_given + choice.delta.text.size();
+  size_t given = 0;
+  for (; given < choice.controls.size() && choice.controls[given].offset <= end; ++given) {
+    ControlToken token = choice.controls[given];
+    token.offset -= choice.text_given;
+    choice.delta.control_tokens.push_back(token);
+  }
+  choice.controls.erase(choice.controls.begin(),
+                        choice.controls.begin() + static_cast<std::ptrdiff_t>(given));
+  choice.text_given = end;
+}
+
 bool OutputRequest::add_text(Choice& choice, std::string&& text) {
+  choice.text_read += text.size();
   // Below min_tokens nothing can stop the choice.
   if (!choice.matcher || choice.num_tokens <= min_tokens_) {
     choice.delta.text += text;
@@ -197,6 +221,7 @@ void OutputRequest::emit() {
     // Token ids wait for the text they belong to.
     const bool has_text = choice.detokenizer ? !delta.text.empty() : !delta.token_ids.empty();
     if (has_text || delta.finish_reason) {
+      give_controls(choice);
       const int32_t index = delta.index;
       output.choices.push_back(std::exchange(delta, ChoiceDelta{.index = index}));
     }

@@ -42,6 +42,9 @@ class OutputRequest {
     std::optional<IncrementalDetokenizer> detokenizer;  // none: the engine has no tokenizer
     std::optional<StopMatcher> matcher;
     ChoiceDelta delta;
+    std::vector<ControlToken> controls;  // not given out yet; offsets in the choice's whole text
+    size_t text_read = 0;                // bytes of text, also those held back
+    size_t text_given = 0;               // in earlier deltas
     int64_t num_tokens = 0;
     double first_token = 0;  // seconds, engine clock
     double last_token = 0;
@@ -50,6 +53,8 @@ class OutputRequest {
 
   // Returns true when a stop string ended the choice.
   bool add_text(Choice& choice, std::string&& text);
+  void give_controls(Choice& choice);
+  bool is_control(int32_t token_id) const;
   bool add_token(Choice& choice, SampledToken&& token, bool is_text, double now);
   void close(Choice& choice, FinishReason reason, double now);
   void add_prompt_logprobs(PromptLogprobRows&& rows);
@@ -59,6 +64,7 @@ class OutputRequest {
   RequestId id_;
   OutputCallback callback_;
   bool include_stop_;
+  std::vector<int32_t> control_ids_;
   bool wants_logprobs_;
   int64_t min_tokens_;
   std::vector<Choice> choices_;

@@ -19,6 +19,7 @@ class OutputProcessorTest : public testing::Test {
   struct Received {
     std::vector<std::string> pieces;
     std::string text;
+    std::string marked;  // the text with a NUL for each control token
     std::vector<int32_t> token_ids;
     std::vector<TokenLogprobs> logprobs;
     std::vector<FinishReason> reasons;
@@ -43,6 +44,12 @@ class OutputProcessorTest : public testing::Test {
           for (ChoiceDelta& delta : output.choices) {
             received_.pieces.push_back(delta.text);
             received_.text += delta.text;
+            size_t at = 0;
+            for (const ControlToken& control : delta.control_tokens) {
+              received_.marked += delta.text.substr(at, control.offset - at) + '\0';
+              at = control.offset;
+            }
+            received_.marked += delta.text.substr(at);
             received_.token_ids.insert(received_.token_ids.end(), delta.token_ids.begin(),
                                        delta.token_ids.end());
             std::ranges::move(delta.logprobs, std::back_inserter(received_.logprobs));
@@ -218,6 +225,49 @@ TEST_F(OutputProcessorTest, TokensAfterAStopStringAreDroppedAndTheEngineIsToldOn
   EXPECT_THAT(stopped_, testing::ElementsAre(0));
   EXPECT_EQ(num_done_, 1);
   EXPECT_EQ(num_aborts_, 0);
+}
+
+// However the text is held back and batched, control tokens stand where they were generated.
+TEST_F(OutputProcessorTest, ControlTokensKeepTheirPlace) {
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 300; ++round) {
+    start({.stop_strings = {"abab", "ca"},
+           .control_token_ids = {testing_support::kByteEot},
+           .skip_special_tokens = round % 2 == 0});
+    std::string want;  // a control token as a NUL
+    std::string plain;
+    bool stopped = false;
+    for (int i = 0; i < 24; ++i) {
+      const auto id =
+          random() % 4 == 0 ? testing_support::kByteEot : static_cast<int32_t>('a' + random() % 3);
+      token(id, i == 23 ? std::optional(FinishReason::kLength) : std::nullopt);
+      if (!stopped && id == testing_support::kByteEot) want += '\0';
+      if (!stopped && id != testing_support::kByteEot) {
+        want += static_cast<char>(id);
+        plain += static_cast<char>(id);
+        for (const std::string_view stop : {"abab", "ca"}) {
+          if (!plain.ends_with(stop)) continue;
+          stopped = true;  // its text goes, and what stands behind what is left stays
+          for (size_t left = stop.size(), at = want.size(); left > 0;) {
+            if (want[--at] != '\0') {
+              want.erase(at);
+              --left;
+            }
+          }
+          break;
+        }
+      }
+      if (random() % 2 == 0) flush();
+    }
+    flush();
+    // Control tokens right behind the last text may be of either side of a stop string.
+    std::string got = received_.marked;
+    if (stopped) {
+      while (got.ends_with('\0')) got.pop_back();
+      while (want.ends_with('\0')) want.pop_back();
+    }
+    ASSERT_EQ(got, want) << round;
+  }
 }
 
 TEST_F(OutputProcessorTest, PromptLogprobsComeOnceWithTheFirstEvent) {

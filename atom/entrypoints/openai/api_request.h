@@ -38,6 +38,12 @@ struct ApiRequest {
   bool continue_final_message = false;
   std::optional<bool> add_special_tokens;  // completions: true, chat: false
 
+  // tool_choice demands a call.
+  bool forces_call() const {
+    return tool_choice && (tool_choice->mode == ToolChoice::Mode::kRequired ||
+                           tool_choice->mode == ToolChoice::Mode::kNamed);
+  }
+
   SamplingParams sampling;
   std::optional<int64_t> max_tokens;
   std::optional<int64_t> max_completion_tokens;  // wins over max_tokens

@@ -8,6 +8,7 @@
 #include "atom/core/log.h"
 #include "atom/entrypoints/openai/chat_messages.h"
 #include "atom/entrypoints/openai/json_writer.h"
+#include "atom/entrypoints/parsers/tool_grammar.h"
 
 namespace atom::openai {
 namespace {
@@ -308,8 +309,29 @@ ParserPlan ApiServer::plan_parsers(const ApiRequest& request, std::string_view p
     plan.context.tool_names = tool_names(request.tools);
   }
   plan.reasoning = reasoning_format_;
-  plan.context.in_reasoning = plan.reasoning != nullptr && plan.reasoning->open_at_end(prompt);
+  if (plan.reasoning != nullptr) plan.start = plan.reasoning->start(*plan.reasoning, prompt);
+  plan.context.in_reasoning = plan.start == parsers::ReasoningStart::kInside;
   return plan;
+}
+
+// What tool_choice and strict tools demand of the text, in the model's own form; what
+// response_format demands holds for the answer, after the reasoning.
+void ApiServer::set_grammar(ApiRequest& request, ParserPlan& plan) const {
+  std::optional<GrammarSpec>& grammar = request.sampling.grammar;
+  const bool forced = request.forces_call();
+  if (forced || (plan.tools != nullptr && (grammar || parsers::has_strict_tool(request.tools)))) {
+    if (plan.tools == nullptr) plan.tools = &parsers::generic_tool_format();
+    plan.context.calls_are_valid = true;
+    const parsers::ToolGrammarRequest wanted{
+        .tools = &request.tools,
+        .named = forced ? std::string_view(request.tool_choice->name) : "",
+        .required = forced,
+        .parallel = request.parallel_tool_calls,
+        .answer = forced || !grammar ? nullptr : &*grammar};
+    grammar = parsers::tool_grammar(plan.tools->form, wanted, plan.reasoning, plan.start);
+  } else if (grammar) {
+    grammar = parsers::after_reasoning(std::move(*grammar), plan.reasoning, plan.start);
+  }
 }
 
 Status ApiServer::prepare_prompts(Generation::Input& input) const {
@@ -318,6 +340,13 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
   if (request.endpoint == kChat) {
     ATOM_ASSIGN_OR_RETURN(std::string text, render(request));
     input.parsers = plan_parsers(request, text);
+    set_grammar(request, input.parsers);
+    if (input.parsers.tools != nullptr) {
+      for (const std::string_view token : input.parsers.tools->control_tokens) {
+        const std::optional<int32_t> id = tokenizer.token_to_id(token);
+        if (id && tokenizer.is_special(*id)) request.sampling.control_token_ids.push_back(*id);
+      }
+    }
     request.prompts.emplace_back(std::move(text));
   }
   const bool add_special = request.add_special_tokens.value_or(request.endpoint == kCompletions);

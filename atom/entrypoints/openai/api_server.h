@@ -95,6 +95,7 @@ class ApiServer {
   Result<std::string> find_model(std::string_view name) const;
   Result<std::string> render(const ApiRequest& request) const;
   ParserPlan plan_parsers(const ApiRequest& request, std::string_view prompt) const;
+  void set_grammar(ApiRequest& request, ParserPlan& plan) const;
   Status prepare_prompts(Generation::Input& input) const;
   Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;
   std::string model_object(const std::string& id) const;

@@ -145,8 +145,16 @@ void Generation::add_text(size_t index, const ChoiceDelta& delta) {
     return;
   }
   parsed_.clear();
-  parsers_[index]->push(delta.text, parsed_);
-  if (delta.finish_reason) parsers_[index]->finish(parsed_);
+  parsers::OutputParser& parser = *parsers_[index];
+  const std::string_view text = delta.text;
+  size_t at = 0;
+  for (const ControlToken& token : delta.control_tokens) {
+    parser.push(text.substr(at, token.offset - at), parsed_);
+    parser.push_control(engine_.tokenizer()->token_bytes(token.token_id), parsed_);
+    at = token.offset;
+  }
+  parser.push(text.substr(at), parsed_);
+  if (delta.finish_reason) parser.finish(parsed_);
   choice.text += parsed_.content;
   if (input_.request.include_reasoning) choice.reasoning += parsed_.reasoning;
   for (parsers::ToolCallDelta& call : parsed_.calls) {

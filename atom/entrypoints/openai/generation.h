@@ -21,6 +21,7 @@ namespace atom::openai {
 struct ParserPlan {
   const parsers::ToolFormat* tools = nullptr;  // nullptr: calls are text
   const parsers::ReasoningFormat* reasoning = nullptr;
+  parsers::ReasoningStart start = parsers::ReasoningStart::kNone;
   parsers::ParserContext context;
 
   std::unique_ptr<parsers::OutputParser> make() const;  // nullptr: all text is content

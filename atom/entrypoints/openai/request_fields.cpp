@@ -249,8 +249,7 @@ Status check_tool_choice(const ApiRequest& request) {
     return field_error("tool_choice", str_format("tool_choice names \"{}\", which is not in tools",
                                                  clipped(choice.name)));
   }
-  return field_error("tool_choice", "tool_choice: only \"auto\" and \"none\" are supported",
-                     ErrorCode::kUnsupported);
+  return {};
 }
 
 // What one field alone cannot tell.

@@ -21,26 +21,61 @@ bool is_llama3(std::string_view chat_template) {
 }
 
 bool never(std::string_view) { return false; }
-bool always(std::string_view) { return true; }
 
 bool has_think_tag(std::string_view chat_template) { return has(chat_template, "</think>"); }
 
-bool ends_with_think(std::string_view prompt) {
-  const size_t end = prompt.find_last_not_of(" \t\r\n");
-  return end != std::string_view::npos && prompt.substr(0, end + 1).ends_with("<think>");
+ReasoningStart by_last_tag(const ReasoningFormat& format, std::string_view prompt) {
+  prompt = prompt.substr(0, prompt.find_last_not_of(" \t\r\n") + 1);
+  if (prompt.ends_with(format.open)) return ReasoningStart::kInside;
+  return prompt.ends_with(format.close) ? ReasoningStart::kNone : ReasoningStart::kPossible;
+}
+
+ReasoningStart always_inside(const ReasoningFormat&, std::string_view) {
+  return ReasoningStart::kInside;
 }
 
 constexpr std::string_view kLlama3Tokens[] = {"<|python_tag|>"};
 
 constexpr ToolFormat kToolFormats[] = {
-    {"hermes", "qwen25", is_hermes, make_hermes_parser, {}},
-    {"llama3_json", "llama3", is_llama3, make_llama3_json_parser, kLlama3Tokens},
+    {.name = "hermes",
+     .alias = "qwen25",
+     .matches = is_hermes,
+     .make = make_hermes_parser,
+     .form = {.trigger = "<tool_call>",
+              .before_name = "<tool_call>\n{\"name\": \"",
+              .before_arguments = "\", \"arguments\": ",
+              .after_arguments = "}\n</tool_call>",
+              .between = "\n"}},
+    {.name = "llama3_json",
+     .alias = "llama3",
+     .matches = is_llama3,
+     .make = make_llama3_json_parser,
+     .form = {.trigger = "{\"name\": \"",
+              .before_name = "{\"name\": \"",
+              .before_arguments = "\", \"parameters\": ",
+              .after_arguments = "}",
+              .between = "; "},
+     .control_tokens = kLlama3Tokens},
 };
 
 constexpr ReasoningFormat kReasoningFormats[] = {
-    {"qwen3", "think", has_think_tag, ends_with_think, make_think_parser},
+    {.name = "qwen3",
+     .alias = "think",
+     .matches = has_think_tag,
+     .open = "<think>",
+     .close = "</think>",
+     .gap = "\n\n",
+     .start = by_last_tag,
+     .make = make_think_parser},
     // Everything before </think> is reasoning, whether or not there was an opening tag.
-    {"deepseek_r1", "", never, always, make_think_parser},
+    {.name = "deepseek_r1",
+     .alias = "",
+     .matches = never,
+     .open = "<think>",
+     .close = "</think>",
+     .gap = "\n\n",
+     .start = always_inside,
+     .make = make_think_parser},
 };
 
 template <class Format>
@@ -62,6 +97,7 @@ Result<const Format*> find(std::span<const Format> formats, std::string_view wha
 }  // namespace
 
 std::span<const ToolFormat> tool_formats() { return kToolFormats; }
+const ToolFormat& generic_tool_format() { return kToolFormats[1]; }
 std::span<const ReasoningFormat> reasoning_formats() { return kReasoningFormats; }
 
 Result<const ToolFormat*> find_tool_format(std::string_view name, std::string_view chat_template) {

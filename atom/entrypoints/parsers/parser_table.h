@@ -13,28 +13,50 @@
 
 namespace atom::parsers {
 
+// One tool call as text: before_name NAME before_arguments {…} after_arguments.
+struct CallForm {
+  std::string_view trigger;  // what a call begins with, and other text does not
+  std::string_view before_name;
+  std::string_view before_arguments;
+  std::string_view after_arguments;
+  std::string_view between;  // two calls
+};
+
 struct ToolFormat {
   std::string_view name;
   std::string_view alias;  // another name that clients of other servers use; may be empty
   // Whether the chat template asks the model to write calls in this form.
   bool (*matches)(std::string_view chat_template);
   std::unique_ptr<OutputParser> (*make)(const ParserContext& context);
+  CallForm form;
   // Special tokens whose place in the output the parser has to know.
   std::span<const std::string_view> control_tokens;
+};
+
+// Where the prompt leaves the model.
+enum class ReasoningStart : uint8_t {
+  kNone,      // the template closed the block, or there is no such thing
+  kPossible,  // the model may open one
+  kInside,    // the template opened it
 };
 
 struct ReasoningFormat {
   std::string_view name;
   std::string_view alias;
   bool (*matches)(std::string_view chat_template);
-  // The prompt leaves the model inside a reasoning block.
-  bool (*open_at_end)(std::string_view prompt);
+  std::string_view open;
+  std::string_view close;
+  std::string_view gap;  // between the block and the answer
+  ReasoningStart (*start)(const ReasoningFormat& format, std::string_view prompt);
   std::unique_ptr<OutputParser> (*make)(const ParserContext& context,
                                         std::unique_ptr<OutputParser> next);
 };
 
 std::span<const ToolFormat> tool_formats();
 std::span<const ReasoningFormat> reasoning_formats();
+
+// How calls are demanded of a model that has no form of its own: as bare JSON.
+const ToolFormat& generic_tool_format();
 
 // `name` is a format, "auto" (by the template) or "none". nullptr: none.
 Result<const ToolFormat*> find_tool_format(std::string_view name, std::string_view chat_template);

@@ -347,10 +347,11 @@ TEST(ParserTable, FindsFormatsByNameAndTemplate) {
   EXPECT_EQ((*find_reasoning_format("auto", "a</think>"))->name, "qwen3");
   EXPECT_EQ(*find_reasoning_format("auto", ""), nullptr);
   const ReasoningFormat& think = **find_reasoning_format("qwen3", "");
-  EXPECT_TRUE(think.open_at_end("assistant\n<think>\n"));
-  EXPECT_FALSE(think.open_at_end("assistant\n<think>\n\n</think>\n\n"));
-  EXPECT_FALSE(think.open_at_end("what is <think>?<|im_end|>\n"));
-  EXPECT_FALSE(think.open_at_end(""));
+  const auto start = [&](std::string_view prompt) { return think.start(think, prompt); };
+  EXPECT_EQ(start("assistant\n<think>\n"), ReasoningStart::kInside);
+  EXPECT_EQ(start("assistant\n<think>\n\n</think>\n\n"), ReasoningStart::kNone);
+  EXPECT_EQ(start("what is <think>?<|im_end|>\n"), ReasoningStart::kPossible);
+  EXPECT_EQ(start(""), ReasoningStart::kPossible);
 }
 
 }  // namespace
