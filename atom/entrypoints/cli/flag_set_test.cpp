@@ -83,6 +83,7 @@ const std::vector<Row>& rows() {
        [](const EngineArgs& a) { return a.num_speculative_tokens == 3; }},
       {"--seed", "-9223372036854775808", [](const EngineArgs& a) { return a.seed == INT64_MIN; }},
       {"--device", "cpu", [](const EngineArgs& a) { return a.device == "cpu"; }},
+      {"--quantization", "fp8", [](const EngineArgs& a) { return a.quantization == "fp8"; }},
       {"--dtype", "float32", [](const EngineArgs& a) { return a.dtype == "float32"; }},
       {"--threads", "2", [](const EngineArgs& a) { return a.threads == 2; }},
       {"--kv-cache-memory-gb", "1.5",
