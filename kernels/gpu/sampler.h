@@ -4,7 +4,7 @@
 // (atom/model_ops/cpu/sampler_row.h) draws the same token from the same logits, seed and position,
 // but for rounding ties. A row's result depends on nothing but the row. Not here: stop conditions,
 // and what the host does with a token. To add a filter: a field in SamplerRow and a step in
-// draw_token (sampler_draw.h), and the same in the CPU sampler. C++20.
+// draw_token (sampler/draw.h), and the same in the CPU sampler. C++20.
 #pragma once
 
 #include <cstdint>

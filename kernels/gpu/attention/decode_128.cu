@@ -1,5 +1,6 @@
+// Decode attention of head dim 128.
 #include "kernels/gpu/attention/decode_launch.h"
 
 namespace atom::gpu {
-template void launch_decode<128>(const PagedAttentionArgs& args, cudaStream_t stream);
+template void launch_decode<128>(const PagedAttentionArgs& args, void* stream);
 }  // namespace atom::gpu

@@ -3,16 +3,9 @@
 #pragma once
 
 #include "kernels/gpu/attention/decode_body.h"
+#include "kernels/gpu/attention/instances.h"
 
 namespace atom::gpu {
-
-// Blocks that have slots for partial results.
-inline constexpr int kMaxDecodeGrid = 1024;
-
-// The counters lie at the front of the workspace, the partial results behind them.
-constexpr int64_t decode_counter_bytes(int64_t max_seqs, int64_t max_queries, int64_t num_heads) {
-  return (max_seqs * max_queries * num_heads * 4 + 255) / 256 * 256;
-}
 
 template <class T, int kBlocksPerProcessor>
 __global__ void __launch_bounds__(T::kThreads, kBlocksPerProcessor)
@@ -32,33 +25,16 @@ template <class T, int kBlocksPerProcessor>
 void launch_decode_instance(const PagedAttentionArgs& args, cudaStream_t stream) {
   const auto kernel = decode_attention_kernel<T, kBlocksPerProcessor>;
   const int shared = T::kSharedBytes + static_cast<int>(args.metadata.num_seqs + 1) * 4;
-  static const int processors = [] {
-    int device = 0;
-    int count = 0;
-    (void)cudaGetDevice(&device);
-    (void)cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return count;
-  }();
-  // Room for the starts of 16 K sequences beside the block's own.
-  static const int resident = [&] {
-    int blocks = 0;
-    (void)cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               T::kSharedBytes + (1 << 16));
-    (void)cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-        &blocks, reinterpret_cast<const void*>(kernel), T::kThreads, T::kSharedBytes + 4096);
-    return blocks > 0 ? blocks : 1;
-  }();
-  const int grid = processors * resident < kMaxDecodeGrid ? processors * resident : kMaxDecodeGrid;
-  auto* counters = static_cast<int32_t*>(args.workspace);
-  auto* partials = reinterpret_cast<float*>(
-      static_cast<uint8_t*>(args.workspace) +
-      decode_counter_bytes(args.max_seqs, args.max_decode_queries, args.num_heads));
-  kernel<<<grid, T::kThreads, shared, stream>>>(args, counters, partials);
+  static const int resident =
+      resident_grid(reinterpret_cast<const void*>(kernel), T::kThreads, T::kSharedBytes);
+  const int grid = resident < kMaxDecodeGrid ? resident : kMaxDecodeGrid;
+  kernel<<<grid, T::kThreads, shared, stream>>>(args, decode_counters(args.workspace),
+                                                decode_partials(args));
 }
 
 template <int kHeadDim>
-void launch_decode(const PagedAttentionArgs& args, cudaStream_t stream) {
+void launch_decode(const PagedAttentionArgs& args, void* stream_handle) {
+  const auto stream = static_cast<cudaStream_t>(stream_handle);
   constexpr int kWarps = 4;
   // Blocks a multiprocessor: as many as registers allow without spills.
   constexpr bool kLong = kHeadDim > 128;
@@ -71,9 +47,13 @@ void launch_decode(const PagedAttentionArgs& args, cudaStream_t stream) {
                 : launch_decode_instance<DecodeTraits<kHeadDim, false, 1, kWarps>, kLong ? 2 : 3>(
                       args, stream);
   }
-  return e4m3 ? launch_decode_instance<DecodeTraits<kHeadDim, true, 2, kWarps>, kLong ? 2 : 3>(
-                    args, stream)
-              : launch_decode_instance<DecodeTraits<kHeadDim, false, 2, kWarps>, 2>(args, stream);
+  if (e4m3) {
+    return launch_decode_instance<DecodeTraits<kHeadDim, true, 2, kWarps>, kLong ? 2 : 3>(args,
+                                                                                          stream);
+  }
+  if constexpr (!kLong) {
+    launch_decode_instance<DecodeTraits<kHeadDim, false, 2, kWarps>, 2>(args, stream);
+  }
 }
 
 }  // namespace atom::gpu

@@ -6,13 +6,62 @@
 // the arithmetic.
 #pragma once
 
-#include "kernels/gpu/attention.h"
+#include "kernels/gpu/attention/instances.h"
 #include "kernels/gpu/attention/tile.h"
 
 namespace atom::gpu {
 
-// Pieces of an item with batch_invariant.
-inline constexpr int kInvariantPieces = 16;
+// starts[s] = work of the sequences before s, for s < num_seqs; the sum of all. starts [num_seqs]
+// and sums [blockDim / 32] lie in shared memory; all threads of the block call.
+template <class WorkOf>
+__device__ int sequence_starts(int num_seqs, int* starts, int* sums, const WorkOf& work_of) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x);
+  const int per_thread = (num_seqs + threads - 1) / threads;
+  const int begin = thread * per_thread;
+  const int end = begin + per_thread < num_seqs ? begin + per_thread : num_seqs;
+  int own = 0;
+  for (int s = begin; s < end; ++s) {
+    starts[s] = own;
+    own += work_of(s);
+  }
+  int before = own;  // inclusive sum over the warp, then over warps
+  const int lane = thread % kLanes;
+  for (int step = 1; step < kLanes; step *= 2) {
+    const int other = shuffle(before, lane - step >= 0 ? lane - step : lane);
+    before += lane >= step ? other : 0;
+  }
+  if (lane == kLanes - 1) {
+    sums[thread / kLanes] = before;
+  }
+  __syncthreads();
+  int offset = before - own;
+  int total = 0;
+  for (int w = 0; w < threads / kLanes; ++w) {
+    offset += w < thread / kLanes ? sums[w] : 0;
+    total += sums[w];
+  }
+  for (int s = begin; s < end; ++s) {
+    starts[s] += offset;
+  }
+  __syncthreads();
+  return total;
+}
+
+// The last sequence that starts at or before `unit`.
+__device__ __forceinline__ int find_sequence(int unit, int num_seqs, const int* starts) {
+  int low = 0;
+  int high = num_seqs;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (starts[middle] <= unit) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
 
 // Keys [key_begin, key_end) of one item: piece `piece` of `num_pieces`.
 struct Segment {
@@ -64,40 +113,13 @@ class DecodeShare {
     return units < kInvariantPieces ? units : kInvariantPieces;
   }
 
-  // starts [num_seqs + 1] and sums [blockDim / 32] lie in shared memory; all threads call.
+  // See sequence_starts.
   __device__ DecodeShare(const PagedAttentionArgs& args, int* starts, int* sums)
       : args_(args), starts_(starts), num_seqs_(static_cast<int>(args.metadata.num_seqs)) {
-    const int thread = static_cast<int>(threadIdx.x);
-    const int threads = static_cast<int>(blockDim.x);
-    const int per_thread = (num_seqs_ + threads - 1) / threads;
-    const int begin = thread * per_thread;
-    const int end = begin + per_thread < num_seqs_ ? begin + per_thread : num_seqs_;
-    int own = 0;
-    for (int s = begin; s < end; ++s) {
+    total_ = sequence_starts(num_seqs_, starts, sums, [&](int s) {
       const Extent e = extent(args, s);
-      starts[s] = own;
-      own += e.heads * (args.batch_invariant ? pieces(e.units) : e.units);
-    }
-    int before = own;  // inclusive sum over the warp, then over warps
-    const int lane = thread % kLanes;
-    for (int step = 1; step < kLanes; step *= 2) {
-      const int other = shuffle(before, lane - step >= 0 ? lane - step : lane);
-      before += lane >= step ? other : 0;
-    }
-    if (lane == kLanes - 1) {
-      sums[thread / kLanes] = before;
-    }
-    __syncthreads();
-    int offset = before - own;
-    total_ = 0;
-    for (int w = 0; w < threads / kLanes; ++w) {
-      offset += w < thread / kLanes ? sums[w] : 0;
-      total_ += sums[w];
-    }
-    for (int s = begin; s < end; ++s) {
-      starts[s] += offset;
-    }
-    __syncthreads();
+      return e.heads * (args.batch_invariant ? pieces(e.units) : e.units);
+    });
     blocks_ = total_ < static_cast<int>(gridDim.x) ? total_ : static_cast<int>(gridDim.x);
     const int block = static_cast<int>(blockIdx.x);
     if (block >= blocks_) {
@@ -116,7 +138,7 @@ class DecodeShare {
     if (next_ >= end_) {
       return false;
     }
-    const int s = find(next_);
+    const int s = find_sequence(next_, num_seqs_, starts_);
     const Extent e = extent(args_, s);
     const int local = next_ - starts_[s];
     const int per_item = args_.batch_invariant ? pieces(e.units) : e.units;
@@ -164,21 +186,6 @@ class DecodeShare {
   __device__ int owner(int unit) const {
     return static_cast<int>((static_cast<int64_t>(unit + 1) * blocks_ - 1) / total_);
   }
-  // The last sequence that starts at or before `unit`.
-  __device__ int find(int unit) const {
-    int low = 0;
-    int high = num_seqs_;
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (starts_[middle] <= unit) {
-        low = middle;
-      } else {
-        high = middle;
-      }
-    }
-    return low;
-  }
-
   const PagedAttentionArgs& args_;
   const int* starts_;
   int num_seqs_;

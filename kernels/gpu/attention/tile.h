@@ -235,4 +235,78 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x) {
 #endif
 }
 
+// Four 8 x 8 matrices of 16-bit values from shared memory; lane 8i + r gives the address of row r
+// of matrix i, 16-byte aligned. A lane gets row lane / 4, columns 2 (lane % 4) and the next, of
+// each; with kTransposed of its transpose.
+template <bool kTransposed>
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
+#if ATOM_ATTENTION_CUDA
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(address)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(address)
+                 : "memory");
+  }
+#else
+  const int lane = threadIdx.x % kLanes;
+  const auto address = reinterpret_cast<uint64_t>(row);
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (kTransposed) {
+      const auto* a = reinterpret_cast<const uint16_t*>(shuffle(address, 8 * i + lane % 4 * 2));
+      const auto* b = reinterpret_cast<const uint16_t*>(shuffle(address, 8 * i + lane % 4 * 2 + 1));
+      to[i] = a[lane / 4] | (static_cast<uint32_t>(b[lane / 4]) << 16);
+    } else {
+      const auto* a = reinterpret_cast<const uint32_t*>(shuffle(address, 8 * i + lane / 4));
+      to[i] = a[lane % 4];
+    }
+  }
+#endif
+}
+
+// 16 bytes to shared memory without waiting; zeros where not `valid`. copies_done waits for all of
+// the thread's but the newest kPending groups.
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
+#if ATOM_ATTENTION_CUDA
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(address), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
+#else
+  *static_cast<uint4*>(to) = valid ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
+#endif
+}
+__device__ __forceinline__ void close_copy_group() {
+#if ATOM_ATTENTION_CUDA
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kPending>
+__device__ __forceinline__ void copies_done() {
+#if ATOM_ATTENTION_CUDA
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// Host: blocks that are resident at once, for a kernel with this much dynamic shared memory and the
+// starts of up to 16 K sequences behind it.
+inline int resident_grid(const void* kernel, int threads, int shared_bytes) {
+  int device = 0;
+  int processors = 1;
+  int blocks = 0;
+  (void)cudaGetDevice(&device);
+  (void)cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             shared_bytes + (1 << 16));
+  (void)cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
+                                                      static_cast<size_t>(shared_bytes) + 4096);
+  return processors * (blocks > 0 ? blocks : 1);
+}
+
 }  // namespace atom::gpu

@@ -1,0 +1,59 @@
+// Which attention kernel a model takes, and the size of their workspace. Host code.
+#include <algorithm>
+
+#include "kernels/gpu/attention/instances.h"
+
+namespace atom::gpu {
+
+bool attention_supports(const PagedAttentionArgs& args) {
+  const int32_t dim = args.head_dim;
+  const int64_t page = args.cache.block_size;
+  return (dim == 64 || dim == 96 || dim == 128 || dim == 256) &&
+         (page == 16 || page == 32 || page == 64) && args.num_kv_heads > 0 &&
+         args.num_heads % args.num_kv_heads == 0 &&
+         (args.cache.dtype == DType::kBF16 || args.cache.dtype == DType::kF8E4M3);
+}
+
+int64_t attention_workspace_bytes(const AttentionLimits& limits) {
+  const int64_t rows = limits.max_seqs * limits.max_decode_queries * limits.num_heads;
+  // A slot holds 8 or 16 rows, used or not: at worst one row of an item.
+  const int64_t items = std::min(rows, limits.max_seqs * limits.num_heads + rows / 8);
+  const int64_t slots = std::max<int64_t>(2 * kMaxDecodeGrid, items * kInvariantPieces);
+  return kPrefillCounterBytes +
+         decode_counter_bytes(limits.max_seqs, limits.max_decode_queries, limits.num_heads) +
+         slots * 16 * (limits.head_dim + 2) * 4;
+}
+
+void decode_attention(const PagedAttentionArgs& args, void* stream) {
+  if (args.metadata.num_seqs == 0) {
+    return;
+  }
+  switch (args.head_dim) {
+    case 64:
+      return launch_decode<64>(args, stream);
+    case 96:
+      return launch_decode<96>(args, stream);
+    case 128:
+      return launch_decode<128>(args, stream);
+    default:
+      return launch_decode<256>(args, stream);
+  }
+}
+
+void prefill_attention(const PagedAttentionArgs& args, void* stream) {
+  if (args.metadata.num_seqs == 0) {
+    return;
+  }
+  switch (args.head_dim) {
+    case 64:
+      return launch_prefill<64>(args, stream);
+    case 96:
+      return launch_prefill<96>(args, stream);
+    case 128:
+      return launch_prefill<128>(args, stream);
+    default:
+      return launch_prefill<256>(args, stream);
+  }
+}
+
+}  // namespace atom::gpu

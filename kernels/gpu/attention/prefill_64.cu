@@ -1,0 +1,6 @@
+// Portable prefill attention of head dim 64.
+#include "kernels/gpu/attention/prefill_launch.h"
+
+namespace atom::gpu {
+template void launch_prefill<64>(const PagedAttentionArgs& args, void* stream);
+}  // namespace atom::gpu

@@ -1,0 +1,83 @@
+// The kernel around PrefillBody and its launch, for one head dim; instantiated in prefill_<dim>.cu
+// so that they compile in parallel. Blocks take row tiles from a counter, the longest of a sequence
+// first; the last block to find none sets it back.
+#pragma once
+
+#include "kernels/gpu/attention/prefill_body.h"
+
+namespace atom::gpu {
+
+// Row tiles of a sequence, all kv heads.
+template <int kRows>
+__device__ __forceinline__ int row_tiles(const PagedAttentionArgs& args, int sequence) {
+  const int len = args.metadata.query_start[sequence + 1] - args.metadata.query_start[sequence];
+  if (len <= args.max_decode_queries) {
+    return 0;
+  }
+  return (len * (args.num_heads / args.num_kv_heads) + kRows - 1) / kRows;
+}
+
+template <int kRows>
+__device__ __forceinline__ RowTile row_tile(const PagedAttentionArgs& args, const int* starts,
+                                            int task) {
+  RowTile tile;
+  tile.sequence = find_sequence(task, static_cast<int>(args.metadata.num_seqs), starts);
+  tile.query_start = args.metadata.query_start[tile.sequence];
+  tile.query_len = args.metadata.query_start[tile.sequence + 1] - tile.query_start;
+  tile.context_len = args.metadata.context_lens[tile.sequence];
+  tile.num_rows = tile.query_len * (args.num_heads / args.num_kv_heads);
+  const int local = task - starts[tile.sequence];
+  const int tiles = (tile.num_rows + kRows - 1) / kRows;
+  tile.kv_head = local % args.num_kv_heads;
+  tile.first_row = (tiles - 1 - local / args.num_kv_heads) * kRows;
+  return tile;
+}
+
+template <class T, int kBlocksPerProcessor>
+__global__ void __launch_bounds__(T::kThreads, kBlocksPerProcessor)
+    prefill_attention_kernel(const PagedAttentionArgs args, int32_t* counters) {
+  extern __shared__ uint4 shared[];
+  __shared__ int next;
+  int* starts = reinterpret_cast<int*>(shared + T::kSharedBytes / 16);
+  const int total = sequence_starts(
+      static_cast<int>(args.metadata.num_seqs), starts, reinterpret_cast<int*>(shared),
+      [&](int s) { return args.num_kv_heads * row_tiles<T::kRows>(args, s); });
+  PrefillBody<T> body(args, shared);
+  for (;;) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      next = atomicAdd(counters, 1);
+    }
+    __syncthreads();
+    if (next >= total) {
+      break;
+    }
+    body.run(row_tile<T::kRows>(args, starts, next));
+  }
+  if (threadIdx.x == 0 && atomicAdd(counters + 1, 1) == static_cast<int>(gridDim.x) - 1) {
+    counters[0] = 0;
+    counters[1] = 0;
+  }
+}
+
+template <class T, int kBlocksPerProcessor>
+void launch_prefill_instance(const PagedAttentionArgs& args, cudaStream_t stream) {
+  const auto kernel = prefill_attention_kernel<T, kBlocksPerProcessor>;
+  const int shared = T::kSharedBytes + static_cast<int>(args.metadata.num_seqs + 1) * 4;
+  static const int grid =
+      resident_grid(reinterpret_cast<const void*>(kernel), T::kThreads, T::kSharedBytes);
+  kernel<<<grid, T::kThreads, shared, stream>>>(args, prefill_counters(args.workspace));
+}
+
+template <int kHeadDim>
+void launch_prefill(const PagedAttentionArgs& args, void* stream_handle) {
+  const auto stream = static_cast<cudaStream_t>(stream_handle);
+  constexpr int kBlocks = kHeadDim <= 64 ? 3 : kHeadDim <= 128 ? 2 : 1;
+  if (args.cache.dtype == DType::kF8E4M3) {
+    launch_prefill_instance<PrefillTraits<kHeadDim, true>, kBlocks>(args, stream);
+  } else {
+    launch_prefill_instance<PrefillTraits<kHeadDim, false>, kBlocks>(args, stream);
+  }
+}
+
+}  // namespace atom::gpu
