@@ -1,6 +1,8 @@
 """/metrics as Prometheus sees it: syntax, vLLM's names, and numbers that add up under load and after aborts."""
 import concurrent.futures
+import json
 import math
+import pathlib
 import re
 import time
 
@@ -10,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from raw_http import post
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {"prompt": "a b", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
 ENDLESS = {"prompt": "a b", "max_tokens": 400, "temperature": 0, "ignore_eos": True, "stream": True}
 TTFT = [.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560]
@@ -176,3 +179,22 @@ def test_label_values_are_escaped(start_server):
     families = scrape(server)
     assert families["vllm:num_requests_running"].samples[0].labels["model_name"] == name
     assert server.stop() == 0
+def test_dashboard_and_table_name_existing_metrics(server):
+    httpx.post(server.base + "/v1/completions", json=TINY)
+    names = {s.name for f in idle(server).values() for s in f.samples}
+    boards = list((ROOT / "docs" / "grafana").glob("*.json"))
+    assert boards
+    for board in boards:
+        queries = re.findall(r'"expr":\s*"((?:[^"\\]|\\.)*)"', board.read_text())
+        assert json.loads(board.read_text())["panels"] and len(queries) > 10
+        for query in queries:
+            used = re.findall(r"\b(?:(?:vllm|atom):\w+|(?:http|process)_\w+)", query)
+            assert used, query
+            for name in used:
+                assert name in names, (board.name, name)
+    table = (ROOT / "docs" / "operations.md").read_text()
+    documented = set(re.findall(r"`((?:vllm|atom):\w+|(?:http|process)_\w+)`", table))
+    families = {re.sub(r"_(bucket|sum|count)$", "", n) for n in names}
+    # Every family is in the table, and the table names nothing else.
+    assert {n for n in families if ":" in n} <= documented
+    assert documented <= families | names

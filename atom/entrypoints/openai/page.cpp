@@ -10,6 +10,7 @@ namespace atom::embedded {
 extern const std::string_view index_html;
 extern const std::string_view style_css;
 extern const std::string_view markdown_js;
+extern const std::string_view metrics_js;
 extern const std::string_view chat_js;
 }  // namespace atom::embedded
 
@@ -62,14 +63,15 @@ Page make_page(std::string_view html, std::string_view css, std::string_view scr
   page.content_security_policy =
       "default-src 'none'; script-src " + source_hash(script) + "; style-src " + source_hash(css) +
       "; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-      "frame-ancestors 'none'";
+      "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
   return page;
 }
 
 const Page& ui_page() {
   static const Page page =
       make_page(embedded::index_html, embedded::style_css,
-                std::string(embedded::markdown_js) + std::string(embedded::chat_js));
+                std::string(embedded::markdown_js) + std::string(embedded::metrics_js) +
+                    std::string(embedded::chat_js));
   return page;
 }
 
