@@ -7,6 +7,8 @@
 #include <fstream>
 #include <string>
 
+#include "atom/model_ops/gpu_backend.h"
+
 namespace atom {
 namespace {
 
@@ -15,6 +17,8 @@ constexpr int64_t kMiB = 1 << 20;
 // the KV cache takes only this share of what is left.
 constexpr double kHostCacheShare = 0.5;
 constexpr int64_t kMinUsefulBlocks = 1 << 16;
+// Scratch of ops on a GPU that activations do not cover: partial sums of split attention and GEMMs.
+constexpr int64_t kDeviceScratch = 256 * kMiB;
 
 int64_t read_number(const char* path) {
   std::ifstream file(path);
@@ -67,18 +71,26 @@ int64_t dummy_weight_bytes(const ModelConfig& model) {
   return 2 * (model.num_hidden_layers * layer + tables * model.vocab_size * model.hidden_size);
 }
 
-int64_t workspace_bytes(const ModelConfig& model, int64_t step_tokens, int64_t logit_rows) {
+// Bytes of the two kinds of activations (ops.h).
+struct ActivationBytes {
+  int64_t activation = 4;
+  int64_t residual = 4;
+};
+
+int64_t workspace_bytes(const ModelConfig& model, int64_t step_tokens, int64_t logit_rows,
+                        ActivationBytes bytes) {
   // Per token: residual, streams of hidden size, rotary rows, the larger of the two sublayers, and
   // a copy of the widest input in a kernel's own layout.
   const int64_t heads = model.num_attention_heads * model.head_dim;
   const int64_t kv_heads = model.num_key_value_heads * model.head_dim;
   const int64_t attention = 2 * heads + 2 * kv_heads;
   const int64_t mlp = 3 * model.intermediate_size;
-  const int64_t per_token = 6 * model.hidden_size + model.head_dim + std::max(attention, mlp) +
-                            std::max({model.intermediate_size, heads, model.hidden_size});
-  const int64_t floats =
-      step_tokens * per_token + logit_rows * (model.vocab_size + model.hidden_size);
-  return floats * 4 + 16 * kMiB;  // op scratch and alignment
+  const int64_t activations = 5 * model.hidden_size + std::max(attention, mlp) +
+                              std::max({model.intermediate_size, heads, model.hidden_size});
+  const int64_t per_token =
+      activations * bytes.activation + model.hidden_size * bytes.residual + model.head_dim * 4;
+  return step_tokens * per_token + logit_rows * (model.vocab_size + model.hidden_size) * 4 +
+         16 * kMiB;  // op scratch and alignment
 }
 
 }  // namespace
@@ -90,8 +102,10 @@ DType kv_cache_dtype(const EngineConfig& config) {
   return config.model.dtype == ComputeType::kFloat32 ? DType::kF32 : DType::kBF16;
 }
 
-Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint) {
-  const ModelConfig& model = checkpoint.config();
+namespace {
+
+// What does not depend on the device: the context and the bytes of a block.
+Result<MemoryPlan> start_plan(const EngineConfig& config, const ModelConfig& model) {
   MemoryPlan plan;
   if (config.scheduler.max_model_len.value_or(0) > model.max_position_embeddings) {
     return std::unexpected(
@@ -104,12 +118,10 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
   plan.bytes_per_block = 2 * model.num_hidden_layers * model.num_key_value_heads *
                          config.cache.block_size * model.head_dim *
                          dtype_bytes(kv_cache_dtype(config), 1);
-  plan.available = static_cast<int64_t>(static_cast<double>(available_host_bytes()) *
-                                        config.cache.memory_utilization);
-  plan.weights = config.model.load_dummy == DummyWeights::kNone ? checkpoint.total_bytes()
-                                                                : dummy_weight_bytes(model);
-  plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows);
+  return plan;
+}
 
+Status divide(const EngineConfig& config, double cache_share, MemoryPlan& plan) {
   const int64_t left = plan.available - plan.weights - plan.workspace;
   // A tiny model on a large host: more blocks than every sequence at full length could use, and as
   // many again for cached prefixes, would only cost bookkeeping.
@@ -118,7 +130,7 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
   const int64_t useful =
       std::max(2 * blocks_per_sequence * config.scheduler.max_num_seqs, kMinUsefulBlocks);
   const int64_t bytes = config.cache.kv_cache_bytes.value_or(
-      std::min(static_cast<int64_t>(static_cast<double>(left) * kHostCacheShare),
+      std::min(static_cast<int64_t>(static_cast<double>(left) * cache_share),
                useful * plan.bytes_per_block));
   plan.num_blocks = std::min<int64_t>(bytes / plan.bytes_per_block, INT32_MAX);  // ids are int32
   plan.kv_cache = plan.num_blocks * plan.bytes_per_block;
@@ -130,7 +142,60 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
                       mib(plan.available), mib(plan.weights), mib(plan.workspace), mib(left),
                       mib(plan.bytes_per_block));
   }
+  return {};
+}
+
+}  // namespace
+
+Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint) {
+  const ModelConfig& model = checkpoint.config();
+  ATOM_ASSIGN_OR_RETURN(MemoryPlan plan, start_plan(config, model));
+  plan.available = static_cast<int64_t>(static_cast<double>(available_host_bytes()) *
+                                        config.cache.memory_utilization);
+  plan.weights = config.model.load_dummy == DummyWeights::kNone ? checkpoint.total_bytes()
+                                                                : dummy_weight_bytes(model);
+  plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows, {});
+  ATOM_RETURN_IF_ERROR(divide(config, kHostCacheShare, plan));
   return plan;
+}
+
+Result<MemoryPlan> plan_device_memory(const EngineConfig& config, const Checkpoint& checkpoint,
+                                      const GpuDevice& gpu) {
+  const ModelConfig& model = checkpoint.config();
+  ATOM_ASSIGN_OR_RETURN(MemoryPlan plan, start_plan(config, model));
+  int64_t total = 0;
+  if (const DeviceStatus failed = gpu.backend->runtime->memory_info(&plan.device_free, &total)) {
+    return make_error(ErrorCode::kInternal, "{}: {}", gpu.properties.name, failed);
+  }
+  // --gpu-memory-utilization is a share of the device; what others use is not ours.
+  plan.available = plan.device_free - static_cast<int64_t>(static_cast<double>(total) *
+                                                           (1.0 - config.cache.memory_utilization));
+  plan.weights = dummy_weight_bytes(model);  // bf16, whatever the checkpoint stores
+  if (config.model.quantization == Quantization::kFP8) {
+    plan.weights = plan.weights / 2 + model.vocab_size * model.hidden_size;
+  }
+  const OpTable& ops = *gpu.backend->op_table(config.level);
+  plan.workspace =
+      kDeviceScratch + workspace_bytes(model, config.scheduler.max_num_batched_tokens,
+                                       config.scheduler.max_num_seqs,
+                                       {.activation = dtype_bytes(ops.activation_dtype, 1),
+                                        .residual = dtype_bytes(ops.residual_dtype, 1)});
+  MemoryPlan expected = plan;
+  ATOM_RETURN_IF_ERROR(plan_kv_cache(config, expected));
+  return plan;
+}
+
+Status plan_kv_cache(const EngineConfig& config, MemoryPlan& plan) {
+  ATOM_RETURN_IF_ERROR(divide(config, 1.0, plan));
+  if (plan.weights + plan.workspace + plan.kv_cache > plan.available) {
+    return make_error(
+        ErrorCode::kResourceExhausted,
+        "not enough device memory: {:.0f} MiB weights + {:.0f} MiB workspace + {:.0f} "
+        "MiB KV cache are more than the {:.0f} MiB usable (see "
+        "--gpu-memory-utilization and --max-num-batched-tokens)",
+        mib(plan.weights), mib(plan.workspace), mib(plan.kv_cache), mib(plan.available));
+  }
+  return {};
 }
 
 std::string describe(const MemoryPlan& plan) {

@@ -26,11 +26,22 @@ struct MemoryPlan {
   int64_t num_blocks = 0;
   int64_t bytes_per_block = 0;
   int64_t max_model_len = 0;  // tokens
+  int64_t device_free = 0;    // of a GPU before anything was loaded
 };
+
+struct GpuDevice;
 
 // The plan of a model without loading it (also for `atom inspect`).
 Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint);
 std::string describe(const MemoryPlan& plan);
+
+// The plan of a GPU before loading: refuses what cannot fit. `workspace` is the arena alone; once
+// everything is loaded the runner replaces weights and workspace by what they took, and divides the
+// rest with plan_kv_cache.
+Result<MemoryPlan> plan_device_memory(const EngineConfig& config, const Checkpoint& checkpoint,
+                                      const GpuDevice& gpu);
+// Sets num_blocks and kv_cache from what available, weights and workspace leave.
+Status plan_kv_cache(const EngineConfig& config, MemoryPlan& plan);
 
 // Tokens that one step may hold on this device.
 inline int64_t max_step_tokens(const EngineConfig& config) {

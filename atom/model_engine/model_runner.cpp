@@ -5,7 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "atom/core/log.h"
 #include "atom/core/thread_pool.h"
+#include "atom/model_engine/gpu_model_runner.h"
 #include "atom/model_engine/input_builder.h"
 #include "atom/model_ops/gpu_backend.h"
 #include "atom/models/causal_lm.h"
@@ -168,10 +170,16 @@ class CpuModelRunner final : public Executor {
 Result<std::unique_ptr<Executor>> make_model_runner(const EngineConfig& config,
                                                     std::shared_ptr<const Checkpoint> checkpoint,
                                                     MemoryPlan& plan) {
-  if (config.device != DeviceType::kCpu) {
-    ATOM_ASSIGN_OR_RETURN(const GpuDevice gpu, open_gpu(config.device, 0));
-    return make_error(ErrorCode::kUnsupported, "--device cuda: {}: no runner for it yet",
-                      gpu.properties.name);
+  if (config.device != DeviceType::kCpu || config.auto_device) {
+    const DeviceType type = config.auto_device ? DeviceType::kCuda : config.device;
+    Result<GpuDevice> gpu = open_gpu(type, 0);
+    if (gpu) {
+      return make_gpu_model_runner(config, *gpu, std::move(checkpoint), plan);
+    }
+    if (!config.auto_device) {
+      return std::unexpected(std::move(gpu.error()));
+    }
+    log_info("running on the CPU ({})", gpu.error().message);
   }
   ATOM_ASSIGN_OR_RETURN(plan, plan_memory(config, *checkpoint));
   auto runner = std::make_unique<CpuModelRunner>(config, plan);

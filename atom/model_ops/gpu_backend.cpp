@@ -86,6 +86,8 @@ std::vector<std::string> missing_ops(const GpuBackend& backend) {
       {"gather_rows", ops.gather_rows != nullptr},
       {"prepare_step", backend.prepare_step != nullptr},
       {"publish_step", backend.publish_step != nullptr},
+      {"fill_random", ops.fill_random != nullptr},
+      {"sample_tokens", backend.sample_tokens != nullptr},
   };
   std::vector<std::string> missing;
   for (const auto& [name, present] : entries) {

@@ -12,6 +12,7 @@
 #include "atom/core/error.h"
 #include "atom/model_ops/ops.h"
 #include "kernels/common/device_runtime.h"
+#include "kernels/gpu/sampler.h"
 #include "kernels/gpu/step.h"
 
 namespace atom {
@@ -45,6 +46,11 @@ struct GpuBackend {
   // Inputs and outputs of a step that stay on the device (kernels/gpu/step.h).
   void (*prepare_step)(const gpu::PrepareStepArgs& args, DeviceStream stream) = nullptr;
   void (*publish_step)(const gpu::PublishStepArgs& args, DeviceStream stream) = nullptr;
+  // Sampling (kernels/gpu/sampler.h).
+  int64_t (*sampler_workspace_bytes)(int32_t max_rows, int32_t vocab_size) = nullptr;
+  void (*sample_tokens)(const gpu::SampleTokensArgs& args, int32_t max_rows,
+                        DeviceStream stream) = nullptr;
+  void (*set_token_counts)(const gpu::SetTokenCountsArgs& args, DeviceStream stream) = nullptr;
 };
 
 // The one symbol that a backend exports.

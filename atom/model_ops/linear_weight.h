@@ -22,6 +22,7 @@ struct WeightPart {
   // stored row 2i is logical row i and stored row 2i + 1 is logical row i + d/2. Packing restores
   // logical order.
   int64_t rotary_heads = 0;
+  bool on_device = false;  // bf16, made there (dummy weights)
 };
 
 struct LinearSegment {

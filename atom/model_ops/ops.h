@@ -25,6 +25,7 @@
 namespace atom {
 
 struct OpTable;
+class DeviceUploader;
 
 // Everything an op may use; an explicit argument, no globals.
 struct ExecContext {
@@ -36,6 +37,7 @@ struct ExecContext {
   const DeviceRuntime* runtime = nullptr;  // nullptr: the host is the device
   DeviceStream stream = nullptr;
   void* backend = nullptr;  // what the backend keeps between calls: handles, counters, scratch
+  DeviceUploader* uploader = nullptr;  // while weights are loaded to a device
 };
 
 struct QkNormRopeKvWriteParams {
@@ -77,7 +79,8 @@ struct OpTable {
 
   // Packs `parts` (same cols, stacked along rows) for `linear`. compute kFloat32 keeps exact f32
   // activations; kBFloat16 (and kAuto) may use whatever the backend computes fastest within bf16
-  // rounding.
+  // rounding. nullptr: the backend reads rows as pack_linear_device (device_weights.h) lays them
+  // out.
   Status (*pack_linear)(const ExecContext& ctx, std::span<const WeightPart> parts,
                         ComputeType compute, LinearWeight& out) = nullptr;
   // out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T + bias; x is an

@@ -37,6 +37,7 @@ class CausalLM {
 struct ModelLoadOptions {
   ComputeType compute = ComputeType::kAuto;
   DummyWeights dummy = DummyWeights::kNone;
+  Quantization quantization = Quantization::kNone;  // of linear weights, but the LM head
 };
 
 // The registry (registry.cpp): architecture name -> builder. Loads all weights and accounts for

@@ -26,7 +26,8 @@ void Decoder::load(WeightLoader& weights) {
   }
   weights.vector(norm_.weight, "model.norm.weight", c.hidden_size);
   const char* head = c.tie_word_embeddings ? "model.embed_tokens" : "lm_head";
-  weights.linear(lm_head_, {{.prefix = head, .rows = c.vocab_size}}, c.hidden_size);
+  weights.linear(lm_head_, {{.prefix = head, .rows = c.vocab_size}}, c.hidden_size,
+                 Precision::kKeep);
   if (c.tie_word_embeddings) {
     weights.ignore({"lm_head.weight"});  // some tied checkpoints store the copy all the same
   }

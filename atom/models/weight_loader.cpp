@@ -5,10 +5,11 @@
 #include <cstring>
 #include <utility>
 
-#include "atom/core/splitmix64.h"
 #include "atom/model_loader/text.h"
-#include "kernels/common/convert.h"
+#include "atom/model_ops/device_weights.h"
 #include "kernels/common/dtype.h"
+#include "kernels/common/dummy.h"
+#include "kernels/cpu/kernels.h"
 
 namespace atom {
 namespace {
@@ -69,33 +70,55 @@ const CheckpointTensor* WeightLoader::take(const std::string& name,
   return tensor;
 }
 
-WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols) {
-  auto buffer = Buffer::allocate(rows * cols * 2);
-  if (!buffer) {
-    fail(buffer.error().message);
-    return {};
-  }
-  if (options_.dummy == DummyWeights::kXavier) {
-    const float limit = std::sqrt(6.0F / static_cast<float>(rows + cols));
-    auto* values = static_cast<uint16_t*>(buffer->data());
-    for (int64_t i = 0; i < rows * cols; ++i) {
-      const auto unit = static_cast<float>(splitmix64(dummy_state_) >> 40) * 0x1p-23F - 1.0F;
-      dummy_state_ += kSplitmix64Increment;
-      values[i] = f32_to_bf16(unit * limit);
+WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols, Buffer& memory) {
+  const int64_t count = rows * cols;
+  if (memory.size() < count * 2) {
+    memory = {};
+    auto buffer = allocate_on(ctx_, count * 2);
+    if (!buffer) {
+      fail(buffer.error().message);
+      return {};
     }
+    memory = std::move(*buffer);
   }
-  WeightPart part{
-      .data = buffer->data(), .format = {.dtype = DType::kBF16}, .rows = rows, .cols = cols};
-  dummy_buffers_.push_back(std::move(*buffer));
-  return part;
+  // Host memory is fresh: zero already.
+  if (options_.dummy == DummyWeights::kXavier ||
+      (options_.dummy == DummyWeights::kZero && ctx_.runtime != nullptr)) {
+    const float limit = options_.dummy == DummyWeights::kXavier
+                            ? std::sqrt(6.0F / static_cast<float>(rows + cols))
+                            : 0.0F;
+    ctx_.ops->fill_random(ctx_, dummy_state_, limit,
+                          Tensor(memory.data(), DType::kBF16, {count}, ctx_.device));
+    dummy_state_ += static_cast<uint64_t>(count) * kDummyStride;
+  }
+  return {.data = memory.data(),
+          .format = {.dtype = DType::kBF16},
+          .rows = rows,
+          .cols = cols,
+          .on_device = ctx_.runtime != nullptr};
 }
 
-void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features) {
+Status WeightLoader::pack(std::span<const WeightPart> sources, Precision precision,
+                          LinearWeight& out) {
+  if (ctx_.ops->pack_linear != nullptr) {
+    return ctx_.ops->pack_linear(ctx_, sources, options_.compute, out);
+  }
+  const bool quantize =
+      options_.quantization == Quantization::kFP8 && precision == Precision::kMayQuantize;
+  return pack_linear_device(ctx_, sources, quantize, out);
+}
+
+void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features,
+                          Precision precision) {
   std::vector<WeightPart> sources;
   std::vector<const CheckpointTensor*> tensors;
+  dummy_buffers_.resize(std::max(dummy_buffers_.size(), parts.size()));
   for (const LinearPart& part : parts) {
     if (options_.dummy != DummyWeights::kNone) {
-      sources.push_back(dummy_part(part.rows, in_features));
+      sources.push_back(dummy_part(part.rows, in_features, dummy_buffers_[sources.size()]));
+      if (sources.back().data == nullptr) {
+        return;
+      }
       continue;
     }
     const CheckpointTensor* tensor = take(part.prefix + ".weight", {part.rows, in_features});
@@ -113,15 +136,16 @@ void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t 
                                            : 0});
   }
   if (sources.size() == parts.size()) {
-    if (Status packed = ctx_.ops->pack_linear(ctx_, sources, options_.compute, layer.weight);
-        !packed) {
+    if (Status packed = pack(sources, precision, layer.weight); !packed) {
       fail(str_format("{}: {}", parts.front().prefix, packed.error().message));
     }
   }
   for (const CheckpointTensor* tensor : tensors) {
     checkpoint_.release(*tensor);
   }
-  dummy_buffers_.clear();
+  if (ctx_.runtime == nullptr) {
+    dummy_buffers_.clear();  // packing made a copy
+  }
   load_bias(layer, parts);
 }
 
@@ -141,69 +165,90 @@ void WeightLoader::load_bias(Linear& layer, const std::vector<LinearPart>& parts
   for (const LinearPart& part : parts) {
     Buffer one;
     if (part.has_bias) {
-      vector(one, part.prefix + ".bias", part.rows);
+      one = host_vector(part.prefix + ".bias", part.rows);
     }
     if (one.data() != nullptr) {
       std::memcpy(out, one.data(), static_cast<size_t>(part.rows) * sizeof(float));
     }
     out += part.rows;
   }
-  layer.weight.bias = std::move(*bias);
+  place(std::move(*bias), layer.weight.bias);
+}
+
+void WeightLoader::place(Buffer host, Buffer& out) {
+  auto placed = to_device(ctx_, std::move(host));
+  if (!placed) {
+    return fail(placed.error().message);
+  }
+  out = std::move(*placed);
 }
 
 void WeightLoader::vector(Buffer& out, const std::string& name, int64_t size) {
+  place(host_vector(name, size), out);
+}
+
+Buffer WeightLoader::host_vector(const std::string& name, int64_t size) {
   auto buffer = Buffer::allocate(size * static_cast<int64_t>(sizeof(float)));
   if (!buffer) {
-    return fail(buffer.error().message);
+    fail(buffer.error().message);
+    return {};
   }
   auto* values = static_cast<float*>(buffer->data());
   if (options_.dummy != DummyWeights::kNone) {
     std::fill_n(values, size, 1.0F);
-    out = std::move(*buffer);
-    return;
+    return std::move(*buffer);
   }
   const CheckpointTensor* tensor = take(name, {size});
   if (tensor == nullptr) {
-    return;
+    return {};
   }
   if (!is_float(tensor->dtype)) {
-    return fail(str_format("{}: tensor {} has type {}, a vector needs f32, f16 or bf16",
-                           tensor->file, name, dtype_name(tensor->dtype)));
+    fail(str_format("{}: tensor {} has type {}, a vector needs f32, f16 or bf16", tensor->file,
+                    name, dtype_name(tensor->dtype)));
+    return {};
   }
-  // The embedding op converts any dtype to f32: the vector is a table of one row.
-  const int32_t row = 0;
-  ctx_.ops->embedding(ctx_, Tensor(const_cast<int32_t*>(&row), DType::kI32, {1}),
-                      Tensor(const_cast<void*>(tensor->data), tensor->dtype, {1, size}),
-                      Tensor(values, DType::kF32, {1, size}));
+  cpu::dequantize(tensor->dtype, static_cast<const uint8_t*>(tensor->data), 0, size, values);
   if (tensor->row_order == RowOrder::kInterleavedRotary) {
     if (size % (2 * tensor->rotary_heads) != 0) {
-      return fail(str_format("{}: tensor {}: {} values cannot be {} rotary heads", tensor->file,
-                             name, size, tensor->rotary_heads));
+      fail(str_format("{}: tensor {}: {} values cannot be {} rotary heads", tensor->file, name,
+                      size, tensor->rotary_heads));
+      return {};
     }
     restore_rotary_order(values, size, tensor->rotary_heads);
   }
-  out = std::move(*buffer);
+  return std::move(*buffer);
 }
 
 void WeightLoader::embedding(Embedding& out, const std::string& name, int64_t vocab_size,
                              int64_t hidden_size) {
   if (options_.dummy != DummyWeights::kNone) {
-    const WeightPart part = dummy_part(vocab_size, hidden_size);
-    if (part.data != nullptr) {
-      out.owned = std::move(dummy_buffers_.back());
-      dummy_buffers_.pop_back();
-      out.table = Tensor(out.owned.data(), DType::kBF16, {vocab_size, hidden_size});
-    }
+    const WeightPart part = dummy_part(vocab_size, hidden_size, out.owned);
+    out.table = Tensor(const_cast<void*>(part.data), DType::kBF16, {vocab_size, hidden_size});
     return;
   }
-  if (const CheckpointTensor* tensor = take(name, {vocab_size, hidden_size})) {
-    if (!is_float(tensor->dtype) && dtype_info(tensor->dtype).block_size == 1) {
-      return fail(str_format(
-          "{}: tensor {} has type {}, an embedding needs f32, f16, bf16 or a GGUF block type",
-          tensor->file, name, dtype_name(tensor->dtype)));
-    }
-    out.table = Tensor(const_cast<void*>(tensor->data), tensor->dtype, {vocab_size, hidden_size});
+  const CheckpointTensor* tensor = take(name, {vocab_size, hidden_size});
+  if (tensor == nullptr) {
+    return;
   }
+  if (!is_float(tensor->dtype) && dtype_info(tensor->dtype).block_size == 1) {
+    return fail(str_format(
+        "{}: tensor {} has type {}, an embedding needs f32, f16, bf16 or a GGUF block type",
+        tensor->file, name, dtype_name(tensor->dtype)));
+  }
+  out.table = Tensor(const_cast<void*>(tensor->data), tensor->dtype, {vocab_size, hidden_size});
+  if (ctx_.runtime == nullptr) {
+    return;
+  }
+  checkpoint_.prefetch(*tensor);
+  auto owned = upload_table(ctx_, {.data = tensor->data,
+                                   .format = {.dtype = tensor->dtype},
+                                   .rows = vocab_size,
+                                   .cols = hidden_size});
+  if (!owned) {
+    return fail(str_format("{}: {}", name, owned.error().message));
+  }
+  out.owned = std::move(*owned);
+  out.table = Tensor(out.owned.data(), DType::kBF16, {vocab_size, hidden_size}, ctx_.device);
 }
 
 void WeightLoader::ignore(std::initializer_list<std::string_view> suffixes) {
@@ -217,6 +262,12 @@ Status WeightLoader::finish() {
   }
   if (!problems_.empty()) {
     return make_error(ErrorCode::kDataLoss, "{}", problems_.front());
+  }
+  if (ctx_.runtime != nullptr) {
+    ATOM_RETURN_IF_ERROR(ctx_.uploader->finish());
+    if (const DeviceStatus failed = ctx_.runtime->synchronize(ctx_.stream)) {
+      return make_error(ErrorCode::kInternal, "loading weights: {}", failed);
+    }
   }
   if (options_.dummy != DummyWeights::kNone) {
     return {};

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -27,16 +28,21 @@ struct LinearPart {
   bool has_bias = false;
 };
 
+// The LM head keeps its precision: it costs little and decides the tokens.
+enum class Precision { kMayQuantize, kKeep };
+
 class WeightLoader {
  public:
   WeightLoader(const ExecContext& ctx, const Checkpoint& checkpoint,
                const ModelLoadOptions& options);
 
-  // Parts are stacked along the output dimension: q, k, v or gate, up.
-  void linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features);
+  // Parts are stacked along the output dimension: q, k, v or gate, up. With --quantization they are
+  // quantised where the backend does that, unless `precision` keeps them.
+  void linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features,
+              Precision precision = Precision::kMayQuantize);
   // f32 [size]
   void vector(Buffer& out, const std::string& name, int64_t size);
-  // [vocab_size, hidden_size], left where it is mapped
+  // [vocab_size, hidden_size], left where it is mapped, or bf16 on a device
   void embedding(Embedding& out, const std::string& name, int64_t vocab_size, int64_t hidden_size);
   // Tensors that a checkpoint may carry and the model does not need, by suffix.
   void ignore(std::initializer_list<std::string_view> suffixes);
@@ -46,7 +52,11 @@ class WeightLoader {
 
  private:
   const CheckpointTensor* take(const std::string& name, std::initializer_list<int64_t> shape);
-  WeightPart dummy_part(int64_t rows, int64_t cols);
+  WeightPart dummy_part(int64_t rows, int64_t cols, Buffer& memory);
+  Status pack(std::span<const WeightPart> sources, Precision precision, LinearWeight& out);
+  // The values as f32 in host memory; empty after a failure.
+  Buffer host_vector(const std::string& name, int64_t size);
+  void place(Buffer host, Buffer& out);
   void load_bias(Linear& layer, const std::vector<LinearPart>& parts);
   void fail(std::string message);
 
@@ -57,7 +67,7 @@ class WeightLoader {
   std::vector<std::string_view> ignored_suffixes_;
   std::vector<std::string> missing_;
   std::vector<std::string> problems_;
-  std::vector<Buffer> dummy_buffers_;
+  std::vector<Buffer> dummy_buffers_;  // memory of dummy parts, used again
   uint64_t dummy_state_ = 1;
 };
 

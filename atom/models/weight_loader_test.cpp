@@ -75,15 +75,11 @@ Status record_pack(const ExecContext&, std::span<const WeightPart> parts, Comput
   return {};
 }
 
-void copy_row(const ExecContext&, const Tensor&, const Tensor& table, const Tensor& out) {
-  std::memcpy(out.data(), table.data(), static_cast<size_t>(out.nbytes()));
-}
-
 class WeightLoaderTest : public testing::Test {
  protected:
   WeightLoaderTest() {
     ops_.pack_linear = record_pack;
-    ops_.embedding = copy_row;
+    ops_.fill_random = cpu_op_table(0).fill_random;
     ctx_.ops = &ops_;
   }
 

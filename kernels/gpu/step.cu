@@ -54,9 +54,26 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(PrepareStepArgs args)
 }
 
 __global__ void __launch_bounds__(kThreads) publish_kernel(PublishStepArgs args) {
-  int32_t* results = args.results + (args.state->step & 1) * args.result_stride;
-  for (int i = threadIdx.x; i < args.num_rows; i += kThreads) {
-    results[i] = args.sampled[i];
+  const uint32_t area = args.state->step & 1;
+  const StagingHeader& head =
+      *reinterpret_cast<const StagingHeader*>(args.staging + area * args.staging_bytes);
+  uint8_t* results = args.results + area * result_bytes(args.max_rows);
+  auto* token_ids = reinterpret_cast<int32_t*>(results);
+  auto* logprobs = reinterpret_cast<SamplerLogprob*>(token_ids + args.max_rows);
+  auto* top = reinterpret_cast<SamplerTopToken*>(logprobs + args.max_rows);
+  const int rows = head.num_sample_rows;
+  for (int i = threadIdx.x; i < rows; i += kThreads) {
+    token_ids[i] = args.token_ids[i];
+  }
+  if (head.num_top_logprobs >= 0) {
+    for (int i = threadIdx.x; i < rows; i += kThreads) {
+      logprobs[i] = args.logprobs[i];
+    }
+  }
+  if (head.num_top_logprobs > 0) {
+    for (int i = threadIdx.x; i < rows * kMaxTopLogprobs; i += kThreads) {
+      top[i] = args.top_logprobs[i];
+    }
   }
   __syncthreads();
   if (threadIdx.x == 0) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/common/device_runtime.h"
+#include "kernels/gpu/sampler.h"
 
 namespace atom::gpu {
 
@@ -45,6 +46,7 @@ struct StagingHeader {
   int32_t table_values = 0;   // i32
   int32_t sampling = 0;       // bytes [sampling_bytes], the sampler's rows
   int32_t sampling_bytes = 0;
+  int32_t num_top_logprobs = -1;  // the most that a row asks for; -1: no row wants logprobs
 };
 
 // What prepare_step writes; fixed device addresses.
@@ -68,13 +70,22 @@ struct PrepareStepArgs {
   StepInputs inputs;
 };
 
+// One result area: i32 token_ids [max_rows], SamplerLogprob [max_rows], SamplerTopToken [max_rows,
+// kMaxTopLogprobs]. The last two are written when the staging header asks for logprobs.
 struct PublishStepArgs {
   StepState* state = nullptr;
-  const int32_t* sampled = nullptr;  // [num_rows] on the device
-  int32_t* results = nullptr;        // pinned, two areas of result_stride
-  int64_t result_stride = 0;         // int32 values
-  int32_t num_rows = 0;
+  const uint8_t* staging = nullptr;  // as in PrepareStepArgs
+  int64_t staging_bytes = 0;
+  const int32_t* token_ids = nullptr;  // [max_rows] on the device
+  const SamplerLogprob* logprobs = nullptr;
+  const SamplerTopToken* top_logprobs = nullptr;
+  uint8_t* results = nullptr;  // pinned, two areas of result_bytes(max_rows)
+  int32_t max_rows = 0;
 };
+
+constexpr int64_t result_bytes(int64_t max_rows) {
+  return (max_rows * (4 + 8 + 8 * kMaxTopLogprobs) + 255) / 256 * 256;
+}
 
 void prepare_step(const PrepareStepArgs& args, Stream stream);
 void publish_step(const PublishStepArgs& args, Stream stream);

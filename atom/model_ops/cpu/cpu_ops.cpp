@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "atom/model_ops/cpu/sampler_ops.h"
+#include "kernels/common/convert.h"
+#include "kernels/common/dummy.h"
 
 namespace atom {
 namespace {
@@ -165,6 +167,15 @@ void paged_attention(const ExecContext& ctx, const PagedAttentionParams& params)
   std::fill_n(params.out.data_as<float>() + used * row, (params.out.dim(0) - used) * row, 0.0F);
 }
 
+void fill_random(const ExecContext& ctx, uint64_t state, float limit, const Tensor& out) {
+  parallel_ranges(ctx, out.dim(0), kMinParallelElements, [&](cpu::Range values) {
+    for (int64_t i = values.begin; i < values.end; ++i) {
+      out.data_as<uint16_t>()[i] =
+          f32_to_bf16(dummy_value(state, static_cast<uint64_t>(i)) * limit);
+    }
+  });
+}
+
 void gather_rows(const ExecContext&, const Tensor& x, const Tensor& rows, const Tensor& out) {
   const int64_t size = x.dim(1);
   for (int64_t i = 0; i < rows.dim(0); ++i) {
@@ -190,6 +201,7 @@ CpuOpTable make_cpu_op_table(const cpu::Kernels& kernels) {
   table.rope_cos_sin = rope_cos_sin;
   table.qk_norm_rope_kv_write = qk_norm_rope_kv_write;
   table.paged_attention = paged_attention;
+  table.fill_random = fill_random;
   table.gather_rows = gather_rows;
   table.sample = sample_cpu;
   table.token_logprobs = token_logprobs_cpu;

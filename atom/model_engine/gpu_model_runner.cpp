@@ -1,0 +1,451 @@
+#include "atom/model_engine/gpu_model_runner.h"
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <map>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "atom/core/log.h"
+#include "atom/core/thread_pool.h"
+#include "atom/model_engine/device_handles.h"
+#include "atom/model_engine/penalty_slots.h"
+#include "atom/model_engine/prompt_scorer.h"
+#include "atom/model_engine/step_buffers.h"
+#include "atom/model_engine/step_staging.h"
+#include "atom/model_ops/device_weights.h"
+#include "atom/models/causal_lm.h"
+
+namespace atom {
+namespace {
+
+constexpr int kMaxInFlight = 2;
+// More threads do not read faster (8 reach the bus on an H200).
+constexpr int kMaxLoadThreads = 8;
+
+StagingLimits limits_of(const EngineConfig& config, const MemoryPlan& plan) {
+  const int64_t block_size = config.cache.block_size;
+  return {.max_tokens = config.scheduler.max_num_batched_tokens,
+          .max_seqs = config.scheduler.max_num_seqs,
+          .block_size = block_size,
+          .table_stride = (plan.max_model_len + block_size - 1) / block_size};
+}
+
+class GpuModelRunner final : public Executor {
+ public:
+  GpuModelRunner(const EngineConfig& config, const GpuDevice& gpu, const MemoryPlan& plan)
+      : backend_(*gpu.backend),
+        runtime_(*gpu.backend->runtime),
+        gpu_(gpu),
+        plan_(plan),
+        limits_(limits_of(config, plan)),
+        staging_(limits_),
+        penalties_(limits_.max_seqs) {
+    if (config.level >= 2 && !config.enforce_eager) {
+      for (const int size : config.capture_sizes) {
+        if (size <= limits_.max_seqs && size <= limits_.max_tokens) {
+          graphs_.emplace(size, Graph{});
+        }
+      }
+    }
+    ctx_.ops = backend_.op_table(config.level);
+    ctx_.arena = &arena_;
+    ctx_.device = gpu.device;
+    ctx_.runtime = &runtime_;
+  }
+
+  ~GpuModelRunner() override {
+    if (compute_) {
+      (void)runtime_.set_device(gpu_.device.index);
+      (void)runtime_.synchronize(copy_.get());
+      (void)runtime_.synchronize(compute_.get());
+    }
+    graphs_.clear();
+    if (ctx_.backend != nullptr) {
+      backend_.destroy_context(ctx_.backend);
+    }
+  }
+
+  Status load(const EngineConfig& config, const std::shared_ptr<const Checkpoint>& checkpoint) {
+    const ModelConfig& model = checkpoint->config();
+    ATOM_ASSIGN_OR_RETURN(compute_, make_stream(runtime_));
+    ATOM_ASSIGN_OR_RETURN(copy_, make_stream(runtime_));
+    for (int i = 0; i < kMaxInFlight; ++i) {
+      ATOM_ASSIGN_OR_RETURN(copied_[static_cast<size_t>(i)], make_event(runtime_));
+      ATOM_ASSIGN_OR_RETURN(done_[static_cast<size_t>(i)], make_event(runtime_));
+    }
+    ctx_.stream = compute_.get();
+    const GpuContextOptions options{.device = gpu_.device.index,
+                                    .max_tokens = limits_.max_tokens,
+                                    .max_seqs = limits_.max_seqs,
+                                    .max_model_len = plan_.max_model_len,
+                                    .vocab_size = model.vocab_size};
+    ATOM_RETURN_IF_ERROR(
+        device_status(backend_.create_context(options, &ctx_.backend), "backend context"));
+    ATOM_RETURN_IF_ERROR(load_weights(config, checkpoint));
+    ATOM_ASSIGN_OR_RETURN(Buffer workspace, Buffer::allocate_device(runtime_, plan_.workspace));
+    arena_ = Arena(std::move(workspace));
+    ATOM_ASSIGN_OR_RETURN(buffers_, StepBuffers::allocate(backend_, limits_, staging_.area_bytes(),
+                                                          model.vocab_size));
+    ATOM_RETURN_IF_ERROR(clear_device_state());
+    ATOM_RETURN_IF_ERROR(fit_kv_cache(config));
+    return allocate_kv_cache(kv_cache_dtype(config));
+  }
+
+  const MemoryPlan& plan() const { return plan_; }
+
+  ExecutorCapacity capacity() const override {
+    return {.num_blocks = plan_.num_blocks,
+            .block_size = limits_.block_size,
+            .max_in_flight = kMaxInFlight,
+            .max_step_tokens = limits_.max_tokens};
+  }
+
+  Status submit(const ScheduledBatch& batch) override {
+    if (flights_.size() >= kMaxInFlight) {
+      return make_error(ErrorCode::kInternal, "more than {} steps in flight", kMaxInFlight);
+    }
+    ATOM_RETURN_IF_ERROR(bind_thread());
+    if (is_broken_) {
+      ATOM_RETURN_IF_ERROR(recover());
+    }
+    is_broken_ = true;  // until everything is on its way
+    StepOutput prompts{.step = batch.step, .rows = {}, .prompt_logprobs = {}};
+    ATOM_ASSIGN_OR_RETURN(StagedStep step, run(batch, prompts));
+    is_broken_ = false;
+    flights_.push_back(
+        {.number = num_steps_++, .staged = std::move(step), .output = std::move(prompts)});
+    return {};
+  }
+
+  Result<StepOutput> collect() override {
+    if (flights_.empty()) {
+      return make_error(ErrorCode::kInternal, "collect() without a submitted step");
+    }
+    Flight flight = std::move(flights_.front());
+    flights_.pop_front();
+    if (const DeviceStatus failed =
+            runtime_.synchronize_event(done_[flight.number % kMaxInFlight].get())) {
+      is_broken_ = true;
+      return make_error(ErrorCode::kInternal, "the device failed: {}", failed);
+    }
+    read_results(flight);
+    return std::move(flight.output);
+  }
+
+ private:
+  struct Graph {
+    bool has_run = false;  // eagerly, so that kernels are loaded and algorithms chosen
+    OwnedGraph graph;
+  };
+  struct Flight {
+    uint64_t number = 0;
+    StagedStep staged;
+    StepOutput output;
+  };
+
+  Status bind_thread() {
+    if (bound_thread_ != std::this_thread::get_id()) {
+      ATOM_RETURN_IF_ERROR(device_status(runtime_.set_device(gpu_.device.index), "set device"));
+      bound_thread_ = std::this_thread::get_id();
+    }
+    return {};
+  }
+
+  // --- loading ---
+
+  Status load_weights(const EngineConfig& config,
+                      const std::shared_ptr<const Checkpoint>& checkpoint) {
+    int64_t before = 0, after = 0, total = 0;
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.memory_info(&before, &total), "memory info"));
+    ThreadPool pool(std::min(config.num_threads, kMaxLoadThreads));
+    ctx_.parallel = pool.parallel_for();
+    ATOM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceUploader> uploader,
+                          DeviceUploader::create(runtime_, gpu_.device.index, ctx_.parallel));
+    ctx_.uploader = uploader.get();
+    auto model = load_model(ctx_, checkpoint,
+                            {.compute = config.model.dtype,
+                             .dummy = config.model.load_dummy,
+                             .quantization = config.model.quantization});
+    ctx_.uploader = nullptr;
+    ctx_.parallel = {};
+    if (!model) {
+      return std::unexpected(std::move(model.error()));
+    }
+    model_ = std::move(*model);
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.memory_info(&after, &total), "memory info"));
+    plan_.weights = before - after;
+    return {};
+  }
+
+  // Zeroes what kernels count in.
+  Status clear_device_state() {
+    const DeviceStream stream = compute_.get();
+    ATOM_RETURN_IF_ERROR(device_status(
+        runtime_.fill_async(buffers_.device.data(), 0, buffers_.device.size(), stream), "clear"));
+    for (const Buffer* buffer : {&buffers_.sampler_workspace, &buffers_.token_counts}) {
+      ATOM_RETURN_IF_ERROR(
+          device_status(runtime_.fill_async(buffer->data(), 0, buffer->size(), stream), "clear"));
+    }
+    return device_status(runtime_.synchronize(stream), "clear");
+  }
+
+  // What is left once weights and workspace are there, now that both are known.
+  Status fit_kv_cache(const EngineConfig& config) {
+    int64_t free_bytes = 0, total = 0;
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.memory_info(&free_bytes, &total), "memory info"));
+    const int64_t used = plan_.device_free - free_bytes;
+    plan_.workspace = used - plan_.weights;
+    return plan_kv_cache(config, plan_);
+  }
+
+  Status allocate_kv_cache(DType dtype) {
+    const KvCacheSpec spec = model_->kv_cache_spec();
+    const int64_t half = dtype_bytes(
+        dtype, plan_.num_blocks * spec.num_kv_heads * limits_.block_size * spec.head_dim);
+    ATOM_ASSIGN_OR_RETURN(kv_, Buffer::allocate_device(runtime_, 2 * half * spec.num_layers));
+    auto* next = static_cast<char*>(kv_.data());
+    for (int64_t layer = 0; layer < spec.num_layers; ++layer, next += 2 * half) {
+      kv_caches_.push_back({.k = next,
+                            .v = next + half,
+                            .dtype = dtype,
+                            .num_blocks = plan_.num_blocks,
+                            .num_kv_heads = spec.num_kv_heads,
+                            .block_size = limits_.block_size,
+                            .head_dim = spec.head_dim});
+    }
+    return {};
+  }
+
+  // --- a step ---
+
+  // A failed step leaves unknown what the device has done: wait for it, and start counting anew.
+  Status recover() {
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.synchronize(copy_.get()), "recovering"));
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.synchronize(compute_.get()), "recovering"));
+    ATOM_RETURN_IF_ERROR(clear_device_state());
+    flights_.clear();
+    staging_.forget_tables();
+    penalties_.forget_all();
+    num_steps_ = 0;
+    return {};
+  }
+
+  // The captured size that this batch is padded to, or nullptr.
+  std::pair<const int64_t, Graph>* graph_for(const ScheduledBatch& batch) {
+    const bool is_decode = std::ranges::all_of(batch.sequences, [](const ScheduledSequence& s) {
+      return s.num_scheduled_tokens == 1 && s.sample && !s.sampling->prompt_logprobs;
+    });
+    const auto graph = graphs_.lower_bound(std::ssize(batch.sequences));
+    return is_decode && graph != graphs_.end() ? &*graph : nullptr;
+  }
+
+  Result<StagedStep> run(const ScheduledBatch& batch, StepOutput& prompts) {
+    auto* graph = graph_for(batch);
+    ATOM_RETURN_IF_ERROR(choose_count_slots(batch));
+    const uint64_t number = num_steps_;
+    ATOM_ASSIGN_OR_RETURN(StagedStep step,
+                          staging_.write(batch, graph != nullptr ? graph->first : 0, count_slots_,
+                                         buffers_.host_area(number)));
+    const DeviceEvent copied = copied_[number % kMaxInFlight].get();
+    ATOM_RETURN_IF_ERROR(
+        device_status(runtime_.copy_async(buffers_.device_area(number), buffers_.host_area(number),
+                                          step.bytes, copy_.get()),
+                      "copying inputs"));
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.record_event(copied, copy_.get()), "inputs"));
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.wait_event(compute_.get(), copied), "inputs"));
+    if (graph != nullptr) {
+      step.max_context_len = plan_.max_model_len;  // of any replay
+      ATOM_RETURN_IF_ERROR(replay(graph->second, step));
+    } else {
+      ATOM_RETURN_IF_ERROR(enqueue(step, &batch, &prompts));
+    }
+    ATOM_RETURN_IF_ERROR(device_status(runtime_.last_launch_error(), "launching a step"));
+    ATOM_RETURN_IF_ERROR(device_status(
+        runtime_.record_event(done_[number % kMaxInFlight].get(), compute_.get()), "step"));
+    return step;
+  }
+
+  // First eagerly, then captured, then replayed; without graphs when the device refuses to capture.
+  Status replay(Graph& graph, const StagedStep& step) {
+    if (!graph.graph && graph.has_run && can_capture_) {
+      ATOM_RETURN_IF_ERROR(device_status(runtime_.begin_capture(compute_.get()), "capture"));
+      const Status enqueued = enqueue(step, nullptr, nullptr);
+      DeviceGraph captured = nullptr;
+      const DeviceStatus failed = runtime_.end_capture(compute_.get(), &captured);
+      ATOM_RETURN_IF_ERROR(enqueued);
+      if (failed != nullptr) {
+        log_warning("decode steps are not captured: {}", failed);
+        can_capture_ = false;
+      } else {
+        graph.graph = OwnedGraph(runtime_, captured);
+      }
+    }
+    if (graph.graph) {
+      return device_status(runtime_.launch_graph(graph.graph.get(), compute_.get()), "replay");
+    }
+    graph.has_run = true;
+    return enqueue(step, nullptr, nullptr);
+  }
+
+  void set_attention(const StagedStep& step) {
+    attention_ = {.num_tokens = step.num_tokens,
+                  .num_seqs = step.num_seqs,
+                  .max_query_len = step.max_query_len,
+                  .max_context_len = step.max_context_len,
+                  .block_size = limits_.block_size,
+                  .block_table_stride = limits_.table_stride,
+                  .query_start = buffers_.inputs.query_start,
+                  .context_lens = buffers_.inputs.context_lens,
+                  .block_tables = buffers_.inputs.block_tables,
+                  .positions = buffers_.inputs.positions,
+                  .slot_mapping = buffers_.inputs.slot_mapping};
+    ctx_.attention = &attention_;
+  }
+
+  // Everything a step does on the compute stream. `batch` and `prompts`: for prompt logprobs, where
+  // any are asked for; never in a captured step.
+  Status enqueue(const StagedStep& step, const ScheduledBatch* batch, StepOutput* prompts) {
+    backend_.prepare_step(buffers_.prepare_args(), compute_.get());
+    set_attention(step);
+    arena_.reset();
+    if (ctx_.ops->begin_step != nullptr) {
+      ctx_.ops->begin_step(ctx_);
+    }
+    const Tensor ids(buffers_.inputs.token_ids, DType::kI32, {step.num_tokens}, ctx_.device);
+    const Tensor hidden = model_->forward(ctx_, ids, kv_caches_);
+    if (step.num_sample_rows > 0) {
+      const int64_t scratch = arena_.mark();
+      const Tensor logits = logits_of(hidden, step);
+      backend_.sample_tokens(buffers_.sample_args(logits.data_as<float>(), step.num_sample_rows),
+                             buffers_.max_rows, compute_.get());
+      arena_.rewind(scratch);
+    }
+    if (batch != nullptr) {
+      ATOM_RETURN_IF_ERROR(score_prompts({.backend = backend_,
+                                          .ctx = ctx_,
+                                          .model = *model_,
+                                          .buffers = buffers_,
+                                          .stream = compute_.get()},
+                                         *batch, hidden, *prompts));
+    }
+    backend_.publish_step(buffers_.publish_args(), compute_.get());
+    return {};
+  }
+
+  Tensor logits_of(const Tensor& hidden, const StagedStep& step) {
+    const int64_t num_rows = step.num_sample_rows;
+    if (num_rows == step.num_tokens) {
+      return model_->compute_logits(ctx_, hidden);  // every row is sampled, in order
+    }
+    Tensor picked = arena_.allocate(ctx_.ops->activation_dtype, {num_rows, hidden.dim(1)});
+    ctx_.ops->gather_rows(ctx_, hidden,
+                          Tensor(buffers_.inputs.sample_rows, DType::kI32, {num_rows}, ctx_.device),
+                          picked);
+    return model_->compute_logits(ctx_, picked);
+  }
+
+  // Sets the counts of sequences that are new to the device; rare, so the copy is waited for.
+  Status choose_count_slots(const ScheduledBatch& batch) {
+    count_slots_.clear();
+    for (const ScheduledSequence& sequence : batch.sequences) {
+      const PenaltySlots::Choice choice = penalties_.choose(sequence, num_steps_ + 1);
+      count_slots_.push_back(choice.slot);
+      if (choice.is_stale) {
+        ATOM_RETURN_IF_ERROR(set_counts(sequence, choice.slot));
+      }
+    }
+    return {};
+  }
+
+  Status set_counts(const ScheduledSequence& sequence, int32_t slot) {
+    const auto num_tokens = static_cast<int64_t>(sequence.token_ids.size());
+    ATOM_ASSIGN_OR_RETURN(const Buffer history, Buffer::allocate_device(runtime_, num_tokens * 4));
+    ATOM_RETURN_IF_ERROR(
+        device_status(runtime_.copy_async(history.data(), sequence.token_ids.data(), num_tokens * 4,
+                                          compute_.get()),
+                      "token counts"));
+    const auto* tokens = static_cast<const int32_t*>(history.data());
+    backend_.set_token_counts(
+        {.token_counts = {.counts = static_cast<uint16_t*>(buffers_.token_counts.data()),
+                          .num_slots = buffers_.max_rows},
+         .vocab_size = buffers_.vocab_size,
+         .slot = slot,
+         .prompt_token_ids = tokens,
+         .num_prompt_tokens = sequence.num_prompt_tokens,
+         .output_token_ids = tokens + sequence.num_prompt_tokens,
+         .num_output_tokens = num_tokens - sequence.num_prompt_tokens},
+        compute_.get());
+    return device_status(runtime_.synchronize(compute_.get()), "token counts");
+  }
+
+  void read_results(Flight& flight) const {
+    const StepBuffers::Results results = buffers_.results_of(flight.number);
+    for (size_t row = 0; row < flight.staged.sample_ids.size(); ++row) {
+      SampledToken token{.token_id = results.token_ids[row], .logprobs = {}};
+      const int32_t num_logprobs = flight.staged.num_logprobs[row];
+      if (num_logprobs >= 0) {
+        token.logprobs = {.logprob = results.logprobs[row].logprob,
+                          .rank = results.logprobs[row].rank,
+                          .top = {}};
+        const gpu::SamplerTopToken* top =
+            results.top_logprobs + row * static_cast<size_t>(gpu::kMaxTopLogprobs);
+        for (int32_t i = 0; i < num_logprobs && top[i].token_id >= 0; ++i) {
+          token.logprobs.top.emplace_back(top[i].token_id, top[i].logprob);
+        }
+      }
+      flight.output.rows.push_back(
+          {.id = flight.staged.sample_ids[row], .token = std::move(token)});
+    }
+  }
+
+  const GpuBackend& backend_;
+  const DeviceRuntime& runtime_;
+  GpuDevice gpu_;
+  MemoryPlan plan_;
+  StagingLimits limits_;
+  StepStaging staging_;
+  PenaltySlots penalties_;
+  std::vector<int32_t> count_slots_;
+
+  OwnedStream compute_, copy_;
+  std::array<OwnedEvent, kMaxInFlight> copied_, done_;
+  std::map<int64_t, Graph> graphs_;  // by padded batch size
+  bool can_capture_ = true;
+  StepBuffers buffers_;
+  Arena arena_;
+  ExecContext ctx_;
+  AttentionMetadata attention_;
+  std::unique_ptr<CausalLM> model_;
+  Buffer kv_;
+  std::vector<PagedKvCache> kv_caches_;
+
+  std::deque<Flight> flights_;
+  uint64_t num_steps_ = 0;  // submitted since the device state was cleared; StepState::step follows
+  bool is_broken_ = false;
+  std::thread::id bound_thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Executor>> make_gpu_model_runner(
+    const EngineConfig& config, const GpuDevice& gpu, std::shared_ptr<const Checkpoint> checkpoint,
+    MemoryPlan& plan) {
+  std::string missing;
+  for (const std::string& op : missing_ops(*gpu.backend)) {
+    missing += (missing.empty() ? "" : ", ") + op;
+  }
+  if (!missing.empty()) {
+    return make_error(ErrorCode::kUnsupported, "the backend of {} lacks: {}", gpu.properties.name,
+                      missing);
+  }
+  ATOM_ASSIGN_OR_RETURN(plan, plan_device_memory(config, *checkpoint, gpu));
+  auto runner = std::make_unique<GpuModelRunner>(config, gpu, plan);
+  ATOM_RETURN_IF_ERROR(runner->load(config, checkpoint));
+  plan = runner->plan();
+  return runner;
+}
+
+}  // namespace atom

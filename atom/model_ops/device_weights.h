@@ -1,0 +1,77 @@
+// Weights on their way to a device: mapped pages -> a ring of pinned pieces -> device memory, on
+// several threads, because one core reads slower than the bus takes. Everything here is a no-op or
+// plain host memory when the context has no device. Not here: which tensors there are
+// (models/weight_loader), and how a CPU packs them (cpu/linear_ops.cpp).
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "atom/core/buffer.h"
+#include "atom/core/error.h"
+#include "atom/model_ops/ops.h"
+
+namespace atom {
+
+// Owner: the model runner, while it loads. Called by one thread; pieces run on `parallel`.
+class DeviceUploader {
+ public:
+  static Result<std::unique_ptr<DeviceUploader>> create(const DeviceRuntime& runtime, int device,
+                                                        const ParallelFor& parallel);
+  ~DeviceUploader();
+  DeviceUploader(const DeviceUploader&) = delete;
+  DeviceUploader& operator=(const DeviceUploader&) = delete;
+
+  // `to` [part.rows, part.cols] bf16 on the device, rows in logical order. The source has been read
+  // on return; the copies are done after finish().
+  Status rows_as_bf16(const WeightPart& part, void* to);
+  Status bytes(const void* from, int64_t nbytes, void* to);
+  Status finish();
+
+ private:
+  struct Slot {
+    Buffer memory;
+    DeviceEvent copied = nullptr;
+  };
+
+  DeviceUploader(const DeviceRuntime& runtime, int device, const ParallelFor& parallel)
+      : runtime_(runtime), device_(device), parallel_(parallel) {}
+  Status prepare();
+  // Runs fill(pinned memory, first row, rows) and copies what it wrote, for pieces of whole rows.
+  template <class Fill>
+  Status pieces(int64_t num_rows, int64_t row_bytes, void* to, const Fill& fill);
+  void fail(DeviceStatus status);
+  Slot* take_slot();
+  void give_back(Slot* slot);
+
+  const DeviceRuntime& runtime_;
+  int device_;
+  ParallelFor parallel_;
+  DeviceStream stream_ = nullptr;
+  std::vector<Slot> slots_;
+  std::mutex mutex_;
+  std::condition_variable slot_free_;
+  std::vector<Slot*> free_;
+  std::string failure_;
+};
+
+// `host` where ctx has no device, else its bytes in device memory.
+Result<Buffer> to_device(const ExecContext& ctx, Buffer host);
+
+// Memory of ctx's device, or of the host.
+Result<Buffer> allocate_on(const ExecContext& ctx, int64_t nbytes);
+
+// A table [part.rows, part.cols] as bf16 on the device of ctx.
+Result<Buffer> upload_table(const ExecContext& ctx, const WeightPart& part);
+
+// OpTable::pack_linear of devices: `parts` stacked row-major as bf16, or as e4m3 with a scale per
+// row where `quantize` is set.
+Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> parts, bool quantize,
+                          LinearWeight& out);
+
+}  // namespace atom
