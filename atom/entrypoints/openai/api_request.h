@@ -50,7 +50,8 @@ struct ApiRequest {
   std::optional<int32_t> best_of;
   std::optional<bool> want_logprobs;    // chat "logprobs"
   std::optional<int32_t> top_logprobs;  // chat
-  std::string suffix;                   // refused when not empty
+  std::optional<int32_t> prompt_logprobs;
+  std::string suffix;  // refused when not empty
 
   bool stream = false;
   bool has_stream_options = false;

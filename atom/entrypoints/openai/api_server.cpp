@@ -6,15 +6,12 @@
 
 #include "atom/core/check.h"
 #include "atom/core/log.h"
-#include "atom/entrypoints/openai/chat_messages.h"
 #include "atom/entrypoints/openai/json_writer.h"
-#include "atom/entrypoints/parsers/tool_grammar.h"
 
 namespace atom::openai {
 namespace {
 
 constexpr size_t kMaxRequestId = 128;
-constexpr int64_t kDefaultMaxTokens = 256;
 
 using Api = ApiServer;
 
@@ -85,6 +82,7 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
   ATOM_CHECK(tools && reasoning) << "parser names are checked with the flags";
   tool_format_ = *tools;
   reasoning_format_ = *reasoning;
+  template_knows_developer_ = source.find("developer") != std::string_view::npos;
 }
 
 http::Response ApiServer::refuse(int status, const std::string& message) {
@@ -231,6 +229,13 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   }
   const int64_t sequences =
       std::max<int64_t>(1, static_cast<int64_t>(request->prompts.size())) * request->sampling.n;
+  if (sequences > options_.max_in_flight) {  // waiting would not help
+    return reject(Error{.code = ErrorCode::kInvalidArgument,
+                        .message = str_format("prompts x n = {} sequences; this server takes at "
+                                              "most {} at a time",
+                                              sequences, options_.max_in_flight),
+                        .param = request->sampling.n > 1 ? "n" : "prompt"});
+  }
   if (metrics_->in_flight.load(std::memory_order_relaxed) + sequences > options_.max_in_flight) {
     return reject(Rejection::kQueueFull,
                   {.status = 503,
@@ -269,128 +274,6 @@ Result<std::string> ApiServer::find_model(std::string_view name) const {
   if (!options_.model.empty() && bare(options_.model) == bare(name)) return options_.model;
   return field_error("model", str_format("The model `{}` does not exist.", clipped(name)),
                      ErrorCode::kNotFound);
-}
-
-Result<std::string> ApiServer::render(const ApiRequest& request) const {
-  if (chat_template_ == nullptr) {
-    return field_error("messages",
-                       "this model has no chat template; start the server with --chat-template, or "
-                       "use /v1/completions");
-  }
-  const Tokenizer& tokenizer = *engine_.tokenizer();
-  boost::json::object kwargs = options_.default_chat_template_kwargs;
-  for (const boost::json::key_value_pair& entry : request.chat_template_kwargs)
-    kwargs.insert_or_assign(entry.key(), entry.value());
-  const boost::json::value messages(request.messages);
-  const boost::json::value tools(request.tools);
-  // With "none" the model does not see what it must not use.
-  const bool no_calls = request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNone;
-  const auto text =
-      chat_template_->render_chat({.messages = &messages,
-                                   .tools = request.tools.empty() || no_calls ? nullptr : &tools,
-                                   .chat_template_kwargs = &kwargs,
-                                   .add_generation_prompt = request.add_generation_prompt.value_or(
-                                       !request.continue_final_message),
-                                   .continue_final_message = request.continue_final_message,
-                                   .bos_token = tokenizer.bos_token(),
-                                   .eos_token = tokenizer.eos_token()});
-  if (text) return *text;
-  return field_error("messages", str_format("the chat template refused the messages: {}",
-                                            clipped(text.error().message)));
-}
-
-ParserPlan ApiServer::plan_parsers(const ApiRequest& request, std::string_view prompt) const {
-  ParserPlan plan;
-  const bool may_call =
-      !request.tools.empty() &&
-      !(request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNone);
-  if (may_call) {
-    plan.tools = tool_format_;
-    plan.context.tool_names = tool_names(request.tools);
-  }
-  plan.reasoning = reasoning_format_;
-  if (plan.reasoning != nullptr) plan.start = plan.reasoning->start(*plan.reasoning, prompt);
-  plan.context.in_reasoning = plan.start == parsers::ReasoningStart::kInside;
-  return plan;
-}
-
-// What tool_choice and strict tools demand of the text, in the model's own form; what
-// response_format demands holds for the answer, after the reasoning.
-void ApiServer::set_grammar(ApiRequest& request, ParserPlan& plan) const {
-  std::optional<GrammarSpec>& grammar = request.sampling.grammar;
-  const bool forced = request.forces_call();
-  if (forced || (plan.tools != nullptr && (grammar || parsers::has_strict_tool(request.tools)))) {
-    if (plan.tools == nullptr) plan.tools = &parsers::generic_tool_format();
-    plan.context.calls_are_valid = true;
-    const parsers::ToolGrammarRequest wanted{
-        .tools = &request.tools,
-        .named = forced ? std::string_view(request.tool_choice->name) : "",
-        .required = forced,
-        .parallel = request.parallel_tool_calls,
-        .answer = forced || !grammar ? nullptr : &*grammar};
-    grammar = parsers::tool_grammar(plan.tools->form, wanted, plan.reasoning, plan.start);
-  } else if (grammar) {
-    grammar = parsers::after_reasoning(std::move(*grammar), plan.reasoning, plan.start);
-  }
-}
-
-Status ApiServer::prepare_prompts(Generation::Input& input) const {
-  ApiRequest& request = input.request;
-  const Tokenizer& tokenizer = *engine_.tokenizer();
-  if (request.endpoint == kChat) {
-    ATOM_ASSIGN_OR_RETURN(std::string text, render(request));
-    input.parsers = plan_parsers(request, text);
-    set_grammar(request, input.parsers);
-    if (input.parsers.tools != nullptr) {
-      for (const std::string_view token : input.parsers.tools->control_tokens) {
-        const std::optional<int32_t> id = tokenizer.token_to_id(token);
-        if (id && tokenizer.is_special(*id)) request.sampling.control_token_ids.push_back(*id);
-      }
-    }
-    request.prompts.emplace_back(std::move(text));
-  }
-  const bool add_special = request.add_special_tokens.value_or(request.endpoint == kCompletions);
-  const char* field = request.endpoint == kChat ? "messages" : "prompt";
-  int64_t longest = 0;
-  for (PromptInput& prompt : request.prompts) {
-    if (auto* text = std::get_if<std::string>(&prompt)) {
-      input.prompt_ids.push_back(tokenizer.encode(*text, add_special));
-      if (request.echo) input.prompt_texts.push_back(std::move(*text));
-    } else {
-      input.prompt_ids.push_back(std::move(std::get<std::vector<int32_t>>(prompt)));
-      if (request.echo)
-        input.prompt_texts.push_back(
-            tokenizer.decode(input.prompt_ids.back(), request.sampling.skip_special_tokens));
-    }
-    if (input.prompt_ids.back().empty())
-      return field_error(field, str_format("{} is empty", field));
-    longest = std::max(longest, static_cast<int64_t>(input.prompt_ids.back().size()));
-  }
-  request.messages = {};
-  request.prompts.clear();
-  return check_context(request, longest, field);
-}
-
-// Settles max_tokens: the default is 256, and what exceeds the room the longest prompt leaves is
-// cut.
-Status ApiServer::check_context(ApiRequest& request, int64_t prompt_tokens,
-                                std::string_view param) const {
-  const int64_t room = options_.limits.max_model_len - prompt_tokens;
-  const int64_t wanted = request.max_tokens.value_or(kDefaultMaxTokens);
-  if (room < 0 || (room == 0 && wanted > 0)) {
-    return field_error(
-        param,
-        str_format(
-            "This model's maximum context length is {} tokens. However, you requested {} output "
-            "tokens "
-            "and your prompt contains at least {} input tokens, for a total of at least {} tokens. "
-            "Please "
-            "reduce the length of the input prompt or the number of requested output tokens.",
-            options_.limits.max_model_len, wanted, prompt_tokens, prompt_tokens + wanted));
-  }
-  request.sampling.max_tokens = std::min(wanted, room);
-  request.sampling.min_tokens = std::min(request.sampling.min_tokens, request.sampling.max_tokens);
-  return {};
 }
 
 }  // namespace atom::openai

@@ -106,6 +106,7 @@ class ApiServer {
   std::shared_ptr<ApiMetrics> metrics_;
   const parsers::ToolFormat* tool_format_ = nullptr;  // nullptr: the model has none
   const parsers::ReasoningFormat* reasoning_format_ = nullptr;
+  bool template_knows_developer_ = false;
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
   WorkQueue pool_;

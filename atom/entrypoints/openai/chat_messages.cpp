@@ -179,6 +179,13 @@ Status check_tools(const json::array& tools) {
   return {};
 }
 
+void rename_role(json::array& messages, std::string_view from, std::string_view to) {
+  for (json::value& message : messages) {
+    if (text_of(message.get_object(), "role") == from)
+      message.get_object()["role"] = json::string_view(to.data(), to.size());
+  }
+}
+
 std::vector<std::string> tool_names(const json::array& tools) {
   std::vector<std::string> names;
   for (const json::value& tool : tools) {

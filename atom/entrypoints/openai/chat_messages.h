@@ -18,6 +18,9 @@ namespace atom::openai {
 Result<boost::json::array> normalize_messages(const boost::json::array& messages,
                                               std::string_view name);
 
+// For templates that know no such role and would drop its messages.
+void rename_role(boost::json::array& messages, std::string_view from, std::string_view to);
+
 Status check_tools(const boost::json::array& tools);
 // Of checked tools.
 bool has_tool(const boost::json::array& tools, std::string_view name);

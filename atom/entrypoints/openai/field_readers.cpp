@@ -304,7 +304,39 @@ Status read_template_kwargs(const json::value& value, const FieldSpec& field, co
 Status read_reasoning_effort(const json::value& value, const FieldSpec& field, const RequestLimits&,
                              ApiRequest& request) {
   if (!value.is_string()) return type_error(field.name, "a string", value);
-  request.chat_template_kwargs.emplace("reasoning_effort", value);  // chat_template_kwargs win
+  json::object& kwargs = request.chat_template_kwargs;  // what is in them wins
+  kwargs.emplace("reasoning_effort", value);
+  if (value.get_string() == "none") kwargs.emplace("enable_thinking", false);
+  return {};
+}
+
+// A switch with many spellings: true, "enabled", {"type": "enabled"}. Templates spell it in two.
+Status read_thinking(const json::value& value, const FieldSpec& field, const RequestLimits&,
+                     ApiRequest& request) {
+  const json::value* type = value.is_object() ? value.get_object().if_contains("type") : &value;
+  std::optional<bool> on;
+  if (type != nullptr && type->is_bool()) on = type->get_bool();
+  if (type != nullptr && type->is_string()) {
+    const json::string& text = type->get_string();
+    if (text == "adaptive" || text == "auto") return {};  // as the template has it
+    if (text == "enabled" || text == "disabled") on = text == "enabled";
+  }
+  if (!on) {
+    return field_error(field.name,
+                       "thinking must be true, false or {\"type\": \"enabled\" or \"disabled\"}");
+  }
+  request.chat_template_kwargs.emplace("enable_thinking", *on);
+  request.chat_template_kwargs.emplace("thinking", *on);
+  return {};
+}
+
+Status read_documents(const json::value& value, const FieldSpec& field, const RequestLimits&,
+                      ApiRequest& request) {
+  if (!value.is_array()) return type_error(field.name, "a list of objects", value);
+  for (const json::value& document : value.get_array()) {
+    if (!document.is_object()) return type_error(field.name, "a list of objects", document);
+  }
+  if (!value.get_array().empty()) request.chat_template_kwargs.emplace("documents", value);
   return {};
 }
 

@@ -30,5 +30,7 @@ FieldReader read_logit_bias;
 FieldReader read_stream_options;
 FieldReader read_template_kwargs;
 FieldReader read_reasoning_effort;
+FieldReader read_thinking;
+FieldReader read_documents;
 
 }  // namespace atom::openai

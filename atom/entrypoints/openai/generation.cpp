@@ -45,11 +45,15 @@ Generation::Generation(EngineClient& engine, Call call, Input input)
   const size_t num_prompts = input_.prompt_ids.size();
   num_sequences_ = static_cast<int64_t>(n * num_prompts);
   choices_.resize(n * num_prompts);
-  for (size_t i = 0; i < choices_.size(); ++i) choices_[i].index = static_cast<int32_t>(i);
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    choices_[i].index = static_cast<int32_t>(i);
+    choices_[i].in_reasoning = input_.parsers.context.in_reasoning;
+  }
   for (size_t i = 0; i < choices_.size(); ++i) {
     if (auto parser = input_.parsers.make()) parsers_.push_back(std::move(parser));
   }
   echoed_.resize(num_prompts, false);
+  if (input_.request.prompt_logprobs) prompt_logprobs_.resize(num_prompts);
   prompts_.resize(num_prompts);
   unfinished_ = num_prompts;
   call_.metrics->in_flight.fetch_add(num_sequences_, std::memory_order_relaxed);
@@ -106,6 +110,11 @@ void Generation::on_output(size_t prompt, RequestOutput&& output) {
   prompts_[prompt] = {.cached_tokens = output.num_cached_tokens,
                       .generated_tokens = output.num_generated_tokens};
   if (echo_due(prompt)) add_echo(prompt, output);
+  const std::optional<int32_t> scored = input_.request.prompt_logprobs;
+  if (scored && prompt_logprobs_[prompt].empty()) {
+    format_.append_prompt_logprobs(prompt_logprobs_[prompt], input_.prompt_ids[prompt],
+                                   output.prompt_logprobs, *scored);
+  }
   for (ChoiceDelta& delta : output.choices) take_delta(prompt, delta, output, out);
   if (output.finished && --unfinished_ == 0) return finish_locked(out);
   if (out.empty()) return;
@@ -137,6 +146,23 @@ void Generation::add_echo(size_t prompt, const RequestOutput& output) {
   }
 }
 
+// The tokens between the tags of a reasoning block, where each tag is one token.
+void Generation::count_reasoning(ChoiceState& choice, const std::vector<int32_t>& ids) {
+  const ParserPlan& plan = input_.parsers;
+  if (plan.close_id < 0 || choice.reasoning_done) return;
+  for (const int32_t id : ids) {
+    if (id == plan.close_id) {
+      choice.reasoning_done = true;
+      return;
+    }
+    if (id == plan.open_id) {
+      choice.in_reasoning = true;
+    } else if (choice.in_reasoning) {
+      ++choice.reasoning_tokens;
+    }
+  }
+}
+
 // The text of a delta, as the parser reads it.
 void Generation::add_text(size_t index, const ChoiceDelta& delta) {
   ChoiceState& choice = choices_[index];
@@ -156,6 +182,7 @@ void Generation::add_text(size_t index, const ChoiceDelta& delta) {
   parser.push(text.substr(at), parsed_);
   if (delta.finish_reason) parser.finish(parsed_);
   choice.text += parsed_.content;
+  choice.reasoning_done |= !choice.in_reasoning && !parsed_.content.empty();
   if (input_.request.include_reasoning) choice.reasoning += parsed_.reasoning;
   for (parsers::ToolCallDelta& call : parsed_.calls) {
     if (call.index > 0 && !input_.request.parallel_tool_calls) continue;
@@ -176,6 +203,7 @@ void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutp
   const size_t index =
       prompt * static_cast<size_t>(request.sampling.n) + static_cast<size_t>(delta.index);
   ChoiceState& choice = choices_[index];
+  count_reasoning(choice, delta.token_ids);
   add_text(index, delta);
   if (request.return_token_ids)
     choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
@@ -212,8 +240,8 @@ void Generation::finish_locked(std::string& out) {
   done_ = true;
   const Usage total = usage(Clock::now());
   if (!input_.request.stream) {
-    http::Response response{
-        .body = format_.whole(choices_, total, input_.prompt_ids, input_.request.sampling.n)};
+    http::Response response{.body = format_.whole(choices_, total, input_.prompt_ids,
+                                                  prompt_logprobs_, input_.request.sampling.n)};
     call_.send(std::move(response), summary({}));
     return;
   }
@@ -296,6 +324,10 @@ Usage Generation::usage(Clock::time_point now) const {
   };
   Usage out{.ttft = first_token_ == Clock::time_point{} ? 0 : seconds(first_token_),
             .latency = seconds(now)};
+  if (input_.parsers.close_id >= 0) {
+    out.reasoning_tokens = 0;
+    for (const ChoiceState& choice : choices_) *out.reasoning_tokens += choice.reasoning_tokens;
+  }
   int64_t longest = 0;
   for (size_t i = 0; i < prompts_.size(); ++i) {
     out.prompt_tokens += static_cast<int64_t>(input_.prompt_ids[i].size());

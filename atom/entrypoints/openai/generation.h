@@ -21,6 +21,8 @@ namespace atom::openai {
 struct ParserPlan {
   const parsers::ToolFormat* tools = nullptr;  // nullptr: calls are text
   const parsers::ReasoningFormat* reasoning = nullptr;
+  int32_t open_id = -1;  // the tags of reasoning, where they are single tokens
+  int32_t close_id = -1;
   parsers::ReasoningStart start = parsers::ReasoningStart::kNone;
   parsers::ParserContext context;
 
@@ -48,6 +50,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   void on_output(size_t prompt, RequestOutput&& output);
   void take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out);
+  void count_reasoning(ChoiceState& choice, const std::vector<int32_t>& ids);
   void add_text(size_t choice, const ChoiceDelta& delta);
   void add_echo(size_t prompt, const RequestOutput& output);
   bool echo_due(size_t prompt) const;
@@ -69,6 +72,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<ChoiceState> choices_;
   std::vector<std::unique_ptr<parsers::OutputParser>> parsers_;  // per choice; empty: none
   parsers::ParsedText parsed_;                                   // reused
+  std::vector<std::string> prompt_logprobs_;                     // per prompt; empty: not asked for
   std::vector<bool> echoed_;  // per prompt: echo of its choices has been added
   struct PromptState {
     int64_t cached_tokens = 0;

@@ -81,6 +81,17 @@ Status integer(const json::value& value, const FieldSpec& field, const RequestLi
   return {};
 }
 
+// Zero, which only scoring takes, is for check_lengths.
+template <auto kMember>
+Status length(const json::value& value, const FieldSpec& field, const RequestLimits& limits,
+              ApiRequest& request) {
+  if (value.is_number() && as_integer(value) == 0) {
+    request.*kMember = 0;
+    return {};
+  }
+  return integer<kMember>(value, field, limits, request);
+}
+
 template <auto kMember>
 Status number(const json::value& value, const FieldSpec& field, const RequestLimits&,
               ApiRequest& request) {
@@ -122,16 +133,15 @@ using P = SamplingParams;
 using R = ApiRequest;
 using K = FieldKind;
 
-// chat_template_kwargs stands before reasoning_effort, which does not override it. `prompt` is an
-// alias of `messages` in chat.
+// chat_template_kwargs stands before the fields that set single template variables: it wins.
+// `prompt` is an alias of `messages` in chat.
 constexpr FieldSpec kFields[] = {
     {"model", kBothEndpoints, K::kString, string<&R::model>},
     {"messages", kChat, K::kArray, read_messages},
     {"prompt", kChat, K::kArray, read_messages},
     {"prompt", kCompletions, K::kOther, read_prompt},
-    {"max_tokens", kBothEndpoints, K::kInteger, integer<&R::max_tokens>, 0, 2147483647},
-    {"max_completion_tokens", kChat, K::kInteger, integer<&R::max_completion_tokens>, 0,
-     2147483647},
+    {"max_tokens", kBothEndpoints, K::kInteger, length<&R::max_tokens>, 1, 2147483647},
+    {"max_completion_tokens", kChat, K::kInteger, length<&R::max_completion_tokens>, 1, 2147483647},
     {"min_tokens", kBothEndpoints, K::kInteger, integer<&P::min_tokens>, 0, 2147483647},
     {"temperature", kBothEndpoints, K::kNumber, number<&P::temperature>, 0, 2},
     {.name = "top_p",
@@ -174,6 +184,10 @@ constexpr FieldSpec kFields[] = {
      .kind = K::kInteger,
      .read = integer<&P::logprobs>,
      .max_from = &RequestLimits::max_logprobs},
+    {.name = "prompt_logprobs",
+     .kind = K::kInteger,
+     .read = integer<&R::prompt_logprobs>,
+     .max_from = &RequestLimits::max_logprobs},
     {"echo", kCompletions, K::kBool, boolean<&R::echo>},
     {"skip_special_tokens", kBothEndpoints, K::kBool, boolean<&P::skip_special_tokens>},
     {"spaces_between_special_tokens", kBothEndpoints, K::kBool,
@@ -183,6 +197,8 @@ constexpr FieldSpec kFields[] = {
     {"continue_final_message", kChat, K::kBool, boolean<&R::continue_final_message>},
     {"chat_template_kwargs", kChat, K::kObject, read_template_kwargs},
     {"reasoning_effort", kChat, K::kString, read_reasoning_effort},
+    {"thinking", kChat, K::kOther, read_thinking},
+    {"documents", kChat, K::kArray, read_documents},
     {"tools", kChat, K::kArray, read_tools},
     {"tool_choice", kChat, K::kOther, read_tool_choice},
     {"parallel_tool_calls", kChat, K::kBool, boolean<&R::parallel_tool_calls>},
@@ -196,7 +212,7 @@ constexpr FieldSpec kFields[] = {
     {"modalities", kChat, K::kOther, read_modalities},
     // Not offered.
     {"suffix", kCompletions, K::kRefused, refused},
-    {"prompt_logprobs", kBothEndpoints, K::kRefused, refused},
+    {"echo", kChat, K::kRefused, refused},
     {"prompt_embeds", kBothEndpoints, K::kRefused, refused},
     {"chat_template", kChat, K::kRefused, refused},
     {"structured_outputs", kBothEndpoints, K::kRefused, refused},
@@ -231,6 +247,9 @@ Status check_lengths(ApiRequest& request, const RequestLimits& limits) {
                                         limits.max_model_len, *given));
   }
   request.max_tokens = given;
+  if (request.prompt_logprobs && request.stream) {
+    return field_error("prompt_logprobs", "prompt_logprobs cannot be streamed");
+  }
   if (request.sampling.min_tokens > given.value_or(256)) {
     return field_error("min_tokens",
                        str_format("min_tokens must be at most max_tokens ({}), got {}",
@@ -280,6 +299,10 @@ Status check_together(ApiRequest& request, const RequestLimits& limits) {
     if (request.echo && sampling.logprobs) sampling.prompt_logprobs = sampling.logprobs;
     // The engine accepts zero tokens only as a scoring request.
     if (request.max_tokens == 0 && !sampling.prompt_logprobs) sampling.prompt_logprobs = 0;
+  }
+  if (request.prompt_logprobs) {
+    sampling.prompt_logprobs =
+        std::max(sampling.prompt_logprobs.value_or(0), *request.prompt_logprobs);
   }
   const int64_t prompts = std::max<int64_t>(1, static_cast<int64_t>(request.prompts.size()));
   if (prompts * sampling.n > limits.max_sequences) {

@@ -167,6 +167,41 @@ void ResponseFormat::add_logprobs(const std::optional<TokenLogprobs>& logprobs, 
   lists.top_logprobs += '}';
 }
 
+void ResponseFormat::append_prompt_logprobs(std::string& out, const std::vector<int32_t>& ids,
+                                            const std::vector<std::optional<TokenLogprobs>>& rows,
+                                            int32_t num_top) const {
+  const auto entry = [&](int32_t id, float logprob, int64_t rank, const char* separator) {
+    out += separator;
+    out += '"';
+    append_int(out, id);
+    out += "\":{\"logprob\":";
+    append_float(out, bounded(logprob));
+    out += ",\"rank\":";
+    append_int(out, rank);
+    out += ",\"decoded_token\":";
+    append_json_string(out, tokenizer_.token_bytes(id));
+    out += '}';
+  };
+  out += '[';
+  for (size_t t = 0; t < ids.size(); ++t) {
+    if (t > 0) out += ',';
+    if (t >= rows.size() || !rows[t]) {
+      out += "null";
+      continue;
+    }
+    const TokenLogprobs& row = *rows[t];
+    out += '{';
+    entry(ids[t], row.logprob, row.rank, "");
+    const size_t count = std::min(row.top.size(), static_cast<size_t>(num_top));
+    for (size_t i = 0; i < count; ++i) {
+      if (row.top[i].first == ids[t]) continue;
+      entry(row.top[i].first, row.top[i].second, static_cast<int64_t>(i) + 1, ",");
+    }
+    out += '}';
+  }
+  out += ']';
+}
+
 void ResponseFormat::append_lists(std::string& out, const LogprobLists& lists) const {
   out += ",\"logprobs\":";
   if (!options_.logprobs) {
@@ -262,6 +297,10 @@ void ResponseFormat::append_usage(std::string& out, const Usage& usage) {
   append_int(out, usage.completion_tokens);
   out += ",\"prompt_tokens_details\":{\"cached_tokens\":";
   append_int(out, usage.cached_tokens);
+  if (usage.reasoning_tokens) {
+    out += "},\"completion_tokens_details\":{\"reasoning_tokens\":";
+    append_int(out, *usage.reasoning_tokens);
+  }
   out += "},\"ttft_s\":";
   append_fixed4(out, usage.ttft);
   out += ",\"tpot_s\":";
@@ -310,6 +349,7 @@ void ResponseFormat::usage_chunk(std::string& out, const Usage& usage) const {
 
 std::string ResponseFormat::whole(const std::vector<ChoiceState>& choices, const Usage& usage,
                                   const std::vector<std::vector<int32_t>>& prompt_ids,
+                                  const std::vector<std::string>& prompt_logprobs,
                                   int32_t n) const {
   const bool chat = options_.endpoint == kChat;
   std::string out = "{\"id\":";
@@ -336,6 +376,8 @@ std::string ResponseFormat::whole(const std::vector<ChoiceState>& choices, const
       out += ",\"prompt_token_ids\":";
       append_ids(out, prompt_ids[i / static_cast<size_t>(n)]);
     }
+    if (!prompt_logprobs.empty() && !chat)
+      out += ",\"prompt_logprobs\":" + prompt_logprobs[i / static_cast<size_t>(n)];
     out += '}';
   }
   out += "],\"usage\":";
@@ -344,6 +386,7 @@ std::string ResponseFormat::whole(const std::vector<ChoiceState>& choices, const
     out += ",\"prompt_token_ids\":";
     append_ids(out, prompt_ids[0]);
   }
+  if (!prompt_logprobs.empty() && chat) out += ",\"prompt_logprobs\":" + prompt_logprobs[0];
   out += '}';
   return out;
 }

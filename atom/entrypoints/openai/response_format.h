@@ -19,6 +19,7 @@ namespace atom::openai {
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  std::optional<int64_t> reasoning_tokens;
   int64_t cached_tokens = 0;
   double ttft = 0;  // seconds
   double tpot = 0;
@@ -48,6 +49,9 @@ struct ChoiceState {
   bool called = false;                        // the message has tool calls
   std::vector<int32_t> token_ids;
   LogprobLists logprobs;
+  int64_t reasoning_tokens = 0;
+  bool in_reasoning = false;
+  bool reasoning_done = false;
   int64_t num_characters = 0;  // text_offset of the next token
   std::optional<FinishReason> finish_reason;
   std::variant<std::monostate, std::string, int32_t> stop_reason;
@@ -81,9 +85,15 @@ class ResponseFormat {
   void usage_chunk(std::string& out, const Usage& usage) const;
 
   // The whole answer. prompt_ids[i] belongs to choices[i * n ... ].
+  // prompt_logprobs[i] too; empty when not asked for.
   std::string whole(const std::vector<ChoiceState>& choices, const Usage& usage,
-                    const std::vector<std::vector<int32_t>>& prompt_ids, int32_t n) const;
+                    const std::vector<std::vector<int32_t>>& prompt_ids,
+                    const std::vector<std::string>& prompt_logprobs, int32_t n) const;
 
+  // prompt_logprobs of one prompt: a list with an object of token id to logprob for each token.
+  void append_prompt_logprobs(std::string& out, const std::vector<int32_t>& ids,
+                              const std::vector<std::optional<TokenLogprobs>>& rows,
+                              int32_t num_top) const;
   static void append_usage(std::string& out, const Usage& usage);
 
  private:

@@ -1,0 +1,150 @@
+// From a checked request to what the engine gets: the rendered and tokenised prompt, how its output
+// is read, the grammar it must keep to, and what the context leaves for it.
+#include <algorithm>
+
+#include "atom/entrypoints/openai/api_server.h"
+#include "atom/entrypoints/openai/chat_messages.h"
+#include "atom/entrypoints/openai/json_writer.h"
+#include "atom/entrypoints/parsers/tool_grammar.h"
+
+namespace atom::openai {
+namespace {
+
+constexpr int64_t kDefaultMaxTokens = 256;
+
+}  // namespace
+
+Result<std::string> ApiServer::render(const ApiRequest& request) const {
+  if (chat_template_ == nullptr) {
+    return field_error("messages",
+                       "this model has no chat template; start the server with --chat-template, or "
+                       "use /v1/completions");
+  }
+  const Tokenizer& tokenizer = *engine_.tokenizer();
+  boost::json::object kwargs = options_.default_chat_template_kwargs;
+  for (const boost::json::key_value_pair& entry : request.chat_template_kwargs)
+    kwargs.insert_or_assign(entry.key(), entry.value());
+  boost::json::array known_roles = request.messages;
+  if (!template_knows_developer_) rename_role(known_roles, "developer", "system");
+  const boost::json::value messages(std::move(known_roles));
+  const boost::json::value tools(request.tools);
+  // With "none" the model does not see what it must not use.
+  const bool no_calls = request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNone;
+  const auto text =
+      chat_template_->render_chat({.messages = &messages,
+                                   .tools = request.tools.empty() || no_calls ? nullptr : &tools,
+                                   .chat_template_kwargs = &kwargs,
+                                   .add_generation_prompt = request.add_generation_prompt.value_or(
+                                       !request.continue_final_message),
+                                   .continue_final_message = request.continue_final_message,
+                                   .bos_token = tokenizer.bos_token(),
+                                   .eos_token = tokenizer.eos_token()});
+  if (text) return *text;
+  return field_error("messages", str_format("the chat template refused the messages: {}",
+                                            clipped(text.error().message)));
+}
+
+ParserPlan ApiServer::plan_parsers(const ApiRequest& request, std::string_view prompt) const {
+  ParserPlan plan;
+  const bool may_call =
+      !request.tools.empty() &&
+      !(request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNone);
+  if (may_call) {
+    plan.tools = tool_format_;
+    plan.context.tool_names = tool_names(request.tools);
+  }
+  plan.reasoning = reasoning_format_;
+  if (plan.reasoning != nullptr) plan.start = plan.reasoning->start(*plan.reasoning, prompt);
+  if (plan.reasoning != nullptr) {
+    const Tokenizer& tokenizer = *engine_.tokenizer();
+    plan.open_id = tokenizer.token_to_id(plan.reasoning->open).value_or(-1);
+    plan.close_id = tokenizer.token_to_id(plan.reasoning->close).value_or(-1);
+  }
+  plan.context.in_reasoning = plan.start == parsers::ReasoningStart::kInside;
+  return plan;
+}
+
+// What tool_choice and strict tools demand of the text, in the model's own form; what
+// response_format demands holds for the answer, after the reasoning.
+void ApiServer::set_grammar(ApiRequest& request, ParserPlan& plan) const {
+  std::optional<GrammarSpec>& grammar = request.sampling.grammar;
+  const bool forced = request.forces_call();
+  if (forced || (plan.tools != nullptr && (grammar || parsers::has_strict_tool(request.tools)))) {
+    if (plan.tools == nullptr) plan.tools = &parsers::generic_tool_format();
+    plan.context.calls_are_valid = true;
+    const parsers::ToolGrammarRequest wanted{
+        .tools = &request.tools,
+        .named = forced ? std::string_view(request.tool_choice->name) : "",
+        .required = forced,
+        .parallel = request.parallel_tool_calls,
+        .answer = forced || !grammar ? nullptr : &*grammar};
+    grammar = parsers::tool_grammar(plan.tools->form, wanted, plan.reasoning, plan.start);
+  } else if (grammar) {
+    grammar = parsers::after_reasoning(std::move(*grammar), plan.reasoning, plan.start);
+  }
+}
+
+Status ApiServer::prepare_prompts(Generation::Input& input) const {
+  ApiRequest& request = input.request;
+  const Tokenizer& tokenizer = *engine_.tokenizer();
+  if (request.endpoint == kChat) {
+    ATOM_ASSIGN_OR_RETURN(std::string text, render(request));
+    input.parsers = plan_parsers(request, text);
+    set_grammar(request, input.parsers);
+    if (!request.include_reasoning && input.parsers.reasoning != nullptr) {
+      request.sampling.logprobs.reset();  // tokens would show it
+      request.return_token_ids = false;
+    }
+    if (input.parsers.tools != nullptr) {
+      for (const std::string_view token : input.parsers.tools->control_tokens) {
+        const std::optional<int32_t> id = tokenizer.token_to_id(token);
+        if (id && tokenizer.is_special(*id)) request.sampling.control_token_ids.push_back(*id);
+      }
+    }
+    request.prompts.emplace_back(std::move(text));
+  }
+  const bool add_special = request.add_special_tokens.value_or(request.endpoint == kCompletions);
+  const char* field = request.endpoint == kChat ? "messages" : "prompt";
+  int64_t longest = 0;
+  for (PromptInput& prompt : request.prompts) {
+    if (auto* text = std::get_if<std::string>(&prompt)) {
+      input.prompt_ids.push_back(tokenizer.encode(*text, add_special));
+      if (request.echo) input.prompt_texts.push_back(std::move(*text));
+    } else {
+      input.prompt_ids.push_back(std::move(std::get<std::vector<int32_t>>(prompt)));
+      if (request.echo)
+        input.prompt_texts.push_back(
+            tokenizer.decode(input.prompt_ids.back(), request.sampling.skip_special_tokens));
+    }
+    if (input.prompt_ids.back().empty())
+      return field_error(field, str_format("{} is empty", field));
+    longest = std::max(longest, static_cast<int64_t>(input.prompt_ids.back().size()));
+  }
+  request.messages = {};
+  request.prompts.clear();
+  return check_context(request, longest, field);
+}
+
+// Settles max_tokens: the default is 256, and what exceeds the room the longest prompt leaves is
+// cut.
+Status ApiServer::check_context(ApiRequest& request, int64_t prompt_tokens,
+                                std::string_view param) const {
+  const int64_t room = options_.limits.max_model_len - prompt_tokens;
+  const int64_t wanted = request.max_tokens.value_or(kDefaultMaxTokens);
+  if (room < 0 || (room == 0 && wanted > 0)) {
+    return field_error(
+        param,
+        str_format(
+            "This model's maximum context length is {} tokens. However, you requested {} output "
+            "tokens "
+            "and your prompt contains at least {} input tokens, for a total of at least {} tokens. "
+            "Please "
+            "reduce the length of the input prompt or the number of requested output tokens.",
+            options_.limits.max_model_len, wanted, prompt_tokens, prompt_tokens + wanted));
+  }
+  request.sampling.max_tokens = std::min(wanted, room);
+  request.sampling.min_tokens = std::min(request.sampling.min_tokens, request.sampling.max_tokens);
+  return {};
+}
+
+}  // namespace atom::openai
