@@ -10,7 +10,7 @@ import pytest
 
 from demo import NAME
 from raw_http import post
-from running_server import metric_in, wait_until
+from running_server import wait_until
 from sse import assemble, events, whole_choice
 
 PROMPTS = ["Once upon a time", "Write the word naïve in 日本語 and add 🎉🎈:", "1 2 3 4 5 6", "The quick brown fox"]
@@ -145,8 +145,7 @@ def test_no_frame_is_split_from_its_bytes(demo):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_slot_within_two_steps(demo, stream):
     def state():
-        text = httpx.get(demo.base + "/metrics").text
-        return metric_in(text, "vllm:num_requests_running"), metric_in(text, "atom:engine_steps_total")
+        return demo.metrics(("vllm:num_requests_running", {}), ("atom:engine_steps_total", {}))
 
     body = {"prompt": "Once", "max_tokens": 1900, "ignore_eos": True}
     with demo.raw().connect() as other:

@@ -5,8 +5,8 @@ import re
 import signal
 import subprocess
 import time
+import urllib.request
 
-import httpx
 import pytest
 
 from raw_http import RawServer
@@ -43,7 +43,13 @@ class Server:
         return RawServer(self.port)
 
     def metric(self, name, **labels):
-        return metric_in(httpx.get(self.base + "/metrics").text, name, **labels)
+        return self.metrics((name, labels))[0]
+
+    def metrics(self, *wanted):
+        """Values of (name, labels), all of one reading."""
+        with urllib.request.urlopen(self.base + "/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+        return [metric_in(text, name, **labels) for name, labels in wanted]
 
     def stop(self, sig=signal.SIGTERM):
         if self.process.poll() is None:
