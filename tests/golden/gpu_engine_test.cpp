@@ -208,7 +208,7 @@ TEST(GpuRunner, AFailedStepIsForgotten) {
     for (size_t i = 0; i < requests.size(); ++i) {
       EXPECT_EQ(outcomes[i].token_ids, expected[i].token_ids) << i;
     }
-    EXPECT_TRUE((*gpu)->stats().alive);
+    EXPECT_EQ((*gpu)->stats().condition, EngineCondition::kOk);
   }
 }
 
