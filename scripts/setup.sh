@@ -6,6 +6,12 @@ set -euo pipefail
 build_packages=(g++ cmake ninja-build ccache libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev
   libcurl4-openssl-dev libgtest-dev libgmock-dev python3-venv curl ca-certificates)
 test_packages=(git)
+# The page at / is tested in a browser; without one those tests say so and are skipped. Ubuntu's package is a
+# stub for snap.
+if [ -r /etc/os-release ] && grep -qx 'ID=debian' /etc/os-release &&
+  ! command -v chromium chromium-browser google-chrome >/dev/null; then
+  test_packages+=(chromium)
+fi
 fuzz_packages=(clang-19 libclang-rt-19-dev)
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then

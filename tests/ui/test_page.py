@@ -132,6 +132,20 @@ def test_model_text_stays_text(server, open_page):
     assert "snake_case_name and 2 * 3 * 4" in page.js("document.querySelector('.assistant > .text').innerText")
 
 
+def test_hostile_markup_costs_little(server, open_page):
+    page = open_page(server.url)
+    hostile = ["[a](" * 5000, "[a](<b \"" * 3000, "`" * 20000, "**" * 10000, "_a_ " * 5000, ">" * 20000, "- " * 5000,
+               "\n".join(" " * (2 * i) + "- x" for i in range(200)), "|" * 10000 + "\n|-|", "https://" * 3000]
+    fake(page, *[{"content": text + "\n\n"} for text in hostile])
+    say(page, "Go")
+    page.wait(TURNS + ".length === 2 && " + IDLE, seconds=20)
+    started = time.monotonic()
+    page.js("location.reload()")  # builds it all again
+    page.wait("document.readyState === 'complete' && " + TURNS + ".length === 2", seconds=20)
+    assert time.monotonic() - started < 10
+    page.js("sessionStorage.clear()")
+
+
 def test_thinking_is_folded_away(server, open_page):
     page = open_page(server.url)
     for deltas in ([{"reasoning_content": "Let me "}, {"reasoning_content": "see."}, {"content": "Four."}],

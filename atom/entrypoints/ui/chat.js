@@ -137,7 +137,7 @@
       this.details.hidden = !split.thinking;
       if (split.thinking) {
         const finished = !live || Boolean(split.text);
-        const seconds = turn.thoughtMs ? ` for ${(turn.thoughtMs / 1000).toFixed(1)} s` : "";
+        const seconds = turn.thoughtMs >= 100 ? ` for ${(turn.thoughtMs / 1000).toFixed(1)} s` : "";
         this.details.firstChild.textContent = finished ? "Thought" + seconds : "Thinking …";
         this.thoughts.update(split.thinking);
       }
@@ -209,6 +209,7 @@
     const view = run.view = views.get(turn);
     view.show();
     follow(true);
+    id("status").textContent = "The model is answering.";
     metricsStrip.poll();
     let frame = 0;
     let thoughtFrom = 0;
@@ -253,6 +254,7 @@
     view.show();
     view.showFacts(false);
     if (error) view.showError(error);
+    id("status").textContent = error ?? "The answer is complete.";
     render();
     follow();
     metricsStrip.poll();

@@ -49,12 +49,12 @@ async function copyText(text, button) {
 // One alternative per kind of inline markup; each is linear by construction (no nested repeats).
 const kInline = new RegExp([
   "(`+)([^`]|[^`][^]{0,2000}?[^`])\\1(?!`)",                           // 1,2 code
-  "\\*\\*([^*\\s](?:[^*]*[^*\\s])?)\\*\\*",                            // 3 strong
+  "\\*\\*([^*\\s](?:(?:[^*]|\\*(?!\\*))*[^*\\s])?)\\*\\*",              // 3 strong
   "__([^_\\s](?:[^_]*[^_\\s])?)__(?!\\w)",                             // 4 strong
   "\\*([^*\\s](?:[^*]*[^*\\s])?)\\*",                                  // 5 emphasis
   "(?<!\\w)_([^_\\s](?:[^_]*[^_\\s])?)_(?!\\w)",                       // 6 emphasis
   "~~([^~]+)~~",                                                       // 7 deleted
-  "!?\\[([^\\]\\n]{1,500})\\]\\(\\s*<?([^\\s<>)]{1,2000})>?[^)\\n]{0,200}\\)",  // 8,9 link
+  "!?\\[([^\\[\\]\\n]{1,300})\\]\\(<?([^\\s<>()]{1,1000})>?(?:\\s+\"[^\"\\n]{0,200}\")?\\)",  // 8,9 link
   "(https?://[^\\s<>\"'`]{1,2000}[^\\s<>\"'`.,;:!?)\\]])",             // 10 bare link
 ].join("|"), "g");
 
@@ -162,7 +162,34 @@ function codeBlock(source) {
   const copy = iconButton("copy", "Copy code", (button) => copyText(body, button));
   return element("div", "code",
     element("div", "bar", element("span", "", language || "text"), copy),
-    element("pre", "", element("code", "", body)));
+    element("pre", "", element("code", "", ...highlight(body, language.toLowerCase()))));
+}
+
+// Colours that fit most languages: comments, strings, numbers and common words. Not a parser; what it
+// does not know stays plain.
+const kHashComments = new Set(["python", "py", "sh", "bash", "shell", "zsh", "ruby", "rb", "yaml", "yml", "toml", "r", "perl", "make", "cmake", "dockerfile"]);
+const kPlain = new Set(["", "text", "txt", "plain", "markdown", "md", "output", "console", "diff"]);
+const kWords = "and as async await break case catch class const constexpr continue def default defer del delete do elif else enum except export extends extern false finally fn for from func function global if impl import in include interface is lambda let match mod move mut namespace new nil none not null or override package pass private protected pub public raise ref return self select static struct super switch template this throw trait true try type typedef typename union unless until use using var virtual void volatile when where while with yield None True False int float double bool char long short unsigned signed string auto SELECT FROM WHERE JOIN ON AS AND OR NOT NULL GROUP ORDER BY INSERT INTO VALUES UPDATE SET DELETE CREATE TABLE LIMIT";
+const kWordSet = new Set(kWords.split(" "));
+const kLiterals = "|(\"(?:[^\"\\\\\\n]|\\\\.)*\"?|'(?:[^'\\\\\\n]|\\\\.)*'?|`(?:[^`\\\\]|\\\\[^])*`?)|\\b(\\d[\\w.]*)|([A-Za-z_]\\w*)";
+const kCTokens = new RegExp("(//[^\\n]*|/\\*[^]*?(?:\\*/|$))" + kLiterals, "g");
+const kHashTokens = new RegExp("(#[^\\n]*)" + kLiterals, "g");
+const kDashTokens = new RegExp("(--[^\\n]*)" + kLiterals, "g");
+
+function highlight(code, language) {
+  if (kPlain.has(language) || code.length > 100000) return [code];
+  const tokens = kHashComments.has(language) ? kHashTokens : language === "sql" || language === "lua" ? kDashTokens : kCTokens;
+  const out = [];
+  let last = 0;
+  for (const m of code.matchAll(tokens)) {
+    const kind = m[1] ? "c" : m[2] ? "s" : m[3] ? "n" : kWordSet.has(m[4]) || m[4]?.endsWith("_t") ? "k" : "";
+    if (!kind) continue;
+    if (m.index > last) out.push(code.slice(last, m.index));
+    out.push(element("span", kind, m[0]));
+    last = m.index + m[0].length;
+  }
+  out.push(code.slice(last));
+  return out;
 }
 
 function list(source, depth) {
@@ -190,7 +217,8 @@ function list(source, depth) {
 
 function table(rows) {
   const cells = (row) => row.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/).map((c) => c.trim().replaceAll("\\|", "|"));
-  const line = (row, tag) => element("tr", "", ...cells(row).map((c) => element(tag, "", ...inline(c))));
+  const sides = cells(rows[1]).map((c) => (c.endsWith(":") ? (c.startsWith(":") ? "center" : "right") : ""));
+  const line = (row, tag) => element("tr", "", ...cells(row).map((c, i) => element(tag, sides[i], ...inline(c))));
   return element("div", "table", element("table", "",
     element("thead", "", line(rows[0], "th")),
     element("tbody", "", ...rows.slice(2).map((row) => line(row, "td")))));
