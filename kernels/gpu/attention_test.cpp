@@ -1,10 +1,12 @@
 // Paged attention on the device against the CPU reference, over adversarial shapes; prints error
 // and time per row and exits with 1 when one is over its limit. Runs where a device is; not a
 // GoogleTest, so that it is one small file to take there.
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <random>
 #include <string>
+#include <thread>
 
 #include "kernels/common/convert.h"
 #include "kernels/cpu/kernels.h"
@@ -159,16 +161,24 @@ class Setup {
     args.metadata.query_start = query_start_.data();
     args.metadata.context_lens = c_.context_lens.data();
     args.metadata.block_tables = tables_.data();
-    for (size_t s = 0; s < c_.context_lens.size(); ++s) {
-      if (c_.context_lens[s] == 0) {
-        continue;
-      }
-      for (int h = 0; h < c_.num_kv_heads; ++h) {
-        cpu::reference_kernels().attention(args,
-                                           {.sequence = static_cast<int64_t>(s),
-                                            .kv_head = h,
-                                            .tokens = {query_start_[s], query_start_[s + 1]}});
-      }
+    std::atomic<size_t> next{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back([&] {
+        const auto heads = static_cast<size_t>(c_.num_kv_heads);
+        for (size_t i = next++; i < c_.context_lens.size() * heads; i = next++) {
+          const size_t s = i / heads;
+          if (c_.context_lens[s] > 0) {
+            cpu::reference_kernels().attention(
+                args, {.sequence = static_cast<int64_t>(s),
+                       .kv_head = static_cast<int64_t>(i % heads),
+                       .tokens = {query_start_[s], query_start_[s + 1]}});
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
     }
     return out;
   }

@@ -149,7 +149,7 @@ __device__ void finish_row(Shared& shared, const SampleTokensArgs& args, const W
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void ATOM_LAUNCH_BOUNDS(kThreads, 2)
     sample_kernel(const SampleTokensArgs args, const Workspace workspace) {
   __shared__ Shared shared;
   const int row_index = static_cast<int>(blockIdx.y);

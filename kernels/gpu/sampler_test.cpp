@@ -199,7 +199,7 @@ void compare(const char* group, const std::vector<float>& logits, int64_t stride
     if (row.num_logprobs >= 0) {
       const TokenLogprobs& want = cpu[i].logprobs;
       const auto close = [](float a, float b) {
-        return std::abs(a - b) <= 3e-6F * (1 + std::abs(b));
+        return a == b || std::abs(a - b) <= 3e-6F * (1 + std::abs(b));
       };
       expect(
           close(device.logprobs[i].logprob, want.logprob) && device.logprobs[i].rank == want.rank,

@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "kernels/gpu/attention/mma.h"
 #include "kernels/gpu/attention/share.h"
 
 namespace atom::gpu {
@@ -61,7 +62,6 @@ class DecodeBody {
     segment_ = segment;
     rows_ = segment.query_len * group_ - segment.row_block * T::kRows;
     rows_ = rows_ < T::kRows ? rows_ : T::kRows;
-    load_query();
     attend();
     combine();
   }
@@ -169,9 +169,9 @@ class DecodeBody {
     if constexpr (T::kE4M3) {
       const uint32_t byte = static_cast<uint32_t>(e) % 4;
       return e4m3_to_f16(
-          select_bytes(values_[j][e / 4], values_[j + 1][e / 4], byte * 0x1111U + 0x4400U));
+          __byte_perm(values_[j][e / 4], values_[j + 1][e / 4], byte * 0x11U + 0x40U));
     } else {
-      return select_bytes(values_[j][e / 2], values_[j + 1][e / 2], e % 2 ? 0x7632U : 0x5410U);
+      return __byte_perm(values_[j][e / 2], values_[j + 1][e / 2], e % 2 ? 0x7632U : 0x5410U);
     }
   }
 
@@ -181,10 +181,10 @@ class DecodeBody {
     for (int step = 0; step < T::kSteps; ++step) {
       uint32_t a[4];
       if constexpr (T::kE4M3) {
-        a[0] = e4m3_to_f16(select_bytes(keys_[0][step], 0, 0x1100));
-        a[1] = e4m3_to_f16(select_bytes(keys_[1][step], 0, 0x1100));
-        a[2] = e4m3_to_f16(select_bytes(keys_[0][step], 0, 0x3322));
-        a[3] = e4m3_to_f16(select_bytes(keys_[1][step], 0, 0x3322));
+        a[0] = e4m3_to_f16(keys_[0][step]);
+        a[1] = e4m3_to_f16(keys_[1][step]);
+        a[2] = e4m3_to_f16(keys_[0][step] >> 16);
+        a[3] = e4m3_to_f16(keys_[1][step] >> 16);
       } else {
         a[0] = keys_[0][2 * step];
         a[1] = keys_[1][2 * step];
@@ -278,19 +278,23 @@ class DecodeBody {
         }
       }
     }
-    const float scale = args_.scale * kLog2E * (T::kE4M3 ? kE4M3Scale * args_.cache.k_scale : 1.0F);
+    const float scale = args_.scale * kLog2E * (T::kE4M3 ? args_.cache.k_scale : 1.0F);
     const int open_end = segment_.context_len - segment_.query_len + 1;  // all rows see these keys
     const int closed_begin =
         args_.sliding_window > 0 ? segment_.context_len - args_.sliding_window : 0;
     int key = segment_.key_begin + warp_ * 16;
     const int end = segment_.key_end;
+    int64_t offset = 0;
+    if (key < end) {
+      offset = offset_of(block_of(key), key);
+      if (T::kPrefetch) {
+        load_keys(offset);
+        load_values(offset);
+      }
+    }
+    load_query();
     if (key >= end) {
       return;
-    }
-    int64_t offset = offset_of(block_of(key), key);
-    if (T::kPrefetch) {
-      load_keys(offset);
-      load_values(offset);
     }
     int block = key + T::kUnit < end ? block_of(key + T::kUnit) : 0;
     for (; key < end; key += T::kUnit) {
@@ -364,26 +368,26 @@ class DecodeBody {
     }
     __syncthreads();
     const bool whole = segment_.num_pieces == 1;
-    float* slot = partials_ + static_cast<int64_t>(segment_.slot(segment_.piece)) * slot_size();
-    for (int e = static_cast<int>(threadIdx.x); e < rows_ * T::kHeadDim; e += T::kThreads) {
+    float* slot = slot_of(segment_.piece);
+    for (int e = static_cast<int>(threadIdx.x) * 4; e < rows_ * T::kHeadDim; e += T::kThreads * 4) {
       const int r = e / T::kHeadDim;
       float top = kLowest;
 #pragma unroll
       for (int w = 0; w < T::kWarps; ++w) {
         top = fmaxf(top, stats_[(w * T::kRows + r) * 2]);
       }
-      float value = 0.0F;
+      float4 value = {0.0F, 0.0F, 0.0F, 0.0F};
       float total = 0.0F;
 #pragma unroll
       for (int w = 0; w < T::kWarps; ++w) {
         const float factor = fast_exp2(stats_[(w * T::kRows + r) * 2] - top);
-        value += factor * sums_[w * T::kRows * T::kHeadDim + e];
+        add_scaled(value, sums_ + w * T::kRows * T::kHeadDim + e, factor);
         total += factor * stats_[(w * T::kRows + r) * 2 + 1];
       }
       if (whole) {
         store(e, value, top, total);
       } else {
-        slot[2 * T::kRows + e] = value;
+        *reinterpret_cast<float4*>(slot + 2 * T::kRows + e) = value;
         if (e % T::kHeadDim == 0) {
           slot[2 * r] = top;
           slot[2 * r + 1] = total;
@@ -396,26 +400,42 @@ class DecodeBody {
     __syncthreads();  // sums_ and query_ are free for the next segment
   }
 
-  static __device__ constexpr int slot_size() { return T::kRows * (T::kHeadDim + 2); }
+  __device__ float* slot_of(int piece) const {
+    return partials_ + static_cast<int64_t>(segment_.slot(piece)) * (T::kRows * (T::kHeadDim + 2));
+  }
 
-  __device__ void store(int e, float value, float top, float total) const {
+  static __device__ __forceinline__ void add_scaled(float4& to, const float* from, float factor) {
+    const float4 v = *reinterpret_cast<const float4*>(from);
+    to.x += v.x * factor;
+    to.y += v.y * factor;
+    to.z += v.z * factor;
+    to.w += v.w * factor;
+  }
+
+  // Four neighbouring dims of a row.
+  __device__ void store(int e, const float4& value, float top, float total) const {
     const int r = e / T::kHeadDim;
     const int head = head_of(r);
+    float scale = T::kE4M3 ? args_.cache.v_scale : 1.0F;
     if (args_.sinks != nullptr) {
       const float sink = args_.sinks[head] * kLog2E;
       const float higher = fmaxf(top, sink);
       const float factor = fast_exp2(top - higher);
-      value *= factor;
+      scale *= factor;
       total = total * factor + fast_exp2(sink - higher);
     }
-    const float scale = T::kE4M3 ? kE4M3Scale * args_.cache.v_scale : 1.0F;
-    const float result = total > 0.0F ? value * scale / total : 0.0F;
-    args_.out[(static_cast<int64_t>(segment_.query_start + token_of(r)) * args_.num_heads + head) *
-                  T::kHeadDim +
-              e % T::kHeadDim] = static_cast<uint16_t>(PairBf16::pack(result, 0.0F));
+    scale = total > 0.0F ? scale / total : 0.0F;
+    uint16_t* to =
+        args_.out +
+        (static_cast<int64_t>(segment_.query_start + token_of(r)) * args_.num_heads + head) *
+            T::kHeadDim +
+        e % T::kHeadDim;
+    *reinterpret_cast<uint2*>(to) = {PairBf16::pack(value.x * scale, value.y * scale),
+                                     PairBf16::pack(value.z * scale, value.w * scale)};
   }
 
-  // The last block to arrive adds up the pieces in order.
+  // The last block to arrive adds up the pieces in order: first each row's maximum and total, a
+  // warp a row, then the values.
   __device__ void merge() {
     int32_t* counter =
         counters_ +
@@ -432,29 +452,52 @@ class DecodeBody {
       return;
     }
     __threadfence();
-    for (int e = static_cast<int>(threadIdx.x); e < rows_ * T::kHeadDim; e += T::kThreads) {
-      const int r = e / T::kHeadDim;
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
+    for (int r = warp_; r < rows_; r += T::kWarps) {
       float top = kLowest;
-      float value = 0.0F;
       float total = 0.0F;
-#pragma unroll 4
-      for (int p = 0; p < segment_.num_pieces; ++p) {
-        const float* slot = partials_ + static_cast<int64_t>(segment_.slot(p)) * slot_size();
-        const float piece_top = load_shared_level(slot + 2 * r);
-        const float piece_total = load_shared_level(slot + 2 * r + 1);
-        const float piece_value = load_shared_level(slot + 2 * T::kRows + e);
-        const float higher = fmaxf(top, piece_top);
-        const float factor = fast_exp2(top - higher);
-        const float piece_factor = fast_exp2(piece_top - higher);
-        value = value * factor + piece_value * piece_factor;
-        total = total * factor + piece_total * piece_factor;
+      for (int p = lane; p < segment_.num_pieces; p += kLanes) {
+        const float2 piece = load_pair(slot_of(p) + 2 * r);
+        const float higher = fmaxf(top, piece.x);
+        total = total * fast_exp2(top - higher) + piece.y * fast_exp2(piece.x - higher);
         top = higher;
       }
-      store(e, value, top, total);
+#pragma unroll
+      for (int step = kLanes / 2; step > 0; step /= 2) {
+        const float other_top = shuffle_xor(top, step);
+        const float other_total = shuffle_xor(total, step);
+        const float higher = fmaxf(top, other_top);
+        total = total * fast_exp2(top - higher) + other_total * fast_exp2(other_top - higher);
+        top = higher;
+      }
+      if (lane == 0) {
+        stats_[2 * r] = top;
+        stats_[2 * r + 1] = total;
+      }
+    }
+    __syncthreads();
+    for (int e = static_cast<int>(threadIdx.x) * 4; e < rows_ * T::kHeadDim; e += T::kThreads * 4) {
+      const int r = e / T::kHeadDim;
+      const float top = stats_[2 * r];
+      float4 value = {0.0F, 0.0F, 0.0F, 0.0F};
+#pragma unroll 8
+      for (int p = 0; p < segment_.num_pieces; ++p) {
+        const float* slot = slot_of(p);
+        const float factor = fast_exp2(load_shared_level(slot + 2 * r) - top);
+        const float4 v = __ldcg(reinterpret_cast<const float4*>(slot + 2 * T::kRows + e));
+        value.x += v.x * factor;
+        value.y += v.y * factor;
+        value.z += v.z * factor;
+        value.w += v.w * factor;
+      }
+      store(e, value, top, stats_[2 * r + 1]);
     }
     if (threadIdx.x == 0) {
       *counter = 0;
     }
+  }
+  static __device__ __forceinline__ float2 load_pair(const float* from) {
+    return __ldcg(reinterpret_cast<const float2*>(from));
   }
 
   const PagedAttentionArgs& args_;

@@ -2,15 +2,21 @@
 // that they compile in parallel.
 #pragma once
 
+#include "kernels/gpu/attention/plain.h"
+#include "kernels/gpu/vendor/gpu_runtime.h"
+
+#if ATOM_GPU_CUDA
+
 #include "kernels/gpu/attention/decode_body.h"
 #include "kernels/gpu/attention/instances.h"
 
 namespace atom::gpu {
 
 template <class T, int kBlocksPerProcessor>
-__global__ void __launch_bounds__(T::kThreads, kBlocksPerProcessor)
+__global__ void ATOM_LAUNCH_BOUNDS(T::kThreads, kBlocksPerProcessor)
     decode_attention_kernel(const PagedAttentionArgs args, int32_t* counters, float* partials) {
   extern __shared__ uint4 shared[];
+  wait_previous();
   uint32_t* words = reinterpret_cast<uint32_t*>(shared);
   int* starts = reinterpret_cast<int*>(words + T::kSharedBytes / 4);
   DecodeShare<T::kUnit, T::kRows> share(args, starts, reinterpret_cast<int*>(words));
@@ -19,6 +25,7 @@ __global__ void __launch_bounds__(T::kThreads, kBlocksPerProcessor)
   while (share.next(segment)) {
     body.run(segment);
   }
+  allow_next();
 }
 
 template <class T, int kBlocksPerProcessor>
@@ -28,8 +35,12 @@ void launch_decode_instance(const PagedAttentionArgs& args, cudaStream_t stream)
   static const int resident =
       resident_grid(reinterpret_cast<const void*>(kernel), T::kThreads, T::kSharedBytes);
   const int grid = resident < kMaxDecodeGrid ? resident : kMaxDecodeGrid;
-  kernel<<<grid, T::kThreads, shared, stream>>>(args, decode_counters(args.workspace),
-                                                decode_partials(args));
+  (void)launch_chained(kernel,
+                       {.grid = dim3(static_cast<unsigned>(grid)),
+                        .block = dim3(T::kThreads),
+                        .shared_bytes = static_cast<unsigned>(shared),
+                        .stream = stream},
+                       args, decode_counters(args.workspace), decode_partials(args));
 }
 
 template <int kHeadDim>
@@ -57,3 +68,16 @@ void launch_decode(const PagedAttentionArgs& args, void* stream_handle) {
 }
 
 }  // namespace atom::gpu
+
+#else
+
+namespace atom::gpu {
+
+template <int kHeadDim>
+void launch_decode(const PagedAttentionArgs& args, void* stream) {
+  launch_plain(args, PlainSequences::kDecode, stream);
+}
+
+}  // namespace atom::gpu
+
+#endif

@@ -12,6 +12,11 @@ void launch_prefill(const PagedAttentionArgs& args, void* stream);
 
 // Blocks that have slots for partial results.
 inline constexpr int kMaxDecodeGrid = 1024;
+// Keys of the smallest piece of an item, but for its last.
+#ifndef ATOM_MIN_PIECE_KEYS
+#define ATOM_MIN_PIECE_KEYS 256
+#endif
+inline constexpr int kMinPieceKeys = ATOM_MIN_PIECE_KEYS;
 // Pieces of an item with batch_invariant.
 inline constexpr int kInvariantPieces = 16;
 

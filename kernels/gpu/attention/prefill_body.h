@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "kernels/gpu/attention/mma.h"
 #include "kernels/gpu/attention/share.h"
 
 namespace atom::gpu {
@@ -155,11 +156,9 @@ class PrefillBody {
     }
     close_copy_group();
   }
-  static __device__ __forceinline__ uint32_t low_pair(uint32_t bytes) {
-    return e4m3_to_f16(select_bytes(bytes, 0, 0x1100));
-  }
+  static __device__ __forceinline__ uint32_t low_pair(uint32_t bytes) { return e4m3_to_f16(bytes); }
   static __device__ __forceinline__ uint32_t high_pair(uint32_t bytes) {
-    return e4m3_to_f16(select_bytes(bytes, 0, 0x3322));
+    return e4m3_to_f16(bytes >> 16);
   }
 
   __device__ void reset() {
@@ -202,7 +201,7 @@ class PrefillBody {
 
   // Scores become weights; what was summed before is scaled to the new maximum.
   __device__ __forceinline__ void weigh(int key, float (&scores)[T::kKeyTiles][4]) {
-    const float scale = args_.scale * kLog2E * (T::kE4M3 ? kE4M3Scale * args_.cache.k_scale : 1.0F);
+    const float scale = args_.scale * kLog2E * (T::kE4M3 ? args_.cache.k_scale : 1.0F);
     const int first_position = position_of(tile_.first_row + warp_ * 16);
     const int last_position = position_of(tile_.first_row + warp_ * 16 + 15);
     const bool masked = key + T::kKeys - 1 > first_position ||
@@ -274,7 +273,7 @@ class PrefillBody {
       float total = total_[half];
       total += shuffle_xor(total, 1);
       total += shuffle_xor(total, 2);
-      float scale = T::kE4M3 ? kE4M3Scale * args_.cache.v_scale : 1.0F;
+      float scale = T::kE4M3 ? args_.cache.v_scale : 1.0F;
       if (args_.sinks != nullptr && row < tile_.num_rows) {
         const float sink = args_.sinks[head] * kLog2E;
         const float higher = fmaxf(max_[half], sink);

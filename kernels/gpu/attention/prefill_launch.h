@@ -3,6 +3,11 @@
 // first; the last block to find none sets it back.
 #pragma once
 
+#include "kernels/gpu/attention/plain.h"
+#include "kernels/gpu/vendor/gpu_runtime.h"
+
+#if ATOM_GPU_CUDA
+
 #include "kernels/gpu/attention/prefill_body.h"
 
 namespace atom::gpu {
@@ -34,7 +39,7 @@ __device__ __forceinline__ RowTile row_tile(const PagedAttentionArgs& args, cons
 }
 
 template <class T, int kBlocksPerProcessor>
-__global__ void __launch_bounds__(T::kThreads, kBlocksPerProcessor)
+__global__ void ATOM_LAUNCH_BOUNDS(T::kThreads, kBlocksPerProcessor)
     prefill_attention_kernel(const PagedAttentionArgs args, int32_t* counters) {
   extern __shared__ uint4 shared[];
   __shared__ int next;
@@ -81,3 +86,16 @@ void launch_prefill(const PagedAttentionArgs& args, void* stream_handle) {
 }
 
 }  // namespace atom::gpu
+
+#else
+
+namespace atom::gpu {
+
+template <int kHeadDim>
+void launch_prefill(const PagedAttentionArgs& args, void* stream) {
+  launch_plain(args, PlainSequences::kPrefill, stream);
+}
+
+}  // namespace atom::gpu
+
+#endif

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "kernels/gpu/attention/instances.h"
-#include "kernels/gpu/attention/tile.h"
+#include "kernels/gpu/attention/lanes.h"
 
 namespace atom::gpu {
 
@@ -86,6 +86,9 @@ struct Segment {
 template <int kUnit, int kRows>
 class DecodeShare {
  public:
+  // A piece of fewer keys costs more to merge than it saves.
+  static constexpr int kMinUnits = kMinPieceKeys / kUnit > 0 ? kMinPieceKeys / kUnit : 1;
+
   struct Extent {
     int context_len, query_start, query_len, first_key, units, heads;
   };
@@ -110,7 +113,8 @@ class DecodeShare {
   }
 
   static __device__ int pieces(int units) {
-    return units < kInvariantPieces ? units : kInvariantPieces;
+    const int wanted = units / kMinUnits;
+    return wanted < 1 ? 1 : wanted < kInvariantPieces ? wanted : kInvariantPieces;
   }
 
   // See sequence_starts.
@@ -120,7 +124,8 @@ class DecodeShare {
       const Extent e = extent(args, s);
       return e.heads * (args.batch_invariant ? pieces(e.units) : e.units);
     });
-    blocks_ = total_ < static_cast<int>(gridDim.x) ? total_ : static_cast<int>(gridDim.x);
+    const int wanted = args.batch_invariant ? total_ : (total_ + kMinUnits - 1) / kMinUnits;
+    blocks_ = wanted < static_cast<int>(gridDim.x) ? wanted : static_cast<int>(gridDim.x);
     const int block = static_cast<int>(blockIdx.x);
     if (block >= blocks_) {
       next_ = end_ = 0;

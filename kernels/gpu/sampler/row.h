@@ -4,7 +4,7 @@
 // Device code.
 #pragma once
 
-#include "kernels/gpu/attention/tile.h"
+#include "kernels/gpu/attention/lanes.h"
 #include "kernels/gpu/sampler.h"
 
 namespace atom::gpu::sampler {
