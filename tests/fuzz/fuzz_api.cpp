@@ -246,7 +246,7 @@ Choices read_choices(const Answer& answer) {
   return choices;
 }
 
-// The same request with the other value of `stream`.
+// The same request with the other value of `stream`, if it can be written.
 std::optional<std::string> turned(const std::string& body) {
   auto parsed = parse_json(body);
   if (!parsed || !parsed->is_object()) return {};
@@ -255,7 +255,9 @@ std::optional<std::string> turned(const std::string& body) {
   const bool streamed = stream != nullptr && stream->is_bool() && stream->get_bool();
   object["stream"] = !streamed;
   object.erase("stream_options");
-  return json::serialize(object);
+  std::string text = json::serialize(object);
+  if (!parse_json(text)) return {};  // 1e400 is read as infinity, which has no JSON form
+  return text;
 }
 
 }  // namespace
@@ -285,7 +287,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FUZZ_CHECK(!choices.empty());
   for (const auto& [index, choice] : choices) FUZZ_CHECK(!choice.finish_reason.empty());
   const std::optional<std::string> other = turned(body);
-  FUZZ_CHECK(other.has_value());
+  if (!other) return 0;
   const std::shared_ptr<Answer> second = api->post(path, *other);
   FUZZ_CHECK(second->status == 200 && second->streaming != first->streaming);
   FUZZ_CHECK(read_choices(*second) == choices);

@@ -15,6 +15,9 @@ constexpr size_t kReadBytes = 64 << 10;
 constexpr size_t kMaxPipelined = 64 << 10;  // unread requests held while an answer is in progress
 constexpr size_t kIdleCapacity = 4 << 10;   // buffers larger than this are given back when idle
 constexpr std::chrono::milliseconds kLingerTime{2000};
+// A reader must take this much (or all there is) in each write time-out: a byte now and then is no
+// progress.
+constexpr size_t kMinProgress = 16 << 10;
 constexpr std::chrono::milliseconds kTick{250};
 
 }  // namespace
@@ -134,11 +137,19 @@ void Connection::close() {
 
 void Connection::client_gone() { close(); }
 
+// For a reader that takes nothing: the kernel would go on keeping what it did not take.
+void Connection::drop() {
+  boost::system::error_code ignored;
+  socket_.set_option(asio::socket_base::linger(true, 0), ignored);
+  close();
+}
+
 void Connection::check_deadline(Clock::time_point now) {
   if (now < deadline_) return;
   if (phase_ == Phase::kHeader) return refuse(408, "the request header did not arrive in time");
   if (phase_ == Phase::kBody) return refuse(408, "the request body did not arrive in time");
-  close();  // idle, lingering, or a reader that takes nothing
+  if (phase_ == Phase::kAnswer) return drop();
+  close();  // idle or lingering
 }
 
 void Connection::wait_readable() {
@@ -272,7 +283,7 @@ void Connection::on_news(Exchange& exchange) {
   if (was_empty) out_pos_ = 0;
   if (news.overflow) {
     log_debug("a stream is dropped: its reader is too slow");
-    return close();
+    return drop();
   }
   if (news.ended) answer_complete_ = true;
   if (news.close) close_after_ = true;
@@ -280,7 +291,6 @@ void Connection::on_news(Exchange& exchange) {
 }
 
 void Connection::flush() {
-  bool progress = false;
   while (out_pos_ < out_.size()) {
     boost::system::error_code error;
     const size_t n =
@@ -288,7 +298,7 @@ void Connection::flush() {
     if (error == asio::error::would_block || error == asio::error::try_again) break;
     if (error) return client_gone();
     out_pos_ += n;
-    progress = true;
+    taken_ += n;
   }
   if (out_pos_ == out_.size()) {
     out_.clear();
@@ -299,7 +309,9 @@ void Connection::flush() {
     return;
   }
   if (exchange_) exchange_->set_backlog(static_cast<int64_t>(out_.size() - out_pos_));
-  if (phase_ == Phase::kAnswer && (progress || deadline_ == Clock::time_point::max())) {
+  if (phase_ == Phase::kAnswer &&
+      (taken_ >= kMinProgress || deadline_ == Clock::time_point::max())) {
+    taken_ = 0;
     set_deadline(loop_->shared().options.write_timeout);
   }
   writing_ = true;

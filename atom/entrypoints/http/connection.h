@@ -139,6 +139,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void begin_exchange(Request request);
   void refuse(int status, const std::string& message);
   void client_gone();
+  void drop();
   void flush();
   void answer_done();
   void linger();
@@ -152,6 +153,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   size_t in_pos_ = 0;
   std::string out_;
   size_t out_pos_ = 0;
+  size_t taken_ = 0;  // bytes the client took since its deadline was last set
   std::shared_ptr<Exchange> exchange_;
   Phase phase_ = Phase::kIdle;
   Clock::time_point deadline_ = Clock::time_point::max();
