@@ -133,7 +133,15 @@ Status load_parts(std::string_view text, TokenizerParts& parts) {
   ATOM_RETURN_IF_ERROR(read_decoder(root, parts.decoder));
   ATOM_RETURN_IF_ERROR(load_model(doc, root, byte_level, parts));
   ATOM_RETURN_IF_ERROR(load_added_tokens(root, parts));
-  return read_post_processor(root, parts.prefix_ids, parts.suffix_ids);
+  ATOM_RETURN_IF_ERROR(read_post_processor(root, parts.prefix_ids, parts.suffix_ids));
+  for (const std::vector<int32_t>* ids : {&parts.prefix_ids, &parts.suffix_ids}) {
+    for (const int32_t id : *ids) {
+      if (parts.model.vocab().has(id) || parts.added.by_id(id) != nullptr) continue;
+      return make_error(ErrorCode::kInvalidArgument,
+                        "post_processor adds id {}, which is not in the vocabulary", id);
+    }
+  }
+  return {};
 }
 
 }  // namespace

@@ -191,6 +191,11 @@ TEST_F(TokenizerJson, HostileFilesAreRefusedInOneLine) {
              R"("normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Magic"}]})"),
          "normalizer.normalizers[1].type is \"Magic\"");
   expect(byte_level(R"("post_processor":{"type":"Bert"})"), "post_processor.type is \"Bert\"");
+  expect(
+      byte_level(R"("post_processor":{"type":"TemplateProcessing","pair":[],)"
+                 R"("single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A"}}],)"
+                 R"("special_tokens":{"<s>":{"id":"<s>","ids":[900],"tokens":["<s>"]}}})"),
+      "post_processor adds id 900");
   expect(byte_level(
              R"("pre_tokenizer":{"type":"Split","behavior":"Isolated","pattern":{"Regex":"(("}})"),
          "pre_tokenizer.pattern: the regular expression \"((\" is invalid");
