@@ -9,10 +9,10 @@ bool has(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
 
-// <tool_call> with JSON in it: GLM and Qwen3-Coder use the tag around other forms.
+// <tool_call> with JSON in it: GLM, Qwen3-Coder and MiniMax use the tag around other forms.
 bool is_hermes(std::string_view chat_template) {
   return has(chat_template, "<tool_call>") && !has(chat_template, "<arg_key>") &&
-         !has(chat_template, "<function=");
+         !has(chat_template, "<function=") && !has(chat_template, "minimax");
 }
 
 bool is_llama3(std::string_view chat_template) {

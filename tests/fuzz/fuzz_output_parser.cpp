@@ -1,0 +1,131 @@
+// From the text of a model to reasoning, content and tool calls. However the text is cut, the parts
+// are the same; without calls nothing but tags and spaces at their edges is missing from them and
+// nothing is added; the arguments of a call are a JSON object unless it was streamed while it grew.
+#include <string>
+#include <vector>
+
+#include "atom/core/json.h"
+#include "atom/entrypoints/parsers/call_stream.h"
+#include "atom/entrypoints/parsers/parser_table.h"
+#include "atom/entrypoints/parsers/tool_parsers.h"
+#include "tests/fuzz/check.h"
+
+#include <boost/json.hpp>
+
+namespace {
+
+using namespace atom;
+using namespace atom::parsers;
+
+struct Parts {
+  std::string reasoning;
+  std::string content;
+  std::vector<std::string> names;
+  std::vector<std::string> arguments;
+  bool operator==(const Parts&) const = default;
+};
+
+struct Form {
+  const ToolFormat* tools = nullptr;
+  const ReasoningFormat* reasoning = nullptr;
+  ParserContext context;
+};
+
+// Bits of the first byte: two for the tool format, one each for reasoning, an open block and a
+// grammar.
+Form read_form(uint8_t byte) {
+  Form form;
+  const size_t tool = byte & 3;
+  if (tool < tool_formats().size()) form.tools = &tool_formats()[tool];
+  if ((byte & 4) != 0) form.reasoning = &reasoning_formats()[0];
+  form.context = {.tool_names = {"f", "get_weather"},
+                  .in_reasoning = (byte & 8) != 0,
+                  .calls_are_valid = (byte & 16) != 0};
+  return form;
+}
+
+void collect(const ParsedText& delta, Parts& parts) {
+  parts.reasoning += delta.reasoning;
+  parts.content += delta.content;
+  for (const ToolCallDelta& call : delta.calls) {
+    if (call.first) {
+      FUZZ_CHECK(!call.name.empty());
+      parts.names.push_back(call.name);
+      parts.arguments.emplace_back();
+    }
+    FUZZ_CHECK(call.index + 1 == static_cast<int32_t>(parts.names.size()));
+    parts.arguments.back() += call.arguments;
+  }
+}
+
+Parts parse(const Form& form, std::string_view text, const std::vector<size_t>& cuts) {
+  auto parser =
+      form.tools != nullptr ? form.tools->make(form.context) : make_plain_parser(form.context);
+  if (form.reasoning != nullptr) parser = form.reasoning->make(form.context, std::move(parser));
+  Parts parts;
+  ParsedText delta;
+  for (size_t i = 0; !text.empty(); ++i) {
+    const size_t count = cuts.empty() ? text.size() : std::min(text.size(), cuts[i % cuts.size()]);
+    delta.clear();
+    parser->push(text.substr(0, count), delta);
+    collect(delta, parts);
+    text.remove_prefix(count);
+  }
+  delta.clear();
+  parser->finish(delta);
+  collect(delta, parts);
+  return parts;
+}
+
+std::string without_spaces(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (!is_json_space(c)) out += c;
+  }
+  return out;
+}
+
+// What is left of the text without the tags of its reasoning, found the naive way.
+std::string without_think_tags(const Form& form, std::string_view text) {
+  std::string out(text);
+  if (form.reasoning == nullptr) return out;
+  const size_t start = std::min(out.find_first_not_of(" \t\r\n"), out.size());
+  const bool opened = std::string_view(out).substr(start).starts_with("<think>");
+  if (opened) out.erase(start, 7);
+  if (!opened && !form.context.in_reasoning) return out;
+  if (const size_t end = out.find("</think>"); end != std::string::npos) out.erase(end, 8);
+  return out;
+}
+
+bool is_subsequence(std::string_view part, std::string_view text) {
+  size_t at = 0;
+  for (const char c : text) at += at < part.size() && part[at] == c ? 1 : 0;
+  return at == part.size();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size < 3 || size > 8192) return 0;
+  const Form form = read_form(data[0]);
+  const std::vector<size_t> cuts = {data[1] % 32U + 1, data[2] % 32U + 1};
+  const std::string_view text(reinterpret_cast<const char*>(data) + 3, size - 3);
+
+  const Parts whole = parse(form, text, {});
+  FUZZ_CHECK(whole == parse(form, text, cuts));
+  FUZZ_CHECK(whole == parse(form, text, {1}));
+
+  FUZZ_CHECK(is_subsequence(whole.reasoning + whole.content, text));
+  const std::string left = without_spaces(without_think_tags(form, text));
+  const std::string given = without_spaces(whole.reasoning + whole.content);
+  if (whole.names.empty()) FUZZ_CHECK(given == left);
+  FUZZ_CHECK(given.size() + 10 * whole.names.size() <= left.size());
+  if (form.context.calls_are_valid || text.size() > CallStream::kHoldBytes) return 0;
+  for (const std::string& arguments : whole.arguments) {
+    // Numbers too large for a double are JSON all the same, but not to every reader.
+    const Result<boost::json::value> value = parse_json(arguments);
+    FUZZ_CHECK(value ? value->is_object()
+                     : arguments.find_first_of("eE0123456789\\") != arguments.npos);
+  }
+  return 0;
+}
