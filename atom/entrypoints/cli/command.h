@@ -37,4 +37,16 @@ int report_unwritten();
 // Parses; on --help prints it. Returns true when the command should go on, else sets `status`.
 bool parse_or_exit(FlagSet& flags, const Arguments& arguments, int& status);
 
+// The frame of a command that samples: its flags, then `run`, told whether --seed was given.
+template <class Options>
+int run_with_flags(const Arguments& arguments, FlagSet (*make_flags)(Options&),
+                   Result<int> (*run)(const Options&, bool seed_given)) {
+  Options options;
+  FlagSet flags = make_flags(options);
+  int status = kExitOk;
+  if (!parse_or_exit(flags, arguments, status)) return status;
+  const Result<int> result = run(options, flags.given("--seed"));
+  return result ? *result : report_error(result.error());
+}
+
 }  // namespace atom::cli

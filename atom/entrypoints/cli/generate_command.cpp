@@ -150,12 +150,7 @@ Result<int> run(const Options& options, bool seed_given) {
 }  // namespace
 
 int generate_command(const Arguments& arguments) {
-  Options options;
-  FlagSet flags = make_flags(options);
-  int status = kExitOk;
-  if (!parse_or_exit(flags, arguments, status)) return status;
-  const Result<int> result = run(options, flags.given("--seed"));
-  return result ? *result : report_error(result.error());
+  return run_with_flags(arguments, make_flags, run);
 }
 
 }  // namespace atom::cli

@@ -98,7 +98,7 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
     if (input.parsers.tools != nullptr) {
       for (const std::string_view token : input.parsers.tools->control_tokens) {
         const std::optional<int32_t> id = tokenizer.token_to_id(token);
-        if (id && tokenizer.is_special(*id)) request.sampling.control_token_ids.push_back(*id);
+        if (id) request.sampling.control_token_ids.push_back(*id);
       }
     }
     request.prompts.emplace_back(std::move(text));

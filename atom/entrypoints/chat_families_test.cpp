@@ -1,0 +1,95 @@
+// Tool calls and reasoning of real models: their own tokenizers and chat templates, when they are
+// at hand. ATOM_TEST_TOKENIZERS: a folder with qwen3 and llama3_1 (tokenizer.json and
+// tokenizer_config.json each).
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "atom/entrypoints/chat_fixture.h"
+
+namespace atom::chat_testing {
+namespace {
+
+constexpr char kWeather[] = R"("tools":[{"type":"function","function":{"name":"get_weather",
+  "description":"Weather of a place","parameters":{"type":"object","properties":
+  {"city":{"type":"string"}},"required":["city"]}}}])";
+
+class ChatFamiliesTest : public ChatFixture {
+ protected:
+  // False: skip.
+  bool load(const std::string& name) {
+    const char* folder = std::getenv("ATOM_TEST_TOKENIZERS");
+    if (folder == nullptr) return false;
+    const std::filesystem::path path = std::filesystem::path(folder) / name;
+    if (!std::filesystem::exists(path / "tokenizer.json")) return false;
+    auto loaded = Tokenizer::from_directory(path);
+    EXPECT_TRUE(loaded);
+    tokenizer_ = *loaded;
+    std::ifstream file(path / "tokenizer_config.json");
+    const json::value config = json::parse(std::string(std::istreambuf_iterator<char>(file), {}));
+    chat_template_ = json::value_to<std::string>(config.at("chat_template"));
+    return true;
+  }
+  void say(const std::string& text) {
+    ChatFixture::start(tokenizer_->encode(text, false), tokenizer_, chat_template_);
+  }
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::string chat_template_;
+};
+
+std::string object(std::string_view members) { return "{" + std::string(members) + "}"; }
+
+TEST_F(ChatFamiliesTest, Qwen3) {
+  if (!load("qwen3")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/qwen3";
+  const std::string city = "M\xC3\xBCnchen \xF0\x9F\xA5\xA8";
+  say("<think>\nThe user wants the weather.\n</think>\n\n<tool_call>\n{\"name\": \"get_weather\", "
+      "\"arguments\": {\"city\": \"" +
+      city + "\"}}\n</tool_call>");
+  const json::object answer = ask(object(kWeather).c_str());
+  const json::object& message = message_of(answer);
+  EXPECT_EQ(message.at("reasoning"), "The user wants the weather.");
+  EXPECT_TRUE(message.at("content").is_null());
+  const json::value& function = message.at("tool_calls").at(0).at("function");
+  EXPECT_EQ(function.at("name"), "get_weather");
+  EXPECT_EQ(function.at("arguments"), json::value("{\"city\": \"" + city + "\"}"));
+  EXPECT_EQ(answer.at("choices").at(0).at("finish_reason"), "tool_calls");
+  EXPECT_EQ(answer.at("usage").at("completion_tokens_details").at("reasoning_tokens"), 7);
+  EXPECT_NE(client_->prompt.find("<tools>\n{\"type\": \"function\""), std::string::npos);
+
+  // Without thinking the template closes the block in the prompt, and the text is content.
+  say("It is sunny.");
+  const json::object plain = ask(R"({"chat_template_kwargs":{"enable_thinking":false}})");
+  EXPECT_EQ(message_of(plain).at("content"), "It is sunny.");
+  EXPECT_TRUE(client_->prompt.ends_with("<think>\n\n</think>\n\n"));
+}
+
+TEST_F(ChatFamiliesTest, Qwen3History) {
+  if (!load("qwen3")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/qwen3";
+  say("Sunny.");
+  whole(
+      R"({"messages":[{"role":"developer","content":"Be brief."},{"role":"user","content":"Weather?"},
+    {"role":"assistant","content":null,"reasoning_content":"Look.","tool_calls":[{"id":"call_1","type":"function",
+     "function":{"name":"get_weather","arguments":"{\"city\": \"Bonn\", \"days\": 2}"}}]},
+    {"role":"tool","tool_call_id":"call_1","content":[{"type":"text","text":"sun"}]}]})");
+  EXPECT_EQ(client_->prompt,
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWeather?<|im_end|>\n"
+            "<|im_start|>assistant\n<think>\nLook.\n</think>\n\n<tool_call>\n{\"name\": "
+            "\"get_weather\", \"arguments\": {\"city\": \"Bonn\", \"days\": 2}}\n</tool_call>"
+            "<|im_end|>\n<|im_start|>user\n<tool_response>\nsun\n</tool_response><|im_end|>\n"
+            "<|im_start|>assistant\n");
+}
+
+TEST_F(ChatFamiliesTest, Llama31) {
+  if (!load("llama3_1")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/llama3_1";
+  chat_template_ =  // known by what Llama's templates have in common; the folder may hold a base
+                    // model
+      "{% for m in messages %}<|start_header_id|>{{ 'ipython' if m.role == 'tool' else m.role }}"
+      "<|end_header_id|>{{ m.content }}<|eot_id|>{% endfor %}{{ '{\"parameters\": ' }}";
+  say(R"({"name": "get_weather", "parameters": {"city": "Bonn"}})");
+  const json::object message = message_of(ask(object(kWeather).c_str()));
+  EXPECT_EQ(message.at("tool_calls").at(0).at("function").at("arguments"), R"({"city": "Bonn"})");
+  EXPECT_TRUE(message.at("content").is_null());
+}
+
+}  // namespace
+}  // namespace atom::chat_testing
