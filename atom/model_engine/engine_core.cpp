@@ -154,7 +154,9 @@ struct EngineCore::Impl {
     }
     const double limit = std::chrono::duration<double>(options.stall_timeout).count() +
                          4 * slowest_step.load(std::memory_order_relaxed);
-    result.seconds_since_progress = busy ? now() - last_progress : 0;
+    const double time = now();
+    result.seconds_since_progress =
+        std::max(busy ? time - last_progress : 0.0, delivering ? time - last_delivery : 0.0);
     if (dead) {
       result.condition = EngineCondition::kDead;
     } else if (result.seconds_since_progress >= limit) {
@@ -312,7 +314,10 @@ struct EngineCore::Impl {
   void run_output() {
     std::vector<OutputBatch> batches;
     while (outputs.take(batches, true)) {
+      last_delivery = now();
+      delivering = true;
       processor.process(batches);
+      delivering = false;
     }
   }
 
@@ -338,6 +343,8 @@ struct EngineCore::Impl {
   std::atomic<bool> dead = false;  // the device is given up
   std::atomic<bool> busy = false;  // the engine thread is not asleep
   std::atomic<double> last_progress = 0;
+  std::atomic<bool> delivering = false;  // the output thread is not asleep
+  std::atomic<double> last_delivery = 0;
   std::atomic<double> slowest_step = 0;
   mutable std::mutex stats_mutex;
   EngineStats stats;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -78,6 +79,21 @@ TEST(EngineHealth, AStepThatHangsIsReportedAndRecoveredFrom) {
   hang = false;
   ends.wait_for(1);
   EXPECT_EQ(core->stats().condition, EngineCondition::kOk);
+}
+
+TEST(EngineHealth, AnOutputThreadThatHangsIsReported) {
+  std::atomic<bool> hang{true};
+  const auto core = make_core({.script = byte_ids("a"), .eos = testing_support::kByteEos},
+                              {.stall_timeout = 50ms});
+  ASSERT_TRUE(core->add_request({.prompt_token_ids = byte_ids("x")}, [&](RequestOutput&&) {
+    while (hang) std::this_thread::sleep_for(1ms);
+  }));
+  const auto deadline = std::chrono::steady_clock::now() + 20s;
+  while (core->stats().condition != EngineCondition::kStalled &&
+         std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(core->stats().condition, EngineCondition::kStalled);
+  hang = false;
 }
 
 TEST(EngineMetrics, AgreeWithWhatCallersGot) {

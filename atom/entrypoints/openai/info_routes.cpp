@@ -81,7 +81,7 @@ std::optional<http::Response> ApiServer::health(Call&) {
   if (stats.condition == EngineCondition::kDead)
     return unhealthy("engine_dead", "the engine has stopped after repeated failures");
   if (stats.condition == EngineCondition::kStalled) {
-    return unhealthy("engine_stalled", str_format("no step of the engine has ended for {:.0f} s",
+    return unhealthy("engine_stalled", str_format("the engine has made no progress for {:.0f} s",
                                                   stats.seconds_since_progress));
   }
   return http::Response{.body = R"({"status":"ok"})"};

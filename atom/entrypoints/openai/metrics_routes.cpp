@@ -92,6 +92,13 @@ constexpr StatsRow kStats[] = {
     {"atom:kv_cache_blocks", "gauge", "KV cache blocks.", &EngineStats::num_blocks},
     {"atom:kv_cache_free_blocks", "gauge", "KV cache blocks free or evictable.",
      &EngineStats::num_free_blocks},
+    {"atom:kv_cache_blocks_total", "gauge", "KV cache blocks.", &EngineStats::num_blocks},
+    {"atom:kv_cache_blocks_free", "gauge", "KV cache blocks free or evictable.",
+     &EngineStats::num_free_blocks},
+    {"atom:prompt_tokens_total", "counter", "Prompt tokens.", &EngineStats::prompt_tokens},
+    {"atom:generation_tokens_total", "counter", "Generated tokens.",
+     &EngineStats::generation_tokens},
+    {"atom:preemptions_total", "counter", "Sequences preempted.", &EngineStats::num_preemptions},
     {"atom:engine_steps_total", "counter", "Steps of the engine.", &EngineStats::num_steps},
 };
 
@@ -145,18 +152,24 @@ void add_engine(PrometheusText& out, const EngineStats& stats, const EngineMetri
     out.sample(static_cast<double>(stats.*row.value));
   }
   out.gauge("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", used);
+  out.gauge("atom:kv_cache_blocks_used", "KV cache blocks that sequences hold.",
+            static_cast<double>(stats.num_blocks - stats.num_free_blocks));
   out.gauge("atom:kv_cache_usage_ratio", "Used share of the KV cache, 1 = all.", used);
   out.gauge("atom:engine_healthy", "1 while the step loop makes progress, else 0.",
             stats.condition == EngineCondition::kOk ? 1 : 0);
   out.gauge("atom:engine_seconds_since_progress",
-            "Time since the last step ended while there is work, else 0.",
+            "Time since the engine made progress while there is work, else 0.",
             stats.seconds_since_progress);
   if (metrics == nullptr) return;
   out.family("vllm:request_success_total", "counter", "Count of successfully processed requests.");
+  int64_t ended = 0;
   for (size_t i = 0; i < std::size(kFinishReasons); ++i) {
-    out.sample(static_cast<double>(metrics->finished[i].value()),
-               {{"finished_reason", kFinishReasons[i]}});
+    const int64_t count = metrics->finished[i].value();
+    ended += count;
+    out.sample(static_cast<double>(count), {{"finished_reason", kFinishReasons[i]}});
   }
+  out.counter("atom:requests_finished_total", "Ended choices, whatever the reason.",
+              static_cast<double>(ended));
   for (const HistogramRow& row : kHistograms) {
     out.family(row.name, "histogram", row.help);
     out.histogram(metrics->*row.histogram);
