@@ -240,6 +240,11 @@ Status check_server_config(const ServerConfig& config) {
 }
 
 int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
+  return run_server(engine_config, config, &LLMEngine::create);
+}
+
+int run_server(const EngineConfig& engine_config, const ServerConfig& config,
+               const EngineFactory& create_engine) {
   if (const Status checked = check_server_config(config); !checked) return fail(checked.error());
   boost::json::object kwargs;
   if (!config.default_chat_template_kwargs.empty()) {
@@ -282,7 +287,7 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config) {
                 config.host);
   }
 
-  Result<std::unique_ptr<LLMEngine>> created = LLMEngine::create(engine_config);
+  Result<std::unique_ptr<LLMEngine>> created = create_engine(engine_config);
   if (!created) return fail(created.error());
   engine = std::move(*created);
   client = std::make_unique<LocalEngine>(*engine);

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +15,8 @@
 #include "atom/core/error.h"
 
 namespace atom {
+
+class LLMEngine;
 
 struct ServerConfig {
   std::string host = "0.0.0.0";
@@ -61,6 +65,10 @@ Status check_server_config(const ServerConfig& config);
 // Serves until SIGTERM or SIGINT, then drains. Returns the exit status of the process: 0 after a
 // drain, 1 when the address or the model cannot be had (said in one line on stderr), 2 for a wrong
 // flag value.
+// `create_engine` makes the engine once the port is taken; a benchmark gives one without a model.
+using EngineFactory = std::function<Result<std::unique_ptr<LLMEngine>>(const EngineConfig&)>;
+int run_server(const EngineConfig& engine_config, const ServerConfig& config,
+               const EngineFactory& create_engine);
 int run_server(const EngineConfig& engine_config, const ServerConfig& config);
 
 }  // namespace atom
