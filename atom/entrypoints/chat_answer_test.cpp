@@ -108,6 +108,15 @@ TEST_F(ChatAnswerTest, ReasoningCutShort) {
   EXPECT_EQ(answer.at("choices").at(0).at("finish_reason"), "length");
 }
 
+TEST_F(ChatAnswerTest, ReasoningThatTheClientBegan) {
+  start("more</think>Yes.");
+  const json::object answer = ask(
+      R"({"messages":[{"role":"user","content":"?"},{"role":"assistant","content":"<think>Some "}],
+          "continue_final_message":true,"add_generation_prompt":false})");
+  EXPECT_EQ(message_of(answer).at("reasoning"), "more");
+  EXPECT_EQ(message_of(answer).at("content"), "Yes.");
+}
+
 TEST_F(ChatAnswerTest, ABrokenCallIsContent) {
   const std::string broken = R"(<tool_call>{"name": "f", "arguments": {"a": nan}}</tool_call>)";
   start(broken);

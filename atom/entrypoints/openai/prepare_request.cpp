@@ -12,6 +12,18 @@ namespace {
 
 constexpr int64_t kDefaultMaxTokens = 256;
 
+// The last message goes on: whether it does so within its reasoning.
+parsers::ReasoningStart start_within(const parsers::ReasoningFormat& format,
+                                     const boost::json::array& messages) {
+  const std::string_view text = messages.back().get_object().at("content").get_string();
+  const size_t open = text.rfind(format.open);
+  const size_t close = text.rfind(format.close);
+  if (close != std::string_view::npos && (open == std::string_view::npos || open < close))
+    return parsers::ReasoningStart::kNone;
+  return open == std::string_view::npos ? parsers::ReasoningStart::kPossible
+                                        : parsers::ReasoningStart::kInside;
+}
+
 }  // namespace
 
 Result<std::string> ApiServer::render(const ApiRequest& request) const {
@@ -60,6 +72,9 @@ ParserPlan ApiServer::plan_parsers(const ApiRequest& request, std::string_view p
     plan.open_id = tokenizer.token_to_id(plan.reasoning->open).value_or(-1);
     plan.close_id = tokenizer.token_to_id(plan.reasoning->close).value_or(-1);
   }
+  if (plan.reasoning != nullptr && request.continue_final_message) {
+    plan.start = start_within(*plan.reasoning, request.messages);
+  }
   plan.context.in_reasoning = plan.start == parsers::ReasoningStart::kInside;
   return plan;
 }
@@ -71,7 +86,8 @@ void ApiServer::set_grammar(ApiRequest& request, ParserPlan& plan) const {
   const bool forced = request.forces_call();
   if (forced || (plan.tools != nullptr && (grammar || parsers::has_strict_tool(request.tools)))) {
     if (plan.tools == nullptr) plan.tools = &parsers::generic_tool_format();
-    plan.context.calls_are_valid = true;
+    plan.context.calls_are_valid =
+        forced || grammar;  // beside free text a call may still be broken
     const parsers::ToolGrammarRequest wanted{
         .tools = &request.tools,
         .named = forced ? std::string_view(request.tool_choice->name) : "",
