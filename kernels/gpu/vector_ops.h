@@ -102,6 +102,16 @@ struct QuantizeRowsArgs {
 };
 DeviceStatus quantize_rows(const QuantizeRowsArgs& args, DeviceStream stream);
 
+// out += bias, in every row.
+struct AddBiasArgs {
+  const float* bias = nullptr;  // [size]
+  void* out = nullptr;          // [num_rows, size]
+  DType dtype = DType::kBF16;   // or f32
+  int64_t num_rows = 0;
+  int64_t size = 0;
+};
+DeviceStatus add_bias(const AddBiasArgs& args, DeviceStream stream);
+
 // out [count] bf16 = limit * dummy_value(state, i); any count and alignment of 2 bytes.
 DeviceStatus fill_random(uint64_t state, float limit, uint16_t* out, int64_t count,
                          DeviceStream stream);

@@ -70,6 +70,27 @@ __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const SiluMulArgs ar
   store8(args.out + i * 8, gate);
 }
 
+template <class Out>
+__global__ void __launch_bounds__(kThreads) add_bias_kernel(const AddBiasArgs args) {
+  const int64_t pieces = args.size / 8;
+  const int64_t i = thread_index();
+  allow_next();
+  wait_previous();
+  if (i >= args.num_rows * pieces) {
+    return;
+  }
+  Out* out = static_cast<Out*>(args.out) + i * 8;
+  float values[8];
+  float bias[8];
+  load8(out, values);
+  load8(args.bias + i % pieces * 8, bias);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    values[j] += bias[j];
+  }
+  store8(out, values);
+}
+
 // One block a row; the second reading of the row comes from the caches.
 __global__ void __launch_bounds__(kThreads) quantize_rows_kernel(const QuantizeRowsArgs args) {
   __shared__ float shared[kThreads / kWarpSize];
@@ -180,6 +201,19 @@ DeviceStatus quantize_rows(const QuantizeRowsArgs& args, DeviceStream stream) {
   return args.num_rows == 0 ? nullptr
                             : launch_chained(quantize_rows_kernel,
                                              shape_for(args.num_rows * kThreads, stream), args);
+}
+
+DeviceStatus add_bias(const AddBiasArgs& args, DeviceStream stream) {
+  if (args.size % 8 != 0) {
+    return "add_bias: the row size is not a multiple of 8";
+  }
+  const int64_t threads = args.num_rows * args.size / 8;
+  if (threads == 0) {
+    return nullptr;
+  }
+  const LaunchShape shape = shape_for(threads, stream);
+  return args.dtype == DType::kF32 ? launch_chained(add_bias_kernel<float>, shape, args)
+                                   : launch_chained(add_bias_kernel<uint16_t>, shape, args);
 }
 
 DeviceStatus fill_random(uint64_t state, float limit, uint16_t* out, int64_t count,

@@ -1,0 +1,88 @@
+// Linear layers on the device: out = x . weight^T, for every number of tokens. Up to
+// kSmallTokens the own streaming kernel (linear/small_body.h), which reads row-major weights once
+// at the memory's rate and fuses what surrounds the product; above, the vendor's library behind
+// linear/library.h, with the algorithm chosen by timing. Without the library, and where `invariant`
+// is asked for, the own kernel does all sizes.
+//
+// Equal results: with the own kernel every output element is summed in an order that depends on
+// in_features and the weight's type only, so a row's result is bitwise equal at any number of
+// tokens. The library chooses another order per size: rows of a large batch equal those of a small
+// one within rounding only, unless `invariant`. An e4m3 product above kSmallTokens quantises x per
+// token, as checkpoints of that kind expect; the own kernel takes x as it is. C++20.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/common/device_runtime.h"
+#include "kernels/common/dtype.h"
+
+namespace atom::gpu {
+
+enum class LinearEpilogue : uint8_t {
+  kStore,        // out = y, bf16 or f32
+  kAddResidual,  // out += y, f32
+  kSiluMul,      // out[:, i] = silu(y[:, i]) * y[:, out_features / 2 + i], bf16
+};
+
+struct LinearArgs {
+  const uint16_t* x = nullptr;        // bf16 [num_tokens, in_features]
+  const void* weight = nullptr;       // [out_features, in_features], 16-byte aligned
+  DType weight_dtype = DType::kBF16;  // bf16 or e4m3
+  const float* scales = nullptr;      // [out_features] of an e4m3 weight
+  const float* bias = nullptr;        // [out_features] or none
+  int64_t num_tokens = 0;
+  int64_t out_features = 0;
+  int64_t in_features = 0;  // a multiple of 8 (bf16) or 16 (e4m3)
+  LinearEpilogue epilogue = LinearEpilogue::kStore;
+  void* out = nullptr;  // [num_tokens, out_features], half as wide for kSiluMul
+  DType out_dtype = DType::kBF16;
+
+  // RMSNorm before the product: x is none, and what is multiplied is norm_input / rms *
+  // norm_weight. Up to kNormTokens only. Rounds norm_input * norm_weight to bf16 instead of the
+  // normed value.
+  const float* norm_input = nullptr;   // [num_tokens, in_features]
+  const float* norm_weight = nullptr;  // [in_features]
+  float norm_eps = 0.0F;
+};
+
+inline constexpr int64_t kSmallTokens = 16;
+inline constexpr int64_t kNormTokens = 8;
+
+// What the products keep between calls. One per stream: its workspace is used by every call.
+struct LinearContext;
+
+struct LinearOptions {
+  bool invariant = false;
+  bool use_library = true;
+  // Device memory that the context owns: the library's, and quantised activations for e4m3 weights.
+  int64_t workspace_bytes = int64_t{32} << 20;
+  bool e4m3 = false;
+  int64_t max_tokens = 8192;
+  int64_t max_in_features = 32768;
+};
+
+// Fails when the workspace cannot be had. A missing library is no failure: see library_status.
+DeviceStatus create_linear_context(const LinearOptions& options, LinearContext** out);
+void destroy_linear_context(LinearContext* context);
+// Why the vendor's library is not used, or nullptr.
+DeviceStatus library_status(const LinearContext* context);
+
+// Enqueues the product. What is fused with it (norm, kAddResidual, kSiluMul) is for sizes that the
+// own kernel takes; with more tokens it works, slowly. Outside of a capture, the first call for a
+// shape above kSmallTokens times the library's proposals, which takes some milliseconds and waits
+// for the stream; inside, it takes the library's first. So every shape that is captured is run once
+// before.
+DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream stream);
+
+// How the own kernel spreads a product over the device; chosen by linear() from the shape.
+struct SmallLinearPlan {
+  int row_tiles = 1;  // 8-row tiles of a warp at a time (CUDA; 16 on HIP)
+  int blocks_per_multiprocessor = 1;
+  bool shared_x = true;  // x lies in shared memory, else every warp reads it through the caches
+  bool chained = true;   // may start before the kernel before it has ended
+};
+SmallLinearPlan choose_small_plan(const LinearArgs& args);
+// Any number of tokens; 64 at a time.
+DeviceStatus linear_small(const LinearArgs& args, const SmallLinearPlan& plan, DeviceStream stream);
+
+}  // namespace atom::gpu

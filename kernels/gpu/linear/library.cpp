@@ -1,0 +1,254 @@
+#include "kernels/gpu/linear/library.h"
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+
+namespace atom::gpu {
+namespace {
+
+constexpr int kProposals = 8;
+constexpr int kTimedRuns = 3;
+
+// The functions used, under their own names.
+struct Functions {
+  decltype(&cublasLtCreate) create = nullptr;
+  decltype(&cublasLtDestroy) destroy = nullptr;
+  decltype(&cublasLtMatmul) matmul = nullptr;
+  decltype(&cublasLtMatmulDescCreate) describe = nullptr;
+  decltype(&cublasLtMatmulDescDestroy) forget = nullptr;
+  decltype(&cublasLtMatmulDescSetAttribute) set_description = nullptr;
+  decltype(&cublasLtMatrixLayoutCreate) create_layout = nullptr;
+  decltype(&cublasLtMatrixLayoutDestroy) destroy_layout = nullptr;
+  decltype(&cublasLtMatmulPreferenceCreate) create_preference = nullptr;
+  decltype(&cublasLtMatmulPreferenceDestroy) destroy_preference = nullptr;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference = nullptr;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) propose = nullptr;
+  DeviceStatus missing = nullptr;
+};
+
+template <class Function>
+bool find(void* library, const char* name, Function& out) {
+  out = reinterpret_cast<Function>(dlsym(library, name));
+  return out != nullptr;
+}
+
+Functions open_functions() {
+  Functions f;
+  void* library = nullptr;
+  for (const char* name :
+       {"libcublasLt.so.13", "/usr/local/cuda/lib64/libcublasLt.so.13", "libcublasLt.so"}) {
+    library = library != nullptr ? library : dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  }
+  if (library == nullptr) {
+    f.missing = "libcublasLt.so.13 was not found";
+    return f;
+  }
+  const bool whole = find(library, "cublasLtCreate", f.create) &&
+                     find(library, "cublasLtDestroy", f.destroy) &&
+                     find(library, "cublasLtMatmul", f.matmul) &&
+                     find(library, "cublasLtMatmulDescCreate", f.describe) &&
+                     find(library, "cublasLtMatmulDescDestroy", f.forget) &&
+                     find(library, "cublasLtMatmulDescSetAttribute", f.set_description) &&
+                     find(library, "cublasLtMatrixLayoutCreate", f.create_layout) &&
+                     find(library, "cublasLtMatrixLayoutDestroy", f.destroy_layout) &&
+                     find(library, "cublasLtMatmulPreferenceCreate", f.create_preference) &&
+                     find(library, "cublasLtMatmulPreferenceDestroy", f.destroy_preference) &&
+                     find(library, "cublasLtMatmulPreferenceSetAttribute", f.set_preference) &&
+                     find(library, "cublasLtMatmulAlgoGetHeuristic", f.propose);
+  f.missing = whole ? nullptr : "libcublasLt lacks a function";
+  return f;
+}
+
+const Functions& functions() {
+  static const Functions found = open_functions();
+  return found;
+}
+
+cudaDataType_t type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return CUDA_R_32F;
+    case DType::kF8E4M3:
+      return CUDA_R_8F_E4M3;
+    default:
+      return CUDA_R_16BF;
+  }
+}
+
+// Token counts that share an algorithm: up to 32, 64, 128, ...
+int bucket_of(int64_t num_tokens) {
+  int bucket = 5;
+  while ((int64_t{1} << bucket) < num_tokens) {
+    ++bucket;
+  }
+  return bucket;
+}
+
+bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &capture) != cudaSuccess ||
+         capture != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace
+
+struct MatrixLibrary::Algorithm {
+  cublasLtMatmulAlgo_t value;
+};
+
+// The library's description of a product. It counts by columns: its A is our weight, its B our x.
+struct MatrixLibrary::Problem {
+  cublasLtMatmulDesc_t product = nullptr;
+  cublasLtMatrixLayout_t weight = nullptr;
+  cublasLtMatrixLayout_t x = nullptr;
+  cublasLtMatrixLayout_t out = nullptr;
+
+  ~Problem() {
+    const Functions& f = functions();
+    if (product != nullptr) f.forget(product);
+    for (cublasLtMatrixLayout_t layout : {weight, x, out}) {
+      if (layout != nullptr) f.destroy_layout(layout);
+    }
+  }
+
+  template <class T>
+  bool set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
+    return functions().set_description(product, attribute, &value, sizeof(value)) ==
+           CUBLAS_STATUS_SUCCESS;
+  }
+
+  bool describe(const LibraryProduct& p) {
+    const Functions& f = functions();
+    const auto n = static_cast<uint64_t>(p.out_features);
+    const auto m = static_cast<uint64_t>(p.num_tokens);
+    const auto k = static_cast<uint64_t>(p.in_features);
+    const cudaDataType_t in = type_of(p.dtype);
+    bool good =
+        f.describe(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+        set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T) &&
+        f.create_layout(&weight, in, k, n, p.in_features) == CUBLAS_STATUS_SUCCESS &&
+        f.create_layout(&x, in, k, m, p.in_features) == CUBLAS_STATUS_SUCCESS &&
+        f.create_layout(&out, type_of(p.out_dtype), n, m, p.out_features) == CUBLAS_STATUS_SUCCESS;
+    if (good && p.dtype == DType::kF8E4M3) {
+      const auto per_row = static_cast<int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+      good = set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, per_row) &&
+             set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, per_row) &&
+             set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p.weight_scales) &&
+             set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p.x_scales);
+    }
+    return good;
+  }
+};
+
+MatrixLibrary::MatrixLibrary(void* workspace, int64_t workspace_bytes)
+    : workspace_(workspace), workspace_bytes_(workspace_bytes), status_(functions().missing) {
+  cublasLtHandle_t handle = nullptr;
+  if (status_ == nullptr && functions().create(&handle) != CUBLAS_STATUS_SUCCESS) {
+    status_ = "cublasLtCreate failed";
+  }
+  handle_ = handle;
+}
+
+MatrixLibrary::~MatrixLibrary() {
+  for (const auto& [key, algorithm] : chosen_) {
+    delete algorithm;
+  }
+  if (handle_ != nullptr) {
+    functions().destroy(static_cast<cublasLtHandle_t>(handle_));
+  }
+}
+
+DeviceStatus MatrixLibrary::run(Problem& problem, const LibraryProduct& p,
+                                const Algorithm& algorithm, DeviceStream stream) {
+  const float one = 1.0F;
+  const float zero = 0.0F;
+  const cublasStatus_t status = functions().matmul(
+      static_cast<cublasLtHandle_t>(handle_), problem.product, &one, p.weight, problem.weight, p.x,
+      problem.x, &zero, p.out, problem.out, p.out, problem.out, &algorithm.value, workspace_,
+      static_cast<size_t>(workspace_bytes_), static_cast<cudaStream_t>(stream));
+  return status == CUBLAS_STATUS_SUCCESS ? nullptr : "cublasLtMatmul failed";
+}
+
+DeviceStatus MatrixLibrary::choose(Problem& problem, const LibraryProduct& product,
+                                   DeviceStream device_stream, Algorithm& out) {
+  const Functions& f = functions();
+  auto* stream = static_cast<cudaStream_t>(device_stream);
+  cublasLtMatmulPreference_t preference = nullptr;
+  std::array<cublasLtMatmulHeuristicResult_t, kProposals> proposals;
+  int count = 0;
+  const auto most = static_cast<size_t>(workspace_bytes_);
+  const bool proposed = f.create_preference(&preference) == CUBLAS_STATUS_SUCCESS &&
+                        f.set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                         &most, sizeof(most)) == CUBLAS_STATUS_SUCCESS &&
+                        f.propose(static_cast<cublasLtHandle_t>(handle_), problem.product,
+                                  problem.weight, problem.x, problem.out, problem.out, preference,
+                                  kProposals, proposals.data(), &count) == CUBLAS_STATUS_SUCCESS;
+  if (preference != nullptr) {
+    f.destroy_preference(preference);
+  }
+  if (!proposed || count == 0) {
+    return "cublasLt has no algorithm for the product";
+  }
+  out.value = proposals[0].algo;
+  if (is_capturing(stream)) {
+    return nullptr;
+  }
+  cudaEvent_t begin = nullptr;
+  cudaEvent_t end = nullptr;
+  if (cudaEventCreate(&begin) != cudaSuccess || cudaEventCreate(&end) != cudaSuccess) {
+    return "cudaEventCreate failed";
+  }
+  float best = 1e30F;
+  for (int i = 0; i < count; ++i) {
+    const Algorithm candidate{proposals[static_cast<size_t>(i)].algo};
+    for (int run_index = 0; run_index <= kTimedRuns; ++run_index) {  // the first warms up
+      float ms = 0.0F;
+      cudaEventRecord(begin, stream);
+      const DeviceStatus failed = run(problem, product, candidate, device_stream);
+      cudaEventRecord(end, stream);
+      if (failed != nullptr || cudaEventSynchronize(end) != cudaSuccess ||
+          cudaEventElapsedTime(&ms, begin, end) != cudaSuccess) {
+        (void)cudaGetLastError();
+        break;
+      }
+      if (run_index > 0 && ms < best) {
+        best = ms;
+        out = candidate;
+      }
+    }
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return nullptr;
+}
+
+DeviceStatus MatrixLibrary::multiply(const LibraryProduct& product, DeviceStream stream) {
+  if (status_ != nullptr) {
+    return status_;
+  }
+  Problem problem;
+  if (!problem.describe(product)) {
+    return "cublasLt refuses the product";
+  }
+  const Key key{product.out_features, product.in_features, bucket_of(product.num_tokens),
+                static_cast<int>(product.dtype), static_cast<int>(product.out_dtype)};
+  const auto found = chosen_.find(key);
+  if (found != chosen_.end() && run(problem, product, *found->second, stream) == nullptr) {
+    return nullptr;
+  }
+  Algorithm algorithm;
+  if (const DeviceStatus failed = choose(problem, product, stream, algorithm)) {
+    return failed;
+  }
+  // What was not timed, or holds for part of a bucket only, is asked for again.
+  if (found == chosen_.end() && !is_capturing(static_cast<cudaStream_t>(stream))) {
+    chosen_[key] = new Algorithm(algorithm);
+  }
+  return run(problem, product, algorithm, stream);
+}
+
+}  // namespace atom::gpu

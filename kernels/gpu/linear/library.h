@@ -1,0 +1,62 @@
+// The vendor's matrix library (cuBLASLt) behind one class: opened at run time, never linked, so
+// that the backend loads where it is missing. Algorithms are chosen by timing the library's
+// proposals once per shape and bucket of token counts. Not here: what to do without it
+// (linear.cpp). Host only.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <tuple>
+
+#include "kernels/common/device_runtime.h"
+#include "kernels/common/dtype.h"
+
+namespace atom::gpu {
+
+// out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T; x and weight are both
+// bf16, or both e4m3 with a scale per row.
+struct LibraryProduct {
+  const void* x = nullptr;
+  const void* weight = nullptr;
+  DType dtype = DType::kBF16;
+  const float* x_scales = nullptr;       // [num_tokens]
+  const float* weight_scales = nullptr;  // [out_features]
+  void* out = nullptr;
+  DType out_dtype = DType::kBF16;  // or f32
+  int64_t num_tokens = 0;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+};
+
+// Owner: a LinearContext. One thread, one stream at a time.
+class MatrixLibrary {
+ public:
+  MatrixLibrary(void* workspace, int64_t workspace_bytes);
+  ~MatrixLibrary();
+  MatrixLibrary(const MatrixLibrary&) = delete;
+  MatrixLibrary& operator=(const MatrixLibrary&) = delete;
+
+  // Why it cannot be used, or nullptr.
+  DeviceStatus status() const { return status_; }
+  // See linear() about captures. A text when the library has no algorithm for the product.
+  DeviceStatus multiply(const LibraryProduct& product, DeviceStream stream);
+
+ private:
+  struct Algorithm;
+  struct Problem;
+  // out_features, in_features, bucket, dtype, out dtype
+  using Key = std::tuple<int64_t, int64_t, int, int, int>;
+
+  DeviceStatus choose(Problem& problem, const LibraryProduct& product, DeviceStream stream,
+                      Algorithm& out);
+  DeviceStatus run(Problem& problem, const LibraryProduct& product, const Algorithm& algorithm,
+                   DeviceStream stream);
+
+  void* workspace_;
+  int64_t workspace_bytes_;
+  void* handle_ = nullptr;
+  DeviceStatus status_ = nullptr;
+  std::map<Key, Algorithm*> chosen_;
+};
+
+}  // namespace atom::gpu

@@ -1,0 +1,119 @@
+// Which kernel a product goes to.
+#include "kernels/gpu/linear.h"
+
+#include <cuda_runtime.h>
+
+#include <memory>
+
+#include "kernels/gpu/linear/library.h"
+#include "kernels/gpu/vector_ops.h"
+
+namespace atom::gpu {
+
+struct LinearContext {
+  LinearOptions options;
+  void* workspace = nullptr;
+  uint8_t* quantized_x = nullptr;  // e4m3 [max_tokens, max_in_features]
+  float* x_scales = nullptr;       // [max_tokens]
+  std::unique_ptr<MatrixLibrary> library;
+};
+
+namespace {
+
+DeviceStatus multiply_e4m3(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
+  if (args.num_tokens > context.options.max_tokens ||
+      args.in_features > context.options.max_in_features || context.quantized_x == nullptr) {
+    return "linear: the workspace has no room for quantised activations";
+  }
+  if (const DeviceStatus failed = quantize_rows({.x = args.x,
+                                                 .out = context.quantized_x,
+                                                 .scales = context.x_scales,
+                                                 .num_rows = args.num_tokens,
+                                                 .size = args.in_features},
+                                                stream)) {
+    return failed;
+  }
+  return context.library->multiply({.x = context.quantized_x,
+                                    .weight = args.weight,
+                                    .dtype = DType::kF8E4M3,
+                                    .x_scales = context.x_scales,
+                                    .weight_scales = args.scales,
+                                    .out = args.out,
+                                    .out_dtype = args.out_dtype,
+                                    .num_tokens = args.num_tokens,
+                                    .out_features = args.out_features,
+                                    .in_features = args.in_features},
+                                   stream);
+}
+
+DeviceStatus multiply_large(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
+  const DeviceStatus failed = args.weight_dtype == DType::kF8E4M3
+                                  ? multiply_e4m3(context, args, stream)
+                                  : context.library->multiply({.x = args.x,
+                                                               .weight = args.weight,
+                                                               .dtype = DType::kBF16,
+                                                               .out = args.out,
+                                                               .out_dtype = args.out_dtype,
+                                                               .num_tokens = args.num_tokens,
+                                                               .out_features = args.out_features,
+                                                               .in_features = args.in_features},
+                                                              stream);
+  if (failed != nullptr || args.bias == nullptr) {
+    return failed;
+  }
+  return add_bias({.bias = args.bias,
+                   .out = args.out,
+                   .dtype = args.out_dtype,
+                   .num_rows = args.num_tokens,
+                   .size = args.out_features},
+                  stream);
+}
+
+bool is_fused(const LinearArgs& args) {
+  return args.epilogue != LinearEpilogue::kStore || args.norm_input != nullptr;
+}
+
+}  // namespace
+
+DeviceStatus create_linear_context(const LinearOptions& options, LinearContext** out) {
+  auto context = std::make_unique<LinearContext>(LinearContext{.options = options});
+  const int64_t activations =
+      options.e4m3 ? options.max_tokens * (options.max_in_features + 4) + 256 : 0;
+  const cudaError_t failed =
+      cudaMalloc(&context->workspace, static_cast<size_t>(options.workspace_bytes + activations));
+  if (failed != cudaSuccess) {
+    (void)cudaGetLastError();
+    return cudaGetErrorString(failed);
+  }
+  if (options.e4m3) {
+    uint8_t* behind = static_cast<uint8_t*>(context->workspace) + options.workspace_bytes;
+    context->x_scales = reinterpret_cast<float*>(behind);
+    context->quantized_x = behind + (options.max_tokens * 4 + 255) / 256 * 256;
+  }
+  if (options.use_library && !options.invariant) {
+    context->library = std::make_unique<MatrixLibrary>(context->workspace, options.workspace_bytes);
+  }
+  *out = context.release();
+  return nullptr;
+}
+
+void destroy_linear_context(LinearContext* context) {
+  if (context != nullptr) {
+    (void)cudaFree(context->workspace);
+    delete context;
+  }
+}
+
+DeviceStatus library_status(const LinearContext* context) {
+  return context->library == nullptr ? "switched off" : context->library->status();
+}
+
+DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream stream) {
+  const bool own = args.num_tokens <= kSmallTokens || library_status(context) != nullptr;
+  if (!own && !is_fused(args) && multiply_large(*context, args, stream) == nullptr) {
+    return nullptr;
+  }
+  return linear_small(args, choose_small_plan(args), stream);
+}
+
+}  // namespace atom::gpu

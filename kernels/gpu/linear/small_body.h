@@ -1,0 +1,364 @@
+// The small-M product: a block streams rows of W once and keeps 64 KB of loads in flight. Its warps
+// split k: warp w takes every kWarps-th group of kGroupValues values of a row; their partial sums
+// meet in shared memory, in the order of warps, once per pass of kTiles row tiles, with one
+// barrier. Weights are constant, so a block's first loads are issued before it waits for the kernel
+// before it: with chained launches the next product's weights are on their way while this one ends.
+//
+// Told as: Config (types, sizes, shared memory), prefetch (before the dependency), stage_x (after
+// it), run (the stream), finish (sums and epilogue). Barrier contract: every thread of the block
+// calls each of these; stage_x holds one barrier, finish one a pass. Buffers of partial
+// sums alternate by pass: a thread that writes pass p + 2 has passed the barrier of p + 1, which
+// the readers of p reach after reading.
+//
+// To use it elsewhere (a persistent step): the same class with another row range and epilogue.
+// C++20.
+#pragma once
+
+#include "kernels/gpu/linear.h"
+#include "kernels/gpu/primitives/launch.h"
+#include "kernels/gpu/primitives/mma.h"
+#include "kernels/gpu/vector_ops/row_io.h"
+
+namespace atom::gpu {
+
+template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_>
+struct SmallLinearConfig {
+  static constexpr bool kE4M3 = kE4M3_;
+  static constexpr int kTokens = kTokens_;  // 8, or a multiple of 16
+  static constexpr int kTiles = kTiles_;
+  static constexpr bool kSharedX = kSharedX_;
+
+  static constexpr int kWarps = 8;
+  static constexpr int kThreads = kWarps * kWarpSize;
+  static constexpr int kGroupValues = 128;              // of k; fixes the order of sums
+  static constexpr int kChunkValues = kE4M3 ? 64 : 32;  // 64 bytes of a row: 16 a lane
+  static constexpr int kChunks = kGroupValues / kChunkValues;
+  static constexpr int kLoads = kTiles * kChunks;  // 16-byte loads of a group
+  // Groups in flight: 16 loads, fewer where x needs the registers.
+  static constexpr int kInFlight = kTokens > 16                 ? 8
+                                   : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles
+                                                                : 16;
+  static constexpr int kDepth = kInFlight / kLoads > 1 ? kInFlight / kLoads : 2;
+  static constexpr int kBlocksPerMultiprocessor = kTokens > 16 ? 1 : 2;
+  static constexpr int kTokenTiles = (kTokens + 15) / 16;
+  static constexpr int kSums = kTokens == 8 && ProductTile::kTokenLoads == 2 ? 2 : 4 * kTokenTiles;
+  static constexpr int kPassRows = kTiles * ProductTile::kRows;
+  static constexpr int kPartials = kTiles * kSums * kWarpSize;  // floats of a warp
+  static constexpr int kPartialBytes = 2 * kWarps * kPartials * 4;
+  static constexpr int kRowPadding = 64;  // bytes between rows of x: no bank conflicts
+
+  static constexpr int64_t shared_bytes(int64_t num_tokens, int64_t in_features) {
+    const int64_t x = kSharedX ? num_tokens * (in_features * 2 + kRowPadding) : 0;
+    return kPartialBytes + kWarps * 8 * 4 + x;
+  }
+};
+
+template <class C>
+class SmallLinear {
+ public:
+  // This block's passes are first, first + stride, ... below num_passes.
+  __device__ SmallLinear(const LinearArgs& args, uint8_t* shared, int first, int stride,
+                         int num_passes)
+      : args_(args),
+        partials_(reinterpret_cast<float*>(shared)),
+        squares_(partials_ + 2 * C::kWarps * C::kPartials),
+        shared_x_(shared + C::kPartialBytes + C::kWarps * 8 * 4),
+        stride_(stride),
+        lane_(static_cast<int>(threadIdx.x) % kWarpSize),
+        warp_(static_cast<int>(threadIdx.x) / kWarpSize),
+        row_bytes_(static_cast<int>(args.in_features) * (C::kE4M3 ? 1 : 2)),
+        rounds_((static_cast<int>(args.in_features) + kRoundValues - 1) / kRoundValues),
+        pair_(args.epilogue == LinearEpilogue::kSiluMul),
+        policy_(streaming_policy()),
+        load_pass_(first),
+        pass_(first) {
+    const int groups =
+        first < num_passes ? (num_passes - first + stride - 1) / stride * rounds_ : 0;
+    to_load_ = groups;
+    to_multiply_ = groups;
+    point_rows();
+  }
+
+  // Before wait_previous: constant data only.
+  __device__ __forceinline__ void prefetch() {
+#pragma unroll
+    for (int d = 0; d < C::kDepth; ++d) {
+      load_group(weights_[d]);
+    }
+  }
+
+  // After wait_previous: x, or the norm's input times its weight, into shared memory.
+  __device__ __forceinline__ void stage_x() {
+    if constexpr (C::kSharedX) {
+      if (args_.norm_input != nullptr) {
+        stage_normed();
+      } else {
+        const int pieces = static_cast<int>(args_.in_features) / 8;
+        for (int m = 0; m < args_.num_tokens; ++m) {
+#pragma unroll 2
+          for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+            store16(x_row(m) + i * 16, load16(args_.x + m * args_.in_features + i * 8));
+          }
+        }
+      }
+      __syncthreads();
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    clear_sums();
+    int round = 0;
+    while (to_multiply_ > 0) {
+#pragma unroll
+      for (int d = 0; d < C::kDepth; ++d) {
+        if (to_multiply_ > 0) {
+          multiply(weights_[d], round);
+          load_group(weights_[d]);
+          --to_multiply_;
+          if (++round == rounds_) {
+            round = 0;
+            finish();
+            clear_sums();
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int kRoundValues = C::kWarps * C::kGroupValues;
+
+  // Tiles of a pass follow each other, or alternate between rows of gate and of up.
+  __device__ __forceinline__ int first_row(int pass, int tile) const {
+    if (pair_) {
+      return pass * (C::kPassRows / 2) + tile / 2 * ProductTile::kRows +
+             tile % 2 * static_cast<int>(args_.out_features / 2);
+    }
+    return pass * C::kPassRows + tile * ProductTile::kRows;
+  }
+  __device__ __forceinline__ int row_limit(int tile) const {
+    return static_cast<int>(pair_ && tile % 2 == 0 ? args_.out_features / 2 : args_.out_features);
+  }
+
+  // Rows past the end read the last one; their results are not stored.
+  __device__ __forceinline__ void point_rows() {
+#pragma unroll
+    for (int r = 0; r < C::kTiles; ++r) {
+      const int row = min(first_row(load_pass_, r) + ProductTile::row(lane_), row_limit(r) - 1);
+      rows_[r] = static_cast<uint32_t>(row) * static_cast<uint32_t>(row_bytes_ / 16);
+    }
+  }
+
+  // Byte of a row where this lane's piece of a chunk lies.
+  __device__ __forceinline__ int piece_offset(int round, int chunk) const {
+    return ((round * C::kWarps + warp_) * C::kChunks + chunk) * 64 +
+           ProductTile::quarter(lane_) * 16;
+  }
+
+  // The next group of this block's stream.
+  __device__ __forceinline__ void load_group(Vec16 (&to)[C::kLoads]) {
+    if (to_load_ == 0) {
+      return;
+    }
+#pragma unroll
+    for (int u = 0; u < C::kChunks; ++u) {
+      const int offset = piece_offset(load_round_, u);
+#pragma unroll
+      for (int r = 0; r < C::kTiles; ++r) {
+        if (offset < row_bytes_) {
+          to[u * C::kTiles + r] = load_stream16(
+              static_cast<const Vec16*>(args_.weight) + (rows_[r] + offset / 16), policy_);
+        } else {
+          to[u * C::kTiles + r] = Vec16{};
+        }
+      }
+    }
+    --to_load_;
+    if (++load_round_ == rounds_) {
+      load_round_ = 0;
+      load_pass_ += stride_;
+      point_rows();
+    }
+  }
+
+  __device__ __forceinline__ uint8_t* x_row(int token) const {
+    return shared_x_ + token * (static_cast<int>(args_.in_features) * 2 + C::kRowPadding);
+  }
+
+  __device__ __forceinline__ void stage_normed() {
+    const int pieces = static_cast<int>(args_.in_features) / 8;
+    for (int m = 0; m < args_.num_tokens; ++m) {
+      float squares = 0.0F;
+      const float* input = args_.norm_input + m * args_.in_features;
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+        float values[8];
+        float weight[8];
+        load8(input + i * 8, values);
+        load8(args_.norm_weight + i * 8, weight);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          squares += values[j] * values[j];
+          values[j] *= weight[j];
+        }
+        store16(x_row(m) + i * 16, pack_bf16(values));
+      }
+      squares = reduce_lanes<SumOf>(squares);
+      if (lane_ == 0) {
+        squares_[warp_ * 8 + m] = squares;
+      }
+    }
+  }
+
+  // Eight values of x from k on; tokens past the last repeat it, their sums are not stored.
+  __device__ __forceinline__ Vec16 load_x(int tile, int load, int k) const {
+    const int last = static_cast<int>(args_.num_tokens) - 1;
+    const int token = min(tile * ProductTile::kTokens + ProductTile::token(lane_, load), last);
+    if constexpr (C::kSharedX) {
+      return load16(x_row(token) + k * 2);
+    } else {
+      return load16(args_.x + token * static_cast<int>(args_.in_features) + k);
+    }
+  }
+
+  __device__ __forceinline__ void load_x_tiles(
+      int k, Vec16 (&x)[C::kTokenTiles][ProductTile::kTokenLoads]) {
+#pragma unroll
+    for (int t = 0; t < C::kTokenTiles; ++t) {
+#pragma unroll
+      for (int l = 0; l < ProductTile::kTokenLoads; ++l) {
+        x[t][l] = l * 8 < C::kTokens ? load_x(t, l, k) : Vec16{};
+      }
+    }
+  }
+
+  __device__ __forceinline__ void multiply(const Vec16 (&weights)[C::kLoads], int round) {
+    Vec16 x[C::kTokenTiles][ProductTile::kTokenLoads];
+#pragma unroll
+    for (int u = 0; u < C::kChunks; ++u) {
+      const int offset = piece_offset(round, u);
+      // Weights beyond the row are zero; x is read from where it is defined.
+      const int k = offset < row_bytes_ ? offset / (C::kE4M3 ? 1 : 2) : 0;
+#pragma unroll
+      for (int half = 0; half < (C::kE4M3 ? 2 : 1); ++half) {
+        load_x_tiles(k + half * 8, x);
+#pragma unroll
+        for (int r = 0; r < C::kTiles; ++r) {
+          Vec16 w = weights[u * C::kTiles + r];
+          if constexpr (C::kE4M3) {
+            const uint2 low = e4m3_to_bf16(w.word[2 * half]);
+            const uint2 high = e4m3_to_bf16(w.word[2 * half + 1]);
+            w = Vec16{{low.x, low.y, high.x, high.y}};
+          }
+#pragma unroll
+          for (int t = 0; t < C::kTokenTiles; ++t) {
+            ProductTile::multiply_add(sums_[r][t], x[t], w);
+          }
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void clear_sums() {
+#pragma unroll
+    for (int r = 0; r < C::kTiles; ++r) {
+#pragma unroll
+      for (int t = 0; t < C::kTokenTiles; ++t) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          sums_[r][t][i] = 0.0F;
+        }
+      }
+    }
+  }
+
+  // The warps' partial sums of a pass to its results.
+  __device__ __forceinline__ void finish() {
+    float* buffer = partials_ + parity_ * C::kWarps * C::kPartials;
+#pragma unroll
+    for (int r = 0; r < C::kTiles; ++r) {
+#pragma unroll
+      for (int i = 0; i < C::kSums; ++i) {
+        buffer[warp_ * C::kPartials + (r * C::kSums + i) * kWarpSize + lane_] =
+            sums_[r][i / 4][i % 4];
+      }
+    }
+    parity_ ^= 1;
+    __syncthreads();
+    for (int e = static_cast<int>(threadIdx.x); e < C::kPartials; e += C::kThreads) {
+      const int lane = e % kWarpSize;
+      const int i = e / kWarpSize % C::kSums;
+      const int tile = e / kWarpSize / C::kSums;
+      const int token = i / 4 * ProductTile::kTokens + ProductTile::sum_token(lane, i % 4);
+      const int row = first_row(pass_, tile) + ProductTile::sum_row(lane, i % 4);
+      if (token < args_.num_tokens && row < row_limit(tile) && !(pair_ && tile % 2 == 1)) {
+        store(buffer, e, token, row);
+      }
+    }
+    pass_ += stride_;
+  }
+
+  __device__ __forceinline__ float result(const float* buffer, int element, int token,
+                                          int row) const {
+    float y = 0.0F;
+#pragma unroll
+    for (int w = 0; w < C::kWarps; ++w) {
+      y += buffer[w * C::kPartials + element];
+    }
+    if constexpr (C::kE4M3) {
+      y *= args_.scales[row];
+    }
+    if (args_.norm_input != nullptr) {
+      float squares = 0.0F;
+      for (int w = 0; w < C::kWarps; ++w) {
+        squares += squares_[w * 8 + token];
+      }
+      y *= 1.0F / sqrtf(squares / static_cast<float>(args_.in_features) + args_.norm_eps);
+    }
+    return args_.bias == nullptr ? y : y + args_.bias[row];
+  }
+
+  __device__ __forceinline__ void store(const float* buffer, int element, int token,
+                                        int row) const {
+    float y = result(buffer, element, token, row);
+    int64_t width = args_.out_features;
+    if (pair_) {
+      width /= 2;
+      const float up = result(buffer, element + C::kSums * kWarpSize, token,
+                              row + static_cast<int>(args_.out_features / 2));
+      y = y / (1.0F + expf(-y)) * up;
+    }
+    const int64_t at = token * width + row;
+    if (args_.epilogue == LinearEpilogue::kAddResidual) {
+      static_cast<float*>(args_.out)[at] += y;
+    } else if (args_.out_dtype == DType::kF32) {
+      static_cast<float*>(args_.out)[at] = y;
+    } else {
+      static_cast<uint16_t*>(args_.out)[at] = to_bf16(y);
+    }
+  }
+
+  const LinearArgs& args_;
+  float* const partials_;    // [2, kWarps, kPartials]
+  float* const squares_;     // [kWarps, 8]
+  uint8_t* const shared_x_;  // [num_tokens, in_features] bf16, rows padded
+  const int stride_;
+  const int lane_;
+  const int warp_;
+  const int row_bytes_;
+  const int rounds_;  // groups of a warp in a row
+  const bool pair_;
+  const uint64_t policy_;
+
+  Vec16 weights_[C::kDepth][C::kLoads];
+  uint32_t rows_[C::kTiles];  // where the rows begin, in pieces of 16 bytes
+  float sums_[C::kTiles][C::kTokenTiles][4];
+  int load_pass_;
+  int load_round_ = 0;
+  int pass_;
+  int parity_ = 0;
+  int to_load_ = 0;
+  int to_multiply_ = 0;
+};
+
+}  // namespace atom::gpu
