@@ -169,10 +169,10 @@ class Setup {
         for (size_t i = next++; i < c_.context_lens.size() * heads; i = next++) {
           const size_t s = i / heads;
           if (c_.context_lens[s] > 0) {
-            cpu::reference_kernels().attention(
-                args, {.sequence = static_cast<int64_t>(s),
-                       .kv_head = static_cast<int64_t>(i % heads),
-                       .tokens = {query_start_[s], query_start_[s + 1]}});
+            cpu::reference_kernels().attention(args,
+                                               {.sequence = static_cast<int64_t>(s),
+                                                .kv_head = static_cast<int64_t>(i % heads),
+                                                .tokens = {query_start_[s], query_start_[s + 1]}});
           }
         }
       });

@@ -55,7 +55,7 @@ struct LinearOptions {
   bool invariant = false;
   bool use_library = true;
   // Device memory that the context owns: the library's, and quantised activations for e4m3 weights.
-  int64_t workspace_bytes = int64_t{32} << 20;
+  int64_t workspace_bytes = int64_t{64} << 20;
   bool e4m3 = false;
   int64_t max_tokens = 8192;
   int64_t max_in_features = 32768;

@@ -21,12 +21,15 @@
 
 namespace atom::gpu {
 
-template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_>
+template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false>
 struct SmallLinearConfig {
   static constexpr bool kE4M3 = kE4M3_;
   static constexpr int kTokens = kTokens_;  // 8, or a multiple of 16
   static constexpr int kTiles = kTiles_;
   static constexpr bool kSharedX = kSharedX_;
+  // W is stored as tiles of ProductTile::kRows rows x 64 bytes, each contiguous, along k first: the
+  // order in which it is read. No product is stored so; the benchmark measures what it would give.
+  static constexpr bool kTiled = kTiled_;
 
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpSize;
@@ -94,11 +97,11 @@ class SmallLinear {
         stage_normed();
       } else {
         const int pieces = static_cast<int>(args_.in_features) / 8;
-        for (int m = 0; m < args_.num_tokens; ++m) {
-#pragma unroll 2
-          for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
-            store16(x_row(m) + i * 16, load16(args_.x + m * args_.in_features + i * 8));
-          }
+        const int count = static_cast<int>(args_.num_tokens) * pieces;
+#pragma unroll 4
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += C::kThreads) {
+          const int m = i / pieces;
+          store16(x_row(m) + (i - m * pieces) * 16, load16(args_.x + i * 8));
         }
       }
       __syncthreads();
@@ -145,7 +148,9 @@ class SmallLinear {
 #pragma unroll
     for (int r = 0; r < C::kTiles; ++r) {
       const int row = min(first_row(load_pass_, r) + ProductTile::row(lane_), row_limit(r) - 1);
-      rows_[r] = static_cast<uint32_t>(row) * static_cast<uint32_t>(row_bytes_ / 16);
+      const int within = C::kTiled ? row % ProductTile::kRows : 0;
+      rows_[r] =
+          static_cast<uint32_t>(row - within) * static_cast<uint32_t>(row_bytes_ / 16) + within * 4;
     }
   }
 
@@ -163,11 +168,12 @@ class SmallLinear {
 #pragma unroll
     for (int u = 0; u < C::kChunks; ++u) {
       const int offset = piece_offset(load_round_, u);
+      const int address = C::kTiled ? (offset & ~63) * ProductTile::kRows + (offset & 63) : offset;
 #pragma unroll
       for (int r = 0; r < C::kTiles; ++r) {
         if (offset < row_bytes_) {
           to[u * C::kTiles + r] = load_stream16(
-              static_cast<const Vec16*>(args_.weight) + (rows_[r] + offset / 16), policy_);
+              static_cast<const Vec16*>(args_.weight) + (rows_[r] + address / 16), policy_);
         } else {
           to[u * C::kTiles + r] = Vec16{};
         }

@@ -1,0 +1,168 @@
+// Small-M products at the sizes of the speed table: the own kernel in every variant and as chosen,
+// against the best of the library's proposals, all in graphs over weights that lie in memory; GB/s
+// of weights, and the read roof of the same run. Arguments: none, or 'large' for TFLOP/s of large
+// M.
+#include <cstring>
+
+#include "kernels/gpu/linear/library.h"
+#include "kernels/gpu/linear_benchmark_support.h"
+#include "kernels/gpu/primitives/types.h"
+
+namespace atom::gpu::device_test {
+namespace {
+
+__global__ void __launch_bounds__(512)
+    read_kernel(const Vec16* from, int64_t count, uint32_t* sink) {
+  const uint64_t policy = streaming_policy();
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  uint32_t sum = 0;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+       i + 7 * stride < count; i += 8 * stride) {
+    Vec16 v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      v[j] = load_stream16(from + i + j * stride, policy);
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sum += v[j].word[0] ^ v[j].word[1] ^ v[j].word[2] ^ v[j].word[3];
+    }
+  }
+  if (sum == 0x12345678U) *sink = sum;
+}
+
+double read_roof(const WeightPool& pool) {
+  DeviceArray<uint32_t> sink(1);
+  const double us = time_us(2, [&](int) {
+    read_kernel<<<132 * 4, 512, 0, stream()>>>(reinterpret_cast<const Vec16*>(pool.data()),
+                                               WeightPool::kBytes / 16, sink.data());
+  });
+  return static_cast<double>(WeightPool::kBytes) / us / 1e3;
+}
+
+struct Buffers {
+  DeviceArray<uint16_t> x{size_t{4096} * 16384};
+  DeviceArray<uint8_t> x_e4m3{size_t{4096} * 16384};
+  DeviceArray<float> scales{size_t{160000}};
+  DeviceArray<float> out{size_t{64} * 160000};
+  DeviceArray<uint8_t> workspace{size_t{64} << 20};
+
+  Buffers() {
+    (void)fill_random(3, 1.0F, x.data(), static_cast<int64_t>(x.size()), stream());
+    (void)quantize_rows({.x = x.data(),
+                         .out = x_e4m3.data(),
+                         .scales = scales.data(),
+                         .num_rows = 4096,
+                         .size = 16384},
+                        stream());
+    scales.set(std::vector<float>(160000, 0.01F));
+  }
+};
+
+double library_us(const WeightPool& pool, const Buffers& b, const BenchmarkShape& shape, bool e4m3,
+                  int64_t m) {
+  const int64_t bytes = shape.n * shape.k * (e4m3 ? 1 : 2);
+  MatrixLibrary library(b.workspace.data(), static_cast<int64_t>(b.workspace.size()));
+  LibraryProduct product{.x = e4m3 ? static_cast<void*>(b.x_e4m3.data()) : b.x.data(),
+                         .weight = pool.data(),
+                         .dtype = e4m3 ? DType::kF8E4M3 : DType::kBF16,
+                         .x_scales = e4m3 ? b.scales.data() : nullptr,
+                         .weight_scales = e4m3 ? b.scales.data() : nullptr,
+                         .out = b.out.data(),
+                         .num_tokens = m,
+                         .out_features = shape.n,
+                         .in_features = shape.k};
+  if (const DeviceStatus failed = library.multiply(product, stream())) {
+    static bool told = false;
+    if (!told) std::printf("library: %s\n", failed);
+    told = true;
+    return 1e9;
+  }
+  return time_us(m > 64 ? 8 : launches_for(bytes), [&](int i) {
+    product.weight = pool.copy(i, bytes);
+    (void)library.multiply(product, stream());
+  });
+}
+
+// The best of all variants, what choose_small_plan takes, and the library.
+void measure_small(const WeightPool& pool, const Buffers& b, const BenchmarkShape& shape,
+                   bool e4m3) {
+  const int64_t bytes = shape.n * shape.k * (e4m3 ? 1 : 2);
+  const auto speed = [&](double us) { return static_cast<double>(bytes) / us / 1e3; };
+  for (const int64_t m : {1, 4, 8, 16, 32, 64}) {
+    LinearArgs args{.x = b.x.data(),
+                    .weight_dtype = e4m3 ? DType::kF8E4M3 : DType::kBF16,
+                    .scales = e4m3 ? b.scales.data() : nullptr,
+                    .num_tokens = m,
+                    .out_features = shape.n,
+                    .in_features = shape.k,
+                    .out = b.out.data()};
+    const auto own_us = [&](const SmallLinearPlan& plan) {
+      args.weight = pool.data();
+      if (linear_small(args, plan, stream()) != nullptr) return 1e9;
+      return time_us(launches_for(bytes), [&](int i) {
+        args.weight = pool.copy(i, bytes);
+        (void)linear_small(args, plan, stream());
+      });
+    };
+    const double chosen = own_us(choose_small_plan(args));
+    const double library = library_us(pool, b, shape, e4m3, m);
+    std::printf("%-13s %s M%-3d own %5.0f (%6.2f us) lib %5.0f  x%.2f |", shape.name,
+                e4m3 ? "e4m3" : "bf16", static_cast<int>(m), speed(chosen), chosen, speed(library),
+                library / chosen);
+    // tiles, shared x, blocks, chained
+    for (const int tiles : {1, 2}) {
+      for (const bool shared_x : {true, false}) {
+        if (m > 16 && (tiles == 1 || shared_x)) continue;
+        for (const int blocks : {1, 2}) {
+          for (const bool chained : {true, false}) {
+            std::printf(" %d%c%d%c %4.0f", tiles, shared_x ? 's' : 'd', blocks, chained ? 'c' : 'p',
+                        speed(own_us({tiles, blocks, shared_x, chained})));
+          }
+        }
+      }
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+void measure_large(const WeightPool& pool, const Buffers& b, const BenchmarkShape& shape) {
+  for (const bool e4m3 : {false, true}) {
+    std::printf("%-13s %s TFLOP/s", shape.name, e4m3 ? "e4m3" : "bf16");
+    for (const int64_t m : {128, 512, 1024, 2048}) {
+      if (m * shape.n * 2 > static_cast<int64_t>(b.out.size()) * 4) continue;
+      const double us = library_us(pool, b, shape, e4m3, m);
+      std::printf("  M%d %5.0f (%.0f us)", static_cast<int>(m),
+                  2e-6 * static_cast<double>(m * shape.n * shape.k) / us, us);
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+void run_all(bool large) {
+  const WeightPool pool;
+  const Buffers buffers;
+  std::printf("read roof %.0f GB/s\n", read_roof(pool));
+  if (large) {
+    for (const BenchmarkShape& shape : kLlama8B) measure_large(pool, buffers, shape);
+    for (const BenchmarkShape& shape : kQwen06B) measure_large(pool, buffers, shape);
+    return;
+  }
+  std::printf(
+      "variants: row tiles, x shared or direct, blocks a multiprocessor, chained or plain\n");
+  for (const bool e4m3 : {false, true}) {
+    for (const BenchmarkShape& shape : kQwen06B) measure_small(pool, buffers, shape, e4m3);
+    for (const BenchmarkShape& shape : kLlama8B) measure_small(pool, buffers, shape, e4m3);
+  }
+  std::printf("read roof %.0f GB/s\n", read_roof(pool));
+}
+
+}  // namespace
+}  // namespace atom::gpu::device_test
+
+int main(int argc, char** argv) {
+  atom::gpu::device_test::run_all(argc > 1 && std::strcmp(argv[1], "large") == 0);
+  return 0;
+}
