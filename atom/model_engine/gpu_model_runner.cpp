@@ -81,9 +81,17 @@ class GpuModelRunner final : public Executor {
                                     .max_tokens = limits_.max_tokens,
                                     .max_seqs = limits_.max_seqs,
                                     .max_model_len = plan_.max_model_len,
-                                    .vocab_size = model.vocab_size};
+                                    .block_size = limits_.block_size,
+                                    .kv_dtype = kv_cache_dtype(config),
+                                    .vocab_size = model.vocab_size,
+                                    .hidden_size = model.hidden_size,
+                                    .intermediate_size = model.intermediate_size,
+                                    .num_heads = model.num_attention_heads,
+                                    .num_kv_heads = model.num_key_value_heads,
+                                    .head_dim = model.head_dim,
+                                    .fp8_weights = config.model.quantization == Quantization::kFP8};
     ATOM_RETURN_IF_ERROR(
-        device_status(backend_.create_context(options, &ctx_.backend), "backend context"));
+        device_status(backend_.create_context(options, &ctx_.backend), gpu_.properties.name));
     ATOM_RETURN_IF_ERROR(load_weights(config, checkpoint));
     ATOM_ASSIGN_OR_RETURN(Buffer workspace, Buffer::allocate_device(runtime_, plan_.workspace));
     arena_ = Arena(std::move(workspace));
@@ -319,8 +327,7 @@ class GpuModelRunner final : public Executor {
     if (step.num_sample_rows > 0) {
       const int64_t scratch = arena_.mark();
       const Tensor logits = logits_of(hidden, step);
-      backend_.sample_tokens(buffers_.sample_args(logits.data_as<float>(), step.num_sample_rows),
-                             buffers_.max_rows, compute_.get());
+      backend_.sample_tokens(buffers_.sample_args(logits), buffers_.max_rows, compute_.get());
       arena_.rewind(scratch);
     }
     if (batch != nullptr) {

@@ -52,7 +52,7 @@ Status score(const PromptScorer& scorer, const Tensor& hidden, Chunk& chunk) {
   ctx.ops->gather_rows(ctx, hidden, Tensor(row_ids.data(), DType::kI32, {count}, ctx.device),
                        picked);
   const Tensor logits = scorer.model.compute_logits(ctx, picked);
-  gpu::SampleTokensArgs args = scorer.buffers.sample_args(logits.data_as<float>(), count);
+  gpu::SampleTokensArgs args = scorer.buffers.sample_args(logits);
   args.blob = blob.data_as<const uint8_t>();
   args.targets = targets.data_as<const int32_t>();
   args.token_counts = {};

@@ -92,11 +92,11 @@ gpu::PublishStepArgs StepBuffers::publish_args() const {
           .max_rows = max_rows};
 }
 
-gpu::SampleTokensArgs StepBuffers::sample_args(const float* logits, int64_t num_rows) const {
-  return {.logits = logits,
-          .logit_stride = vocab_size,
+gpu::SampleTokensArgs StepBuffers::sample_args(const Tensor& logits) const {
+  return {.logits = logits.data_as<const float>(),
+          .logit_stride = logits.dim(1),
           .vocab_size = vocab_size,
-          .num_rows = static_cast<int32_t>(num_rows),
+          .num_rows = static_cast<int32_t>(logits.dim(0)),
           .blob = inputs.sampling,
           .token_counts = {.counts = static_cast<uint16_t*>(token_counts.data()),
                            .num_slots = max_rows},

@@ -49,7 +49,8 @@ struct StepBuffers {
 
   gpu::PrepareStepArgs prepare_args() const;
   gpu::PublishStepArgs publish_args() const;
-  gpu::SampleTokensArgs sample_args(const float* logits, int64_t num_rows) const;
+  // logits f32 [num_rows, at least vocab_size]
+  gpu::SampleTokensArgs sample_args(const Tensor& logits) const;
 };
 
 }  // namespace atom

@@ -15,6 +15,9 @@ namespace {
 constexpr int64_t kPieceBytes = 2 << 20;
 constexpr int kSlotsPerThread = 2;
 constexpr int64_t kBF16Bytes = 2;
+// Output features are padded with zeros to a multiple of this, so that rows of the output are
+// aligned: only a vocabulary needs it.
+constexpr int64_t kRowMultiple = 8;
 
 Status status_of(DeviceStatus failed, const char* doing) {
   if (failed == nullptr) {
@@ -210,6 +213,8 @@ Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> pa
   for (const WeightPart& part : parts) {
     out.out_features += part.rows;
   }
+  const int64_t rows = out.out_features;
+  out.out_features = (rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
   out.segments = {{.format = {.dtype = DType::kBF16}, .rows = out.out_features}};
   ATOM_ASSIGN_OR_RETURN(Buffer weight,
                         allocate_on(ctx, out.out_features * out.in_features * kBF16Bytes));
@@ -217,6 +222,10 @@ Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> pa
   for (const WeightPart& part : parts) {
     ATOM_RETURN_IF_ERROR(place_part(ctx, part, to));
     to += part.rows * part.cols * kBF16Bytes;
+  }
+  if (const int64_t padding = (out.out_features - rows) * out.in_features * kBF16Bytes) {
+    ATOM_RETURN_IF_ERROR(
+        status_of(ctx.runtime->fill_async(to, 0, padding, ctx.stream), "padding weights"));
   }
   if (quantize) {
     return quantize_rows(ctx, std::move(weight), out);

@@ -70,7 +70,7 @@ Result<Buffer> allocate_on(const ExecContext& ctx, int64_t nbytes);
 Result<Buffer> upload_table(const ExecContext& ctx, const WeightPart& part);
 
 // OpTable::pack_linear of devices: `parts` stacked row-major as bf16, or as e4m3 with a scale per
-// row where `quantize` is set.
+// row where `quantize` is set. out_features is rounded up to a multiple of 8.
 Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> parts, bool quantize,
                           LinearWeight& out);
 

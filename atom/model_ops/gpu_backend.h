@@ -25,7 +25,17 @@ struct GpuContextOptions {
   int64_t max_tokens = 0;  // of one step
   int64_t max_seqs = 0;
   int64_t max_model_len = 0;
+  int64_t block_size = 0;
+  DType kv_dtype = DType::kBF16;
+  // Of the model.
   int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  bool fp8_weights = false;
+  bool deterministic = false;  // results do not depend on what else is in the batch
 };
 
 struct GpuBackend {
@@ -40,6 +50,7 @@ struct GpuBackend {
   // Level 0: the plain portable kernels; else the best of this device.
   const OpTable* (*op_table)(int level) = nullptr;
   // What the ops keep between calls (ExecContext::backend): library handles, counters, scratch.
+  // Refuses a model that the kernels do not take.
   DeviceStatus (*create_context)(const GpuContextOptions& options, void** out) = nullptr;
   void (*destroy_context)(void* context) = nullptr;
 

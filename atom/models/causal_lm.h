@@ -30,7 +30,8 @@ class CausalLM {
   // kv_caches: one per layer. Positions and block tables are in ctx.attention.
   virtual Tensor forward(const ExecContext& ctx, const Tensor& token_ids,
                          std::span<const PagedKvCache> kv_caches) = 0;
-  // hidden [num_rows, hidden_size] -> logits f32 [num_rows, vocab_size]
+  // hidden [num_rows, hidden_size] -> logits f32 [num_rows, vocab_size], or a few columns more
+  // where the backend pads them
   virtual Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) = 0;
 };
 

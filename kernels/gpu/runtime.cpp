@@ -196,7 +196,17 @@ DeviceStatus destroy_graph(DeviceGraph graph) {
   return ATOM_GPU_CALL(cudaGraphExecDestroy(graph_of(graph)));
 }
 
-DeviceStatus last_launch_error() { return report("kernel launch", cudaGetLastError()); }
+thread_local char launch_text[256];
+thread_local bool launch_failed = false;
+
+DeviceStatus last_launch_error() {
+  const DeviceStatus failed = report("kernel launch", cudaGetLastError());
+  if (launch_failed) {
+    launch_failed = false;
+    return launch_text;
+  }
+  return failed;
+}
 
 }  // namespace
 
@@ -229,6 +239,13 @@ const DeviceRuntime& device_runtime() {
                                      .destroy_graph = destroy_graph,
                                      .last_launch_error = last_launch_error};
   return runtime;
+}
+
+void report_launch(const char* what, DeviceStatus status) {
+  if (status != nullptr && !launch_failed) {
+    std::snprintf(launch_text, sizeof(launch_text), "%s: %s", what, status);
+    launch_failed = true;
+  }
 }
 
 const char* architectures() { return ATOM_GPU_ARCHITECTURES; }

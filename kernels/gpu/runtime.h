@@ -7,6 +7,9 @@
 namespace atom::gpu {
 
 const DeviceRuntime& device_runtime();
+// Remembers a launch that failed for DeviceRuntime::last_launch_error; the first one counts. `what`
+// names the op; both live as long as the program.
+void report_launch(const char* what, DeviceStatus status);
 // As "9.0a, 8.0".
 const char* architectures();
 bool supports_compute_capability(int major, int minor);

@@ -9,6 +9,7 @@
 
 #include "atom/config.h"
 #include "atom/model_engine/model_runner.h"
+#include "atom/model_ops/gpu_backend.h"
 #include "tests/golden/golden_models.h"
 
 namespace atom::golden {
@@ -185,36 +186,68 @@ int64_t compare_greedy(const Prompt& prompt, const std::vector<int32_t>& tokens,
   return static_cast<int64_t>(prompt.greedy.size());
 }
 
+struct Runner {
+  const char* name;
+  const char* device;
+  const char* dtype;
+};
+
+// The GPU where its backend lies beside this program and a device is there.
+constexpr Runner kRunners[] = {
+    {"float32", "cpu", "float32"}, {"auto", "cpu", "auto"}, {"cuda", "cuda", "auto"}};
+
+Result<std::unique_ptr<Executor>> make_executor(const GoldenModel& model, const Runner& runner) {
+  ATOM_ASSIGN_OR_RETURN(const EngineConfig config,
+                        make_engine_config({.model = model.path.string(),
+                                            .max_model_len = 256,
+                                            .max_num_batched_tokens = 1024,
+                                            .max_num_seqs = 4,
+                                            .device = runner.device,
+                                            .dtype = runner.dtype,
+                                            .threads = kThreads,
+                                            .kv_cache_memory_gb = 0.01}));
+  ATOM_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::open(model.path));
+  MemoryPlan plan;
+  return make_model_runner(config, std::move(checkpoint), plan);
+}
+
+// Greedy tokens of all prompts that agree, and how many there are.
+std::pair<int64_t, int64_t> greedy_agreement(Executor& executor, const GoldenModel& model,
+                                             double near_tie) {
+  const auto tokens = generate(executor, model, 512);
+  EXPECT_EQ(generate(executor, model, 5), tokens) << "prefill in pieces of 5";
+  int64_t equal = 0;
+  int64_t total = 0;
+  for (size_t i = 0; i < model.prompts.size(); ++i) {
+    equal += compare_greedy(model.prompts[i], tokens[i], near_tie);
+    total += static_cast<int64_t>(model.prompts[i].greedy.size());
+  }
+  return {equal, total};
+}
+
 TEST_P(GoldenModels, GreedyTokensMatchTransformers) {
-  std::printf("%-28s %9s %9s   (greedy tokens equal before a near tie)\n", "model", "float32",
-              "auto");
+  const bool has_gpu = open_gpu(DeviceType::kCuda, 0).has_value();
+  std::printf("%-28s %9s %9s %9s   (greedy tokens equal before a near tie)\n", "model", "float32",
+              "auto", has_gpu ? "cuda" : "");
   for (const GoldenModel& model : models_) {
     std::printf("%-28s", model.name.c_str());
-    for (const char* dtype : {"float32", "auto"}) {
-      SCOPED_TRACE(model.name + " " + dtype);
-      const auto config = make_engine_config({.model = model.path.string(),
-                                              .max_model_len = 256,
-                                              .max_num_seqs = 4,
-                                              .device = "cpu",
-                                              .dtype = dtype,
-                                              .threads = kThreads,
-                                              .kv_cache_memory_gb = 0.01});
-      ASSERT_TRUE(config) << config.error().message;
-      auto checkpoint = Checkpoint::open(model.path);
-      ASSERT_TRUE(checkpoint) << checkpoint.error().message;
-      MemoryPlan plan;
-      auto executor = make_model_runner(*config, std::move(*checkpoint), plan);
-      ASSERT_TRUE(executor) << executor.error().message;
-      const auto tokens = generate(**executor, model, 512);
-      EXPECT_EQ(generate(**executor, model, 5), tokens) << "prefill in pieces of 5";
-      int64_t equal = 0;
-      int64_t total = 0;
-      for (size_t i = 0; i < model.prompts.size(); ++i) {
-        const double near_tie = std::string_view(dtype) == "float32" ? kExactTie : model.near_tie;
-        equal += compare_greedy(model.prompts[i], tokens[i], near_tie);
-        total += static_cast<int64_t>(model.prompts[i].greedy.size());
+    for (const Runner& runner : kRunners) {
+      const bool is_gpu = std::string_view(runner.device) == "cuda";
+      if (is_gpu && !has_gpu) {
+        continue;
       }
+      SCOPED_TRACE(model.name + " " + runner.name);
+      const auto executor = make_executor(model, runner);
+      if (!executor && is_gpu && executor.error().message.contains("its kernels take")) {
+        std::printf("   %7s", "refused");
+        continue;
+      }
+      ASSERT_TRUE(executor) << executor.error().message;
+      const bool exact = std::string_view(runner.dtype) == "float32";
+      const auto [equal, total] =
+          greedy_agreement(**executor, model, exact ? kExactTie : model.near_tie);
       std::printf("   %3ld/%-3ld", static_cast<long>(equal), static_cast<long>(total));
+      std::fflush(stdout);
     }
     std::printf("\n");
   }

@@ -29,10 +29,16 @@ const OpTable* op_table(int level) {
 }
 
 DeviceStatus create_context(const GpuContextOptions& options, void** out) {
-  auto context = std::make_unique<BackendContext>(BackendContext{.options = options});
+  auto context = std::make_unique<BackendContext>();
+  context->options = options;
   if (const DeviceStatus failed =
           device_runtime().properties(options.device, &context->properties)) {
     return failed;
+  }
+  for (const auto prepare : {prepare_vector_ops, prepare_linear_ops, prepare_attention_ops}) {
+    if (const DeviceStatus failed = prepare(*context)) {
+      return failed;
+    }
   }
   *out = context.release();
   return nullptr;
@@ -57,6 +63,9 @@ extern "C" __attribute__((visibility("default"))) const atom::GpuBackend* atom_g
                                   .create_context = gpu::create_context,
                                   .destroy_context = gpu::destroy_context,
                                   .prepare_step = gpu::prepare_step,
-                                  .publish_step = gpu::publish_step};
+                                  .publish_step = gpu::publish_step,
+                                  .sampler_workspace_bytes = gpu::sampler_workspace_bytes,
+                                  .sample_tokens = gpu::sample_tokens,
+                                  .set_token_counts = gpu::set_token_counts};
   return &backend;
 }

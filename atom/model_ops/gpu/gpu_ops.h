@@ -4,27 +4,43 @@
 // into libatom_cuda.so, never into the program. To add an op: its field in ops.h, its line in one
 // add_* below.
 //
-// | File             | Ops                                                          | Kernels |
-// |------------------|--------------------------------------------------------------|--------------------|
-// | vector_ops.cpp   | embedding, rms_norm, add_rms_norm, silu_mul, rope_cos_sin,   | vector ops |
-// |                  | qk_norm_rope_kv_write, gather_rows, fill_random              | | |
-// linear_ops.cpp   | linear (bf16, e4m3), quantize_fp8                            | small-M,
-// cuBLASLt  | | attention_ops.cpp| begin_step, paged_attention                                  |
-// decode and prefill | | backend.cpp      | the table, the context, steps and sampling | step,
-// sampler      |
+// vector_ops.cpp     embedding, norms, silu_mul, rope, cache write, gather_rows, fill_random,
+//                    quantize_fp8                                    (kernels/gpu/vector_ops.h)
+// linear_ops.cpp     linear                                          (kernels/gpu/linear.h)
+// attention_ops.cpp  paged_attention      (kernels/gpu/attention.h, portable_attention.h)
+// backend.cpp        the table, the context, steps and sampling      (step.h, sampler.h)
 #pragma once
 
+#include <memory>
+#include <vector>
+
+#include "atom/core/buffer.h"
 #include "atom/model_ops/gpu_backend.h"
 #include "atom/model_ops/ops.h"
+#include "kernels/gpu/linear.h"
+#include "kernels/gpu/runtime.h"
 
 namespace atom::gpu {
 
 // What the ops keep between calls; ctx.backend points to it. Made once per model runner, never in a
-// step. A file that needs state (a cuBLASLt handle, zeroed counters) adds a pointer here with its
-// create and destroy functions.
+// step.
 struct BackendContext {
   GpuContextOptions options;
   DeviceProperties properties;
+  bool use_split_attention = false;  // the model fits decode_attention and prefill_attention
+  Buffer attention_workspace;
+  LinearContext* linear = nullptr;
+  std::vector<float> inv_freq;  // what inv_freq_device holds
+  Buffer inv_freq_device;
+
+  BackendContext() = default;
+  ~BackendContext() {
+    if (linear != nullptr) {
+      destroy_linear_context(linear);
+    }
+  }
+  BackendContext(const BackendContext&) = delete;
+  BackendContext& operator=(const BackendContext&) = delete;
 };
 
 inline BackendContext& context_of(const ExecContext& ctx) {
@@ -35,5 +51,10 @@ inline BackendContext& context_of(const ExecContext& ctx) {
 void add_vector_ops(OpTable& table, int level);
 void add_linear_ops(OpTable& table, int level);
 void add_attention_ops(OpTable& table, int level);
+
+// Whether the kernels take the model, and their memory; nullptr, or what is wrong.
+DeviceStatus prepare_vector_ops(BackendContext& context);
+DeviceStatus prepare_linear_ops(BackendContext& context);
+DeviceStatus prepare_attention_ops(BackendContext& context);
 
 }  // namespace atom::gpu
