@@ -34,12 +34,8 @@ Tensor RotaryEmbedding::operator()(const ExecContext& ctx) const {
   return out;
 }
 
-Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
-                             const PagedKvCache& cache) const {
-  Tensor out =
-      ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), o_proj.weight.out_features});
-  const int64_t scratch = ctx.arena->mark();
-  Tensor qkv = qkv_proj(ctx, x);
+void Attention::attend(const ExecContext& ctx, const Tensor& qkv, const Tensor& cos_sin,
+                       const PagedKvCache& cache, const Tensor& heads) const {
   ctx.ops->qk_norm_rope_kv_write(ctx, {.qkv = qkv,
                                        .num_heads = num_heads,
                                        .num_kv_heads = num_kv_heads,
@@ -50,7 +46,6 @@ Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tens
                                        .k_norm = static_cast<const float*>(k_norm.data()),
                                        .norm_eps = norm_eps,
                                        .cache = cache});
-  Tensor heads = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), num_heads * head_dim});
   ctx.ops->paged_attention(ctx, {.qkv = qkv,
                                  .out = heads,
                                  .num_heads = num_heads,
@@ -58,21 +53,55 @@ Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tens
                                  .head_dim = head_dim,
                                  .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
                                  .cache = cache});
+}
+
+Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
+                             const PagedKvCache& cache) const {
+  const DType dtype = ctx.ops->activation_dtype;
+  Tensor out = ctx.arena->allocate(dtype, {x.dim(0), o_proj.weight.out_features});
+  const int64_t scratch = ctx.arena->mark();
+  const Tensor qkv = qkv_proj(ctx, x);
+  const Tensor heads = ctx.arena->allocate(dtype, {x.dim(0), num_heads * head_dim});
+  attend(ctx, qkv, cos_sin, cache, heads);
   ctx.ops->linear(ctx, heads, o_proj.weight, out);
   ctx.arena->rewind(scratch);
   return out;
 }
 
+void Attention::add_to(const ExecContext& ctx, const Tensor& residual, const RmsNorm& norm,
+                       const Tensor& cos_sin, const PagedKvCache& cache) const {
+  const DType dtype = ctx.ops->activation_dtype;
+  const int64_t num_tokens = residual.dim(0);
+  const int64_t scratch = ctx.arena->mark();
+  const Tensor qkv = ctx.arena->allocate(dtype, {num_tokens, qkv_proj.weight.out_features});
+  ctx.ops->norm_linear(ctx, residual, static_cast<const float*>(norm.weight.data()), norm.eps,
+                       qkv_proj.weight, qkv);
+  const Tensor heads = ctx.arena->allocate(dtype, {num_tokens, num_heads * head_dim});
+  attend(ctx, qkv, cos_sin, cache, heads);
+  ctx.ops->linear_add(ctx, heads, o_proj.weight, residual);
+  ctx.arena->rewind(scratch);
+}
+
 Tensor GatedMlp::operator()(const ExecContext& ctx, const Tensor& x) const {
-  Tensor out =
-      ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), down_proj.weight.out_features});
+  const DType dtype = ctx.ops->activation_dtype;
+  Tensor out = ctx.arena->allocate(dtype, {x.dim(0), down_proj.weight.out_features});
   const int64_t scratch = ctx.arena->mark();
   Tensor gate_up = gate_up_proj(ctx, x);
-  Tensor hidden = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), gate_up.dim(1) / 2});
+  Tensor hidden = ctx.arena->allocate(dtype, {x.dim(0), gate_up.dim(1) / 2});
   ctx.ops->silu_mul(ctx, gate_up, hidden);
   ctx.ops->linear(ctx, hidden, down_proj.weight, out);
   ctx.arena->rewind(scratch);
   return out;
+}
+
+void GatedMlp::add_to(const ExecContext& ctx, const Tensor& residual, const RmsNorm& norm) const {
+  const int64_t scratch = ctx.arena->mark();
+  const Tensor hidden = ctx.arena->allocate(
+      ctx.ops->activation_dtype, {residual.dim(0), gate_up_proj.weight.out_features / 2});
+  ctx.ops->norm_linear_silu_mul(ctx, residual, static_cast<const float*>(norm.weight.data()),
+                                norm.eps, gate_up_proj.weight, hidden);
+  ctx.ops->linear_add(ctx, hidden, down_proj.weight, residual);
+  ctx.arena->rewind(scratch);
 }
 
 }  // namespace atom

@@ -64,6 +64,14 @@ struct Attention {
   // x [num_tokens, hidden_size], cos_sin [num_tokens, rotary_dim] -> [num_tokens, hidden_size]
   Tensor operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
                     const PagedKvCache& cache) const;
+  // residual += attention(norm(residual)), with the fused ops
+  void add_to(const ExecContext& ctx, const Tensor& residual, const RmsNorm& norm,
+              const Tensor& cos_sin, const PagedKvCache& cache) const;
+
+ private:
+  // qkv [num_tokens, ...] as projected -> heads [num_tokens, num_heads * head_dim]
+  void attend(const ExecContext& ctx, const Tensor& qkv, const Tensor& cos_sin,
+              const PagedKvCache& cache, const Tensor& heads) const;
 };
 
 // down(silu(gate(x)) * up(x))
@@ -72,6 +80,8 @@ struct GatedMlp {
   Linear down_proj;
 
   Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
+  // residual += mlp(norm(residual)), with the fused ops
+  void add_to(const ExecContext& ctx, const Tensor& residual, const RmsNorm& norm) const;
 };
 
 }  // namespace atom

@@ -108,6 +108,19 @@ struct OpTable {
   void (*qk_norm_rope_kv_write)(const ExecContext& ctx,
                                 const QkNormRopeKvWriteParams& params) = nullptr;
   void (*paged_attention)(const ExecContext& ctx, const PagedAttentionParams& params) = nullptr;
+  // A layer of a small step in fewer passes, for up to max_fused_tokens tokens (0: the backend has
+  // none of these). Same shapes and meaning as the ops they stand for; roundings may differ.
+  int64_t max_fused_tokens = 0;
+  // out = linear(rms_norm(residual))
+  void (*norm_linear)(const ExecContext& ctx, const Tensor& residual, const float* norm_weight,
+                      float eps, const LinearWeight& weight, const Tensor& out) = nullptr;
+  // out [num_tokens, out_features / 2] = silu_mul(linear(rms_norm(residual)))
+  void (*norm_linear_silu_mul)(const ExecContext& ctx, const Tensor& residual,
+                               const float* norm_weight, float eps, const LinearWeight& weight,
+                               const Tensor& out) = nullptr;
+  // residual += linear(x)
+  void (*linear_add)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                     const Tensor& residual) = nullptr;
   // Weights of --load_dummy. out bf16 [n]: value i is uniform in [-limit, limit), a function of
   // state + i alone, equal on every backend (see dummy_value in kernels/common/dummy.h).
   void (*fill_random)(const ExecContext& ctx, uint64_t state, float limit,

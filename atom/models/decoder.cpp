@@ -71,6 +71,14 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
                         std::span<const PagedKvCache> kv_caches) {
   Tensor residual = embed_tokens_(ctx, token_ids);
   const Tensor cos_sin = rotary_(ctx);
+  if (token_ids.dim(0) <= ctx.ops->max_fused_tokens) {
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const DecoderLayer& layer = layers_[i];
+      layer.self_attn.add_to(ctx, residual, layer.input_layernorm, cos_sin, kv_caches[i]);
+      layer.mlp.add_to(ctx, residual, layer.post_attention_layernorm);
+    }
+    return norm_(ctx, residual);
+  }
   // Every sublayer's output has the shape of the residual, so one tensor carries the stream through
   // the network while the arena is rewound after each layer.
   Tensor x = layers_.front().input_layernorm(ctx, residual);

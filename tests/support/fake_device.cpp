@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kDefaultMemory = int64_t{1} << 30;
 constexpr int64_t kScratchBytes = 64 << 20;  // of one CPU op
 constexpr int kOpLevel = 3;
+constexpr int64_t kMaxFusedTokens = 8;  // so that small and large steps take different ways
 
 using Task = std::function<void()>;
 
@@ -337,6 +338,42 @@ void later(const ExecContext& ctx, Op op) {
   });
 }
 
+Tensor normed(const ExecContext& c, const Tensor& residual, const float* weight, float eps) {
+  const Tensor out = c.arena->allocate(DType::kF32, {residual.dim(0), residual.dim(1)});
+  c.ops->rms_norm(c, residual, weight, eps, out);
+  return out;
+}
+
+// The fused ops are what they stand for, one after the other.
+void add_fused_ops(OpTable& table) {
+  table.max_fused_tokens = kMaxFusedTokens;
+  table.norm_linear = [](const ExecContext& ctx, const Tensor& residual, const float* norm_weight,
+                         float eps, const LinearWeight& weight, const Tensor& out) {
+    later(ctx, [=, &weight](const ExecContext& c) {
+      c.ops->linear(c, normed(c, residual, norm_weight, eps), weight, out);
+    });
+  };
+  table.norm_linear_silu_mul = [](const ExecContext& ctx, const Tensor& residual,
+                                  const float* norm_weight, float eps, const LinearWeight& weight,
+                                  const Tensor& out) {
+    later(ctx, [=, &weight](const ExecContext& c) {
+      const Tensor gate_up = c.arena->allocate(DType::kF32, {residual.dim(0), weight.out_features});
+      c.ops->linear(c, normed(c, residual, norm_weight, eps), weight, gate_up);
+      c.ops->silu_mul(c, gate_up, out);
+    });
+  };
+  table.linear_add = [](const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                        const Tensor& residual) {
+    later(ctx, [=, &weight](const ExecContext& c) {
+      const Tensor sum = c.arena->allocate(DType::kF32, {x.dim(0), weight.out_features});
+      c.ops->linear(c, x, weight, sum);
+      for (int64_t i = 0; i < sum.numel(); ++i) {
+        residual.data_as<float>()[i] += sum.data_as<float>()[i];
+      }
+    });
+  };
+}
+
 OpTable make_ops() {
   OpTable table;
   table.name = "fake";
@@ -381,6 +418,7 @@ OpTable make_ops() {
   table.paged_attention = [](const ExecContext& ctx, const PagedAttentionParams& params) {
     later(ctx, [=](const ExecContext& c) { c.ops->paged_attention(c, params); });
   };
+  add_fused_ops(table);
   table.fill_random = [](const ExecContext& ctx, uint64_t seed, float limit, const Tensor& out) {
     later(ctx, [=](const ExecContext& c) { c.ops->fill_random(c, seed, limit, out); });
   };

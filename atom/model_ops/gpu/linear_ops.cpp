@@ -7,25 +7,70 @@
 namespace atom::gpu {
 namespace {
 
+// Everything but what comes in.
+LinearArgs arguments(const LinearWeight& weight, const Tensor& out) {
+  return {.weight = weight.packed.data(),
+          .weight_dtype = weight.segments[0].format.dtype,
+          .scales = static_cast<const float*>(weight.scales.data()),
+          .bias = static_cast<const float*>(weight.bias.data()),
+          .num_tokens = out.dim(0),
+          .out_features = weight.out_features,
+          .in_features = weight.in_features,
+          .out = out.data(),
+          .out_dtype = out.dtype()};
+}
+
+void run(const ExecContext& ctx, const LinearArgs& args) {
+  report_launch("linear", linear(context_of(ctx).linear, args, ctx.stream));
+}
+
 void linear_op(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
                const Tensor& out) {
-  report_launch("linear", linear(context_of(ctx).linear,
-                                 {.x = x.data_as<const uint16_t>(),
-                                  .weight = weight.packed.data(),
-                                  .weight_dtype = weight.segments[0].format.dtype,
-                                  .scales = static_cast<const float*>(weight.scales.data()),
-                                  .bias = static_cast<const float*>(weight.bias.data()),
-                                  .num_tokens = x.dim(0),
-                                  .out_features = weight.out_features,
-                                  .in_features = weight.in_features,
-                                  .out = out.data(),
-                                  .out_dtype = out.dtype()},
-                                 ctx.stream));
+  LinearArgs args = arguments(weight, out);
+  args.x = x.data_as<const uint16_t>();
+  run(ctx, args);
+}
+
+void linear_add_op(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                   const Tensor& residual) {
+  LinearArgs args = arguments(weight, residual);
+  args.x = x.data_as<const uint16_t>();
+  args.epilogue = LinearEpilogue::kAddResidual;
+  run(ctx, args);
+}
+
+void run_normed(const ExecContext& ctx, const Tensor& residual, const float* norm_weight, float eps,
+                LinearArgs args) {
+  args.norm_input = residual.data_as<const float>();
+  args.norm_weight = norm_weight;
+  args.norm_eps = eps;
+  run(ctx, args);
+}
+
+void norm_linear_op(const ExecContext& ctx, const Tensor& residual, const float* norm_weight,
+                    float eps, const LinearWeight& weight, const Tensor& out) {
+  run_normed(ctx, residual, norm_weight, eps, arguments(weight, out));
+}
+
+void norm_linear_silu_mul_op(const ExecContext& ctx, const Tensor& residual,
+                             const float* norm_weight, float eps, const LinearWeight& weight,
+                             const Tensor& out) {
+  LinearArgs args = arguments(weight, out);
+  args.epilogue = LinearEpilogue::kSiluMul;
+  run_normed(ctx, residual, norm_weight, eps, args);
 }
 
 }  // namespace
 
-void add_linear_ops(OpTable& table, int) { table.linear = linear_op; }
+void add_linear_ops(OpTable& table, int level) {
+  table.linear = linear_op;
+  if (level > 0) {
+    table.max_fused_tokens = kNormTokens;
+    table.norm_linear = norm_linear_op;
+    table.norm_linear_silu_mul = norm_linear_silu_mul_op;
+    table.linear_add = linear_add_op;
+  }
+}
 
 DeviceStatus prepare_linear_ops(BackendContext& context) {
   const GpuContextOptions& options = context.options;
