@@ -27,6 +27,17 @@ if ! scripts/build.sh all; then
   exit 1
 fi
 
+# The CUDA backend compiles and links without a device, and says what is missing without a driver.
+export ATOM_CUDA_BACKEND=
+nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+if [ -n "$nvcc" ]; then
+  part "CUDA backend"
+  cmake --preset cuda -DCMAKE_CUDA_COMPILER="$nvcc" >build/cuda-configure.log 2>&1 &&
+    cmake --build build/cuda --parallel "${JOBS:-$(nproc)}" --target atom_cuda
+  verdict $?
+  [ -f build/cuda/bin/libatom_cuda.so ] && ATOM_CUDA_BACKEND=$PWD/build/cuda/bin/libatom_cuda.so
+fi
+
 part "unit, conformance, simulation and golden tests"
 ctest --test-dir build --output-on-failure --no-tests=error --parallel 2 --timeout 1200
 ctest_status=$?

@@ -25,6 +25,12 @@ constexpr int kMaxInFlight = 2;
 // More threads do not read faster (8 reach the bus on an H200).
 constexpr int kMaxLoadThreads = 8;
 
+// Prompts may hold up running answers for this long in a step. The rate is that of bf16 products on
+// an H200 in large steps (about 600 TFLOP/s on 132 multiprocessors).
+constexpr double kMixedStepSeconds = 0.04;
+constexpr double kFlopsPerMultiprocessor = 4.5e12;
+constexpr int64_t kMinMixedTokens = 512;
+
 StagingLimits limits_of(const EngineConfig& config, const MemoryPlan& plan) {
   const int64_t block_size = config.cache.block_size;
   return {.max_tokens = config.scheduler.max_num_batched_tokens,
@@ -108,7 +114,8 @@ class GpuModelRunner final : public Executor {
     return {.num_blocks = plan_.num_blocks,
             .block_size = limits_.block_size,
             .max_in_flight = kMaxInFlight,
-            .max_step_tokens = limits_.max_tokens};
+            .max_step_tokens = limits_.max_tokens,
+            .max_mixed_tokens = max_mixed_tokens()};
   }
 
   Status submit(const ScheduledBatch& batch) override {
@@ -153,6 +160,14 @@ class GpuModelRunner final : public Executor {
     StagedStep staged;
     StepOutput output;
   };
+
+  // What the device computes in kMixedStepSeconds.
+  int64_t max_mixed_tokens() const {
+    const double per_token = static_cast<double>(plan_.weights);  // 2 flops for each 2-byte weight
+    const double flops = kFlopsPerMultiprocessor * gpu_.properties.num_multiprocessors;
+    return std::max(kMinMixedTokens,
+                    static_cast<int64_t>(kMixedStepSeconds * flops / std::max(per_token, 1.0)));
+  }
 
   Status bind_thread() {
     if (bound_thread_ != std::this_thread::get_id()) {

@@ -108,6 +108,7 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
   impl->core = std::make_unique<EngineCore>(
       std::move(parts.executor), std::move(parts.tokenizer),
       EngineCoreOptions{.scheduler = {.max_num_batched_tokens = step_tokens,
+                                      .max_mixed_tokens = capacity.max_mixed_tokens,
                                       .max_num_seqs = parts.scheduler.max_num_seqs,
                                       .max_model_len = impl->max_model_len,
                                       .delay_factor = parts.scheduler.delay_factor,

@@ -179,7 +179,9 @@ Result<std::unique_ptr<Executor>> make_model_runner(const EngineConfig& config,
     if (!config.auto_device) {
       return std::unexpected(std::move(gpu.error()));
     }
-    log_info("running on the CPU ({})", gpu.error().message);
+    if (gpu.error().code != ErrorCode::kNotFound) {  // a build for the CPU alone has nothing to say
+      log_info("running on the CPU ({})", gpu.error().message);
+    }
   }
   ATOM_ASSIGN_OR_RETURN(plan, plan_memory(config, *checkpoint));
   auto runner = std::make_unique<CpuModelRunner>(config, plan);

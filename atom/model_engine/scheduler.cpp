@@ -126,6 +126,9 @@ const ScheduledBatch& Scheduler::schedule(double now) {
 
   int64_t budget = options_.max_num_batched_tokens;
   plan_decodes(budget);
+  if (options_.max_mixed_tokens > 0 && batch_.num_tokens > 0) {
+    budget = std::clamp<int64_t>(options_.max_mixed_tokens - batch_.num_tokens, 0, budget);
+  }
   plan_prefills(budget);
   plan_admissions(now, budget);
 

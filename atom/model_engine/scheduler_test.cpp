@@ -88,6 +88,23 @@ TEST_F(SchedulerTest, DecodesGoFirstAndPrefillFillsTheBudget) {
   EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 1)));
 }
 
+TEST_F(SchedulerTest, PromptsTakeLessOfAStepInWhichOthersDecode) {
+  start({.max_num_batched_tokens = 16,
+         .max_mixed_tokens = 5,
+         .max_num_seqs = 4,
+         .max_model_len = 64,
+         .num_blocks = 32,
+         .block_size = 4});
+  add(1, prompt(20));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 16)));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 4)));
+  add(2, prompt(10, 100));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 4)));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 4)));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 2)));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 1)));
+}
+
 TEST_F(SchedulerTest, AFullPromptHitStillComputesTheLastToken) {
   start({.max_num_batched_tokens = 64,
          .max_num_seqs = 4,

@@ -43,7 +43,7 @@ fs::path find_library(const char* name) {
 Result<const GpuBackend*> load(const DeviceKind& kind) {
   const fs::path path = find_library(kind.library);
   if (path.empty()) {
-    return make_error(ErrorCode::kUnsupported,
+    return make_error(ErrorCode::kNotFound,
                       "--device {}: no {} beside the program: this is a build for the CPU alone",
                       kind.flag, kind.library);
   }
