@@ -34,7 +34,7 @@ check() {
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader >"$logs/card.txt" 2>/dev/null
 row "card" "$(head -1 "$logs/card.txt" 2>/dev/null)"
 check device 120 atom_gpu_test
-for kernels in vector_ops_test linear_test attention_test sampler_test; do
+for kernels in gpu_vector_ops_test gpu_linear_test gpu_attention_test gpu_sampler_test; do
   check $kernels 300 $kernels
 done
 check models 300 atom_golden_test --gtest_filter='Files/GoldenModels.Greedy*'
