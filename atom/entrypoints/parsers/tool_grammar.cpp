@@ -8,6 +8,15 @@ namespace atom::parsers {
 namespace json = boost::json;
 namespace {
 
+// Between two tokens of JSON. Small models never stop indenting, until max_tokens ends them.
+constexpr int kMaxWhitespace = 32;
+
+json::object json_format(json::value schema) {
+  return {{"type", "json_schema"},
+          {"json_schema", std::move(schema)},
+          {"max_whitespace_cnt", kMaxWhitespace}};
+}
+
 json::object schema_of(const json::object& function, bool enforced) {
   const json::value* parameters = function.if_contains("parameters");
   json::object schema;
@@ -39,7 +48,7 @@ json::object call_tag(const CallForm& form, const json::object& function, bool e
   begin += form.before_arguments;
   return {{"type", "tag"},
           {"begin", begin},
-          {"content", {{"type", "json_schema"}, {"json_schema", schema_of(function, enforced)}}},
+          {"content", json_format(schema_of(function, enforced))},
           {"end", json::string_view(form.after_arguments.data(), form.after_arguments.size())}};
 }
 
@@ -99,11 +108,11 @@ std::optional<json::object> as_format(const GrammarSpec& spec) {
   using Kind = GrammarSpec::Kind;
   switch (spec.kind) {
     case Kind::kJsonObject:
-      return json::object{{"type", "json_schema"}, {"json_schema", {{"type", "object"}}}};
+      return json_format(json::object{{"type", "object"}});
     case Kind::kJsonSchema: {
       Result<json::value> schema = parse_json(spec.text);
       if (!schema) return std::nullopt;  // the compiler says why
-      return json::object{{"type", "json_schema"}, {"json_schema", std::move(*schema)}};
+      return json_format(std::move(*schema));
     }
     case Kind::kRegex:
       return json::object{{"type", "regex"}, {"pattern", spec.text}};
