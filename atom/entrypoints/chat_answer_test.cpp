@@ -147,6 +147,20 @@ TEST_F(ChatAnswerTest, ForcedCalls) {
             "tool_choice");
 }
 
+// What cannot be enforced is refused for strict tools; for others the form of the call is enough.
+TEST_F(ChatAnswerTest, SchemasThatCannotBeEnforced) {
+  start(kCall);
+  const std::string tool =
+      R"({"tool_choice":"required","tools":[{"type":"function","function":{"name":"f","strict":STRICT,
+          "parameters":{"type":"object","uncompilable":1}}}]})";
+  const auto with = [&](const char* strict) {
+    return std::string(tool).replace(tool.find("STRICT"), 6, strict);
+  };
+  EXPECT_TRUE(message_of(ask(with("false").c_str())).contains("tool_calls"));
+  EXPECT_NE(client_->grammar->text.find("tags_with_separator"), std::string::npos);
+  EXPECT_EQ(error(with("true").c_str()).at("param"), "tool_choice");
+}
+
 // A model without a form of its own is held to bare JSON.
 TEST_F(ChatAnswerTest, ForcedCallsOfAnyModel) {
   start(R"({"name": "f", "parameters": {"a": 1}})", "{{ messages[0].content }}");

@@ -56,6 +56,10 @@ class Client final : public openai::EngineClient {
   explicit Client(std::unique_ptr<LLMEngine> engine) : engine_(std::move(engine)) {}
   Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) override {
     grammar = std::exchange(request.sampling.grammar, std::nullopt);
+    if (grammar && grammar->text.find("uncompilable") != std::string::npos) {
+      return std::unexpected(Error{
+          .code = ErrorCode::kInvalidArgument, .message = "uncompilable", .param = grammar->param});
+    }
     prompt = engine_->tokenizer()->decode(request.prompt_token_ids, false);
     return engine_->add_request(std::move(request), std::move(callback));
   }

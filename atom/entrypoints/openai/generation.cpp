@@ -68,11 +68,12 @@ void Generation::start() {
     if (const auto self = weak.lock()) self->client_gone();
   });
   for (size_t i = 0; i < input_.prompt_ids.size(); ++i) {
-    Result<RequestId> id = engine_.add_request(
-        {.prompt_token_ids = input_.prompt_ids[i], .sampling = input_.request.sampling},
-        [self = shared_from_this(), i](RequestOutput&& output) {
-          self->on_output(i, std::move(output));
-        });
+    Result<RequestId> id = submit(i);
+    if (!id && input_.parsers.loose_grammar && id.error().code == ErrorCode::kInvalidArgument &&
+        id.error().param == input_.parsers.loose_grammar->param) {
+      input_.request.sampling.grammar = input_.parsers.loose_grammar;
+      id = submit(i);
+    }
     if (!id) {
       if (input_.prompt_ids.size() > 1 && id.error().param == "prompt")
         id.error().param = str_format("prompt[{}]", i);
@@ -89,6 +90,14 @@ void Generation::start() {
       return;
     }
   }
+}
+
+Result<RequestId> Generation::submit(size_t prompt) {
+  return engine_.add_request(
+      {.prompt_token_ids = input_.prompt_ids[prompt], .sampling = input_.request.sampling},
+      [self = shared_from_this(), prompt](RequestOutput&& output) {
+        self->on_output(prompt, std::move(output));
+      });
 }
 
 void Generation::on_output(size_t prompt, RequestOutput&& output) {

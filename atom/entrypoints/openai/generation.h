@@ -24,6 +24,9 @@ struct ParserPlan {
   int32_t open_id = -1;  // the tags of reasoning, where they are single tokens
   int32_t close_id = -1;
   parsers::ReasoningStart start = parsers::ReasoningStart::kNone;
+  // Instead of the request's grammar, when a schema of a tool that is not strict cannot be
+  // enforced.
+  std::optional<GrammarSpec> loose_grammar;
   parsers::ParserContext context;
 
   std::unique_ptr<parsers::OutputParser> make() const;  // nullptr: all text is content
@@ -48,6 +51,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
  private:
   using Clock = std::chrono::steady_clock;
 
+  Result<RequestId> submit(size_t prompt);
   void on_output(size_t prompt, RequestOutput&& output);
   void take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out);
   void count_reasoning(ChoiceState& choice, const std::vector<int32_t>& ids);

@@ -88,13 +88,20 @@ void ApiServer::set_grammar(ApiRequest& request, ParserPlan& plan) const {
     if (plan.tools == nullptr) plan.tools = &parsers::generic_tool_format();
     plan.context.calls_are_valid =
         forced || grammar;  // beside free text a call may still be broken
-    const parsers::ToolGrammarRequest wanted{
+    parsers::ToolGrammarRequest wanted{
         .tools = &request.tools,
         .named = forced ? std::string_view(request.tool_choice->name) : "",
         .required = forced,
         .parallel = request.parallel_tool_calls,
         .answer = forced || !grammar ? nullptr : &*grammar};
-    grammar = parsers::tool_grammar(plan.tools->form, wanted, plan.reasoning, plan.start);
+    GrammarSpec spec = parsers::tool_grammar(plan.tools->form, wanted, plan.reasoning, plan.start);
+    if (forced) {
+      wanted.loose = true;
+      plan.loose_grammar =
+          parsers::tool_grammar(plan.tools->form, wanted, plan.reasoning, plan.start);
+      if (*plan.loose_grammar == spec) plan.loose_grammar.reset();
+    }
+    grammar = std::move(spec);
   } else if (grammar) {
     grammar = parsers::after_reasoning(std::move(*grammar), plan.reasoning, plan.start);
   }

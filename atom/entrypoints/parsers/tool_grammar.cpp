@@ -63,7 +63,7 @@ json::object calls(const CallForm& form, const ToolGrammarRequest& request) {
     const json::object& function = function_of(tool);
     const json::string& name = function.at("name").get_string();
     if (!request.named.empty() && name != text(request.named)) continue;
-    tags.push_back(call_tag(form, function, pure || is_strict(function)));
+    tags.push_back(call_tag(form, function, (pure && !request.loose) || is_strict(function)));
   }
   if (!request.named.empty()) return tags.at(0).get_object();
   if (pure) {

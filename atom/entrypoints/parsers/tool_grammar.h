@@ -17,6 +17,7 @@ struct ToolGrammarRequest {
   std::string_view named;                     // the one that must be called; empty: any
   bool required = true;                       // else text, and calls of strict tools in their form
   bool parallel = true;                       // several calls
+  bool loose = false;                         // only strict tools keep to their schemas
   const GrammarSpec* answer = nullptr;        // what a text must be if it is not calls; may be null
 };
 
