@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -13,11 +14,15 @@
 
 namespace atom {
 
+class CompiledGrammar;
+
 using RequestId = uint64_t;  // given by the engine, never by a client
 
 struct GenerationRequest {
   std::vector<int32_t> prompt_token_ids;  // non-empty, every id in [0, vocab_size)
   SamplingParams sampling;
+  // sampling.grammar, compiled; LLMEngine compiles what is not.
+  std::shared_ptr<const CompiledGrammar> grammar;
 };
 
 enum class FinishReason { kStop, kLength, kAbort, kError };

@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+scripts/fetch_xgrammar.sh ||
+  echo "build: without xgrammar; structured outputs will be refused"
+
 if [ ! -f build/build.ninja ]; then
   echo "build: configuring (preset cpu)"
   mkdir -p build

@@ -37,6 +37,12 @@ class LocalEngine final : public openai::EngineClient {
     return engine_.add_request(std::move(request), std::move(callback));
   }
   void abort(RequestId id) override { engine_.abort(id); }
+  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec) override {
+    return engine_.compile_grammar(spec);
+  }
+  std::shared_ptr<const CompiledGrammar> find_grammar(const GrammarSpec& spec) override {
+    return engine_.find_grammar(spec);
+  }
   EngineStats stats() const override { return engine_.stats(); }
   const EngineMetrics* metrics() const override { return &engine_.metrics(); }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return engine_.tokenizer(); }

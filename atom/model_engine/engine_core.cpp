@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "atom/core/log.h"
-#include "atom/core/with_memory.h"
 #include "atom/model_engine/output_processor.h"
 #include "atom/model_engine/work_queue.h"
 
@@ -67,9 +66,10 @@ struct EngineCore::Impl {
         processor(
             {.stop_choice =
                  [this](RequestId id, int32_t choice) {
-                   post({.kind = Command::Kind::kStopChoice, .id = id, .choice = choice});
+                   inbox.push({.kind = Command::Kind::kStopChoice, .id = id, .choice = choice});
                  },
-             .abort = [this](RequestId id) { post({.kind = Command::Kind::kAbort, .id = id}); },
+             .abort =
+                 [this](RequestId id) { inbox.push({.kind = Command::Kind::kAbort, .id = id}); },
              .done = [this](RequestId) { request_done(); }},
             &metrics) {
     stats.num_blocks = options.scheduler.num_blocks;
@@ -94,6 +94,14 @@ struct EngineCore::Impl {
   Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) {
     ATOM_RETURN_IF_ERROR(Scheduler::check(request, options.scheduler));
     const double arrival = now();
+    std::optional<GrammarMatcher> matcher;
+    if (request.grammar) {
+      matcher.emplace(request.grammar);
+      if (Status started = matcher->start(); !started) {
+        started.error().param = request.sampling.grammar ? request.sampling.grammar->param : "";
+        return std::unexpected(std::move(started.error()));
+      }
+    }
     RequestId id = 0;
     {
       const std::lock_guard lock(live_mutex);
@@ -115,7 +123,8 @@ struct EngineCore::Impl {
                                                   : options.seed * 0x9e3779b97f4a7c15ULL + id;
       inbox.push({.kind = Command::Kind::kAdd,
                   .id = id,
-                  .request = Scheduler::make_request(id, request, seed, arrival, options.scheduler),
+                  .request = Scheduler::make_request(id, request, seed, arrival, options.scheduler,
+                                                     matcher ? &*matcher : nullptr),
                   .output = std::make_unique<OutputRequest>(id, request, arrival, tokenizer,
                                                             std::move(callback))});
     } catch (const std::exception& error) {
@@ -124,11 +133,6 @@ struct EngineCore::Impl {
       return make_error(ErrorCode::kResourceExhausted, "not enough memory for this request");
     }
     return id;
-  }
-
-  // What must reach the engine thread whatever happens.
-  void post(Command command) {
-    with_memory([&] { inbox.push(std::move(command)); });
   }
 
   void request_done() {
@@ -146,7 +150,7 @@ struct EngineCore::Impl {
       return;
     }
     lock.unlock();
-    post({.kind = Command::Kind::kAbortAll});
+    inbox.push({.kind = Command::Kind::kAbortAll});
     lock.lock();
     none_live.wait_for(lock, kAbortGrace, none);
   }
@@ -197,7 +201,7 @@ struct EngineCore::Impl {
         out.fatal = dead_error();
         for (Command& command : commands) {
           if (command.output) {
-            with_memory([&] { out.added.push_back(std::move(command.output)); });
+            out.added.push_back(std::move(command.output));
           }
         }
       }
@@ -310,7 +314,7 @@ struct EngineCore::Impl {
       stats.num_steps = from.num_steps;
     }
     if (!out.empty()) {
-      with_memory([&] { outputs.push(std::move(out)); });
+      outputs.push(std::move(out));
     }
   }
 
@@ -368,7 +372,9 @@ Result<RequestId> EngineCore::add_request(GenerationRequest request, OutputCallb
   return impl_->add_request(std::move(request), std::move(callback));
 }
 
-void EngineCore::abort(RequestId id) { impl_->post({.kind = Command::Kind::kAbort, .id = id}); }
+void EngineCore::abort(RequestId id) {
+  impl_->inbox.push({.kind = Command::Kind::kAbort, .id = id});
+}
 
 void EngineCore::drain(std::chrono::milliseconds deadline) { impl_->drain(deadline); }
 

@@ -39,6 +39,7 @@ void InputBuilder::add_sampling(const ScheduledSequence& sequence) {
                        .output_token_ids = sequence.token_ids.subspan(num_prompt),
                        .logit_bias = params.logit_bias,
                        .banned_token_ids = sequence.banned_token_ids,
+                       .token_bitmask = sequence.token_bitmask,
                        .num_logprobs = params.logprobs.value_or(-1)});
 }
 

@@ -73,6 +73,7 @@ struct LLMEngine::Impl {
   ModelConfig model;
   GenerationDefaults generation_defaults;
   int64_t max_model_len = 0;
+  std::unique_ptr<GrammarCompiler> grammars;  // nullptr: there is no tokenizer
   std::unique_ptr<EngineCore> core;
 };
 
@@ -96,6 +97,10 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
   }
   auto impl = std::make_unique<Impl>();
   impl->tokenizer = parts.tokenizer;
+  if (parts.tokenizer) {
+    impl->grammars = std::make_unique<GrammarCompiler>(parts.tokenizer, parts.model.vocab_size,
+                                                       parts.model.eos_token_ids);
+  }
   impl->chat_template = std::move(parts.chat_template);
   impl->chat_template_source = std::move(parts.chat_template_source);
   impl->model = std::move(parts.model);
@@ -123,12 +128,23 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
 }
 
 Result<RequestId> LLMEngine::add_request(GenerationRequest request, OutputCallback callback) {
-  if (const std::optional<GrammarSpec>& grammar = request.sampling.grammar) {
-    return std::unexpected(Error{.code = ErrorCode::kUnsupported,
-                                 .message = "structured outputs are not supported by this engine",
-                                 .param = grammar->param});
+  if (request.sampling.grammar && !request.grammar) {
+    ATOM_ASSIGN_OR_RETURN(request.grammar, compile_grammar(*request.sampling.grammar));
   }
   return impl_->core->add_request(std::move(request), std::move(callback));
+}
+
+Result<std::shared_ptr<const CompiledGrammar>> LLMEngine::compile_grammar(const GrammarSpec& spec) {
+  if (!impl_->grammars) {
+    return std::unexpected(Error{.code = ErrorCode::kUnsupported,
+                                 .message = "structured outputs need a tokenizer",
+                                 .param = spec.param});
+  }
+  return impl_->grammars->compile(spec);
+}
+
+std::shared_ptr<const CompiledGrammar> LLMEngine::find_grammar(const GrammarSpec& spec) {
+  return impl_->grammars ? impl_->grammars->find(spec) : nullptr;
 }
 
 void LLMEngine::abort(RequestId id) { impl_->core->abort(id); }

@@ -16,6 +16,7 @@
 #include "atom/model_loader/checkpoint.h"
 #include "atom/model_loader/model_config.h"
 #include "atom/request_output.h"
+#include "atom/structured_output/grammar_compiler.h"
 #include "atom/tokenizer/tokenizer.h"
 
 namespace atom {
@@ -81,6 +82,11 @@ class LLMEngine {
   // Refuses (kInvalidArgument) a prompt that can never fit the context or the cache and ids outside
   // the vocabulary, and (kUnavailable) anything after drain() began.
   Result<RequestId> add_request(GenerationRequest request, OutputCallback callback);
+  // What add_request() does with sampling.grammar: may take seconds, and one runs at a time. A
+  // caller who must not wait that long asks find_grammar() first, which knows only what is
+  // compiled.
+  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec);
+  std::shared_ptr<const CompiledGrammar> find_grammar(const GrammarSpec& spec);
   // Idempotent, legal in any state. The request ends with kAbort.
   void abort(RequestId id);
 

@@ -30,6 +30,7 @@ struct ScheduledSequence {
   const SamplingParams* sampling = nullptr;
   uint64_t seed = 0;                          // of this sequence, resolved
   std::span<const int32_t> banned_token_ids;  // while below min_tokens
+  std::span<const uint32_t> token_bitmask;    // as in SamplingRow
 };
 
 struct ScheduledBatch {

@@ -15,9 +15,11 @@ namespace {
 // preempted at the next block boundary; at most this share of the cache.
 constexpr int64_t kMaxReserveShare = 32;
 
-// Penalties read the sequence's own history: such a sequence waits until the host knows it.
-bool needs_history(const SamplingParams& params) {
-  return params.presence_penalty != 0 || params.frequency_penalty != 0 ||
+// Penalties and grammars read the sequence's own history: such a sequence waits until the host
+// knows it.
+bool needs_history(const Sequence& sequence) {
+  const SamplingParams& params = sequence.request->sampling;
+  return sequence.matcher || params.presence_penalty != 0 || params.frequency_penalty != 0 ||
          params.repetition_penalty != 1;
 }
 
@@ -72,7 +74,8 @@ Status Scheduler::check(const GenerationRequest& request, const SchedulerOptions
 
 std::unique_ptr<Request> Scheduler::make_request(RequestId id, const GenerationRequest& generation,
                                                  uint64_t seed, double now,
-                                                 const SchedulerOptions& options) {
+                                                 const SchedulerOptions& options,
+                                                 const GrammarMatcher* matcher) {
   auto request = std::make_unique<Request>();
   request->id = id;
   request->sampling = generation.sampling;
@@ -97,6 +100,9 @@ std::unique_ptr<Request> Scheduler::make_request(RequestId id, const GenerationR
     sequence->num_prompt_tokens = num_prompt;
     sequence->max_tokens =
         std::min(generation.sampling.max_tokens, options.max_model_len - num_prompt);
+    if (matcher != nullptr) {
+      sequence->matcher = matcher->fork();
+    }
     request->sequences.push_back(std::move(sequence));
   }
   return request;
@@ -195,7 +201,7 @@ bool Scheduler::is_runnable(const Sequence& sequence) const {
   if (sequence.num_pending_tokens == 0) {
     return true;
   }
-  return sequence.last_step + 1 == next_step_ && !needs_history(sequence.request->sampling);
+  return sequence.last_step + 1 == next_step_ && !needs_history(sequence);
 }
 
 bool Scheduler::make_room(Sequence& sequence) {
@@ -289,6 +295,9 @@ void Scheduler::plan(Sequence& sequence, int64_t num_tokens, int64_t& budget) {
   std::span<const int32_t> banned;
   if (sequence.num_generated_tokens() < request.sampling.min_tokens) {
     banned = request.banned_token_ids;
+    if (sequence.matcher && !sequence.matcher->allows_other_than(banned)) {
+      banned = {};  // the text cannot be made longer
+    }
   }
   batch_.sequences.push_back(
       {.id = sequence.id,
@@ -301,7 +310,8 @@ void Scheduler::plan(Sequence& sequence, int64_t num_tokens, int64_t& budget) {
        .sample = sample,
        .sampling = &request.sampling_of(sequence),
        .seed = sequence.seed,
-       .banned_token_ids = banned});
+       .banned_token_ids = banned,
+       .token_bitmask = sequence.matcher ? sequence.matcher->mask() : std::span<const uint32_t>()});
   batch_.num_tokens += num_tokens;
   budget -= num_tokens;
 

@@ -75,10 +75,11 @@ class Scheduler {
   static Status check(const GenerationRequest& request, const SchedulerOptions& options);
 
   // The scheduler's form of a request that passed check(); thread-safe. `seed` is resolved; `now`
-  // is its arrival.
+  // is its arrival; `matcher` stands at the first token, every choice gets a copy.
   static std::unique_ptr<Request> make_request(RequestId id, const GenerationRequest& request,
                                                uint64_t seed, double now,
-                                               const SchedulerOptions& options);
+                                               const SchedulerOptions& options,
+                                               const GrammarMatcher* matcher = nullptr);
   void add(std::unique_ptr<Request> request);
   // The next step; empty when nothing can run now. Valid until the next call. The caller submits
   // it.
@@ -132,6 +133,7 @@ class Scheduler {
 
   Status check_output(const Flight& flight, const StepOutput& output) const;
   void accept_token(Sequence& sequence, SampledToken&& token, std::vector<SequenceUpdate>& updates);
+  void decide_end(const Sequence& sequence, int32_t id, SequenceUpdate& update) const;
   void take_prompt_logprobs(const Flight& flight, StepOutput& output,
                             std::vector<SequenceUpdate>& updates);
   void fail_request(Request& request, const Error& error, std::vector<SequenceUpdate>& updates);

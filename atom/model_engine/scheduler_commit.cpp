@@ -13,6 +13,10 @@ bool contains(std::span<const int32_t> ids, int32_t id) {
   return std::ranges::find(ids, id) != ids.end();
 }
 
+int64_t num_collected(const Sequence& sequence) {  // generated tokens that the host knows
+  return sequence.num_known_tokens() - sequence.num_prompt_tokens;
+}
+
 }  // namespace
 
 Status Scheduler::check_output(const Flight& flight, const StepOutput& output) const {
@@ -98,28 +102,44 @@ void Scheduler::accept_token(Sequence& sequence, SampledToken&& token,
   ++stats_.generation_tokens;
   cache_full_blocks(sequence);
 
-  const SamplingParams& params = sequence.request->sampling;
-  const int64_t generated = sequence.num_known_tokens() - sequence.num_prompt_tokens;
   SequenceUpdate update = update_for(sequence);
   update.token = std::move(token);
-  // Below min_tokens these ids are banned; a device that drew one anyway does not end the sequence.
-  if (generated > params.min_tokens) {
-    if (!params.ignore_eos && contains(options_.eos_token_ids, id)) {
+  decide_end(sequence, id, update);
+  if (!update.finish_reason && sequence.matcher) {
+    if (const Status moved = sequence.matcher->advance(id); !moved) {
+      fail_request(*sequence.request, moved.error(), updates);
+      return;
+    }
+    if (sequence.matcher->terminated()) {
       update.finish_reason = FinishReason::kStop;
-      update.ended_by_token = true;
-    } else if (contains(params.stop_token_ids, id)) {
-      update.finish_reason = FinishReason::kStop;
-      update.ended_by_token = true;
-      update.stop_token_id = id;
     }
   }
-  if (!update.finish_reason && generated >= sequence.max_tokens) {
+  if (!update.finish_reason && num_collected(sequence) >= sequence.max_tokens) {
     update.finish_reason = FinishReason::kLength;
   }
   const bool finished = update.finish_reason.has_value();
   updates.push_back(std::move(update));
   if (finished) {
     finish(sequence);
+  }
+}
+
+// Does the token itself end the sequence? Below min_tokens such ids are banned, and a device that
+// drew one anyway does not end it. A grammar has the last word: it allows EOS only where the text
+// may end, and where nothing else is left it ends in spite of min_tokens and ignore_eos.
+void Scheduler::decide_end(const Sequence& sequence, int32_t id, SequenceUpdate& update) const {
+  const SamplingParams& params = sequence.request->sampling;
+  const bool ruled = sequence.matcher.has_value();
+  if (!ruled && num_collected(sequence) <= params.min_tokens) {
+    return;
+  }
+  if ((ruled || !params.ignore_eos) && contains(options_.eos_token_ids, id)) {
+    update.finish_reason = FinishReason::kStop;
+    update.ended_by_token = true;
+  } else if (contains(params.stop_token_ids, id)) {
+    update.finish_reason = FinishReason::kStop;
+    update.ended_by_token = true;
+    update.stop_token_id = id;
   }
 }
 

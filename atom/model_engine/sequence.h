@@ -5,12 +5,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "atom/model_engine/block_manager.h"
 #include "atom/model_engine/scheduled_batch.h"
 #include "atom/request_output.h"
+#include "atom/structured_output/grammar_compiler.h"
 
 namespace atom {
 
@@ -34,13 +36,14 @@ struct Sequence {
   int64_t max_tokens = 0;           // generated tokens, context limit included
 
   std::vector<int32_t> block_table;
-  PrefixChain chain;            // blocks of block_table that the prefix cache knows
-  int in_flight = 0;            // submitted steps that use block_table
-  uint64_t last_step = 0;       // the step that samples the newest token ...
-  int32_t last_row = -1;        // ... and its row there
-  bool release_blocks = false;  // when in_flight drops to 0
-  bool prompt_scored = false;   // its prompt logprobs are delivered
-  bool poisoned = false;        // its blocks must not be found in the prefix cache
+  PrefixChain chain;                      // blocks of block_table that the prefix cache knows
+  int in_flight = 0;                      // submitted steps that use block_table
+  uint64_t last_step = 0;                 // the step that samples the newest token ...
+  int32_t last_row = -1;                  // ... and its row there
+  bool release_blocks = false;            // when in_flight drops to 0
+  bool prompt_scored = false;             // its prompt logprobs are delivered
+  std::optional<GrammarMatcher> matcher;  // has read token_ids; present until it ends
+  bool poisoned = false;                  // its blocks must not be found in the prefix cache
 
   int64_t num_known_tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t num_tokens() const { return num_known_tokens() + num_pending_tokens; }

@@ -19,10 +19,15 @@ struct GrammarSpec {
   };
   Kind kind = Kind::kJsonObject;
   std::string text;
+  // A schema with a keyword that cannot be enforced is refused; when false, the keyword is left out
+  // (for schemas of tools, which are written for people and models too).
+  bool exact = true;
+  bool any_whitespace = true;  // of JSON: false gives the compact form `{"a": 1}` only
   std::string param;  // the request field it came from, for messages; not part of its meaning
 
   bool operator==(const GrammarSpec& other) const {
-    return kind == other.kind && text == other.text;
+    return kind == other.kind && text == other.text && exact == other.exact &&
+           any_whitespace == other.any_whitespace;
   }
 };
 

@@ -177,7 +177,7 @@ BAD = [
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"), ({"stop": ""}, "stop"), ({"stop": ["a"] * 17}, "stop"), ({"stop": [None]}, "stop[0]"),
     ({"min_tokens": 300}, "min_tokens"), ({"stream_options": {}}, "stream_options"), ({"stream": "true"}, "stream"),
     ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": {"99999999": 1}}, "logit_bias"), ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
-    ({"response_format": {"type": "json_object"}}, "response_format"), ({"tools": [{"type": 5}]}, "tools[0].type"), ({"tool_choice": "required"}, "tool_choice"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type"), ({"tools": [{"type": 5}]}, "tools[0].type"), ({"tool_choice": "required"}, "tool_choice"),
     ({"chat_template": "{{ 1 }}"}, "chat_template"), ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
 ]
 

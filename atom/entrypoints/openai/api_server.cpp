@@ -12,6 +12,7 @@ namespace atom::openai {
 namespace {
 
 constexpr size_t kMaxRequestId = 128;
+constexpr int kMaxCompiling = 32;  // requests that wait for their grammar
 
 using Api = ApiServer;
 
@@ -71,7 +72,8 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
       options_(std::move(options)),
       metrics_(std::make_shared<ApiMetrics>(routes().size())),
       created_(std::time(nullptr)),
-      pool_(options_.pool_threads) {
+      pool_(options_.pool_threads),
+      compile_pool_(1) {
   options_.limits.vocab_size = engine_.vocab_size();
   options_.limits.max_model_len = engine_.max_model_len();
   const std::string_view source = options_.chat_template_source.empty()
@@ -245,7 +247,45 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   Generation::Input input{.request = std::move(*request), .model = std::move(*model)};
   if (const Status ready = prepare_prompts(input); !ready) return reject(ready.error());
   call.request.body = {};
+  if (const std::optional<GrammarSpec>& grammar = input.request.sampling.grammar) {
+    input.grammar = engine_.find_grammar(*grammar);
+    if (!input.grammar) return compile_and_start(call, std::move(input));
+  }
   std::make_shared<Generation>(engine_, std::move(call), std::move(input))->start();
+  return std::nullopt;
+}
+
+// A grammar nobody asked for lately takes up to seconds to compile: on a thread of its own, so that
+// only requests with new grammars wait for each other.
+std::optional<http::Response> ApiServer::compile_and_start(Call& call, Generation::Input&& input) {
+  if (num_compiling_.fetch_add(1) >= kMaxCompiling) {
+    --num_compiling_;
+    return reject(Rejection::kQueueFull,
+                  {.status = 503,
+                   .message = "too many grammars are waiting to be compiled; try again later",
+                   .code = "queue_full"});
+  }
+  struct Work {
+    Call call;
+    Generation::Input input;
+  };
+  const auto work = std::make_shared<Work>(Work{std::move(call), std::move(input)});
+  compile_pool_.push([this, work] {
+    Result<std::shared_ptr<const CompiledGrammar>> grammar =
+        engine_.compile_grammar(*work->input.request.sampling.grammar);
+    const std::optional<GrammarSpec>& loose = work->input.parsers.loose_grammar;
+    if (!grammar && loose && grammar.error().code == ErrorCode::kInvalidArgument) {
+      work->input.request.sampling.grammar = loose;
+      grammar = engine_.compile_grammar(*loose);
+    }
+    --num_compiling_;
+    if (!grammar) {
+      metrics_->rejected_by(Rejection::kInvalid).add();
+      return work->call.fail(to_api_error(grammar.error()));
+    }
+    work->input.grammar = std::move(*grammar);
+    std::make_shared<Generation>(engine_, std::move(work->call), std::move(work->input))->start();
+  });
   return std::nullopt;
 }
 

@@ -90,6 +90,7 @@ class ApiServer {
   http::Response options_response(const Call& call, const std::string& allowed) const;
 
   std::optional<http::Response> generate(Endpoint endpoint, Call& call);
+  std::optional<http::Response> compile_and_start(Call& call, Generation::Input&& input);
   http::Response reject(Rejection reason, const ApiError& error);
   http::Response reject(const Error& error);
   Result<std::string> find_model(std::string_view name) const;
@@ -110,6 +111,8 @@ class ApiServer {
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
   WorkQueue pool_;
+  std::atomic<int> num_compiling_{0};  // requests in compile_pool_
+  WorkQueue compile_pool_;
 };
 
 }  // namespace atom::openai

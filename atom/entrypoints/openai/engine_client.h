@@ -16,6 +16,15 @@ class EngineClient {
   virtual ~EngineClient() = default;
   virtual Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) = 0;
   virtual void abort(RequestId id) = 0;
+  // As of LLMEngine: the first may take seconds, the second never waits.
+  virtual Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec) {
+    return std::unexpected(Error{.code = ErrorCode::kUnsupported,
+                                 .message = "structured outputs are not supported by this engine",
+                                 .param = spec.param});
+  }
+  virtual std::shared_ptr<const CompiledGrammar> find_grammar(const GrammarSpec&) {
+    return nullptr;
+  }
   virtual EngineStats stats() const = 0;
   virtual const EngineMetrics* metrics() const { return nullptr; }  // nullptr: not measured
   virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;

@@ -183,19 +183,6 @@ Status read_tool_choice(const json::value& value, const FieldSpec& field, const 
                      "{\"type\": \"function\", \"function\": {\"name\": …}}");
 }
 
-Status read_response_format(const json::value& value, const FieldSpec& field, const RequestLimits&,
-                            ApiRequest&) {
-  if (!value.is_object()) return type_error(field.name, "an object", value);
-  const json::value* type = value.get_object().if_contains("type");
-  if (type == nullptr || !type->is_string())
-    return field_error("response_format.type", "response_format.type must be a string");
-  if (type->get_string() == "text") return {};
-  return field_error("response_format",
-                     str_format("response_format.type \"{}\" is not supported; allowed: \"text\"",
-                                clipped(std::string_view(type->get_string()))),
-                     ErrorCode::kUnsupported);
-}
-
 Status read_modalities(const json::value& value, const FieldSpec& field, const RequestLimits&,
                        ApiRequest&) {
   if (!value.is_array()) return type_error(field.name, "a list of strings", value);

@@ -22,7 +22,9 @@ FieldReader read_prompt;
 FieldReader read_messages;
 FieldReader read_tools;
 FieldReader read_tool_choice;
-FieldReader read_response_format;
+FieldReader read_response_format;  // grammar_fields.cpp
+FieldReader read_structured_outputs;
+FieldReader read_guided;
 FieldReader read_modalities;
 FieldReader read_stop;
 FieldReader read_stop_token_ids;

@@ -37,8 +37,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   struct Input {
     ApiRequest request;  // checked
     std::vector<std::vector<int32_t>> prompt_ids;
-    std::vector<std::string> prompt_texts;  // for echo, else empty
-    std::string model;                      // as shown in the answer
+    std::vector<std::string> prompt_texts;           // for echo, else empty
+    std::shared_ptr<const CompiledGrammar> grammar;  // of request.sampling.grammar
+    std::string model;                               // as shown in the answer
     ParserPlan parsers;
   };
 
@@ -52,7 +53,6 @@ class Generation : public std::enable_shared_from_this<Generation> {
   using Clock = std::chrono::steady_clock;
 
   Result<RequestId> submit(size_t prompt);
-  void receive(size_t prompt, RequestOutput&& output);
   void on_output(size_t prompt, RequestOutput&& output);
   void take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out);
   void count_reasoning(ChoiceState& choice, const std::vector<int32_t>& ids);

@@ -151,6 +151,7 @@ GrammarSpec tool_grammar(const CallForm& form, const ToolGrammarRequest& request
   }
   return {.kind = GrammarSpec::Kind::kStructuralTag,
           .text = structural_tag(with_reasoning(std::move(format), reasoning, start)),
+          .exact = request.answer != nullptr || has_strict_tool(*request.tools),
           .param = request.required            ? "tool_choice"
                    : request.answer != nullptr ? request.answer->param
                                                : "tools"};

@@ -100,6 +100,21 @@ TEST(Sampler, DrawsWhatTheOracleDraws) {
       row.banned_token_ids = banned;
       row.logit_bias = bias;
     }
+    std::vector<uint32_t> bitmask;
+    if (trial % 4 == 1) {  // few tokens or about half of them, among them one that is not banned
+      bitmask.resize((vocab_size + 31) / 32);
+      const uint32_t rare = one_of(1U, 0U);
+      for (uint32_t& word : bitmask) {
+        word = rare != 0 ? 1U << random() % 32 & -static_cast<uint32_t>(random() % 8 == 0)
+                         : static_cast<uint32_t>(random());
+      }
+      size_t kept = 0;
+      while (std::ranges::find(banned, static_cast<int32_t>(kept)) != banned.end()) {
+        ++kept;
+      }
+      bitmask[kept / 32] |= 1U << kept % 32;
+      row.token_bitmask = bitmask;
+    }
     const auto distribution = oracle::distribution(logits, row);
     const int32_t token = sample_one(logits, row).token_id;
     SCOPED_TRACE(testing::Message()
@@ -451,6 +466,23 @@ TEST(Sampler, IdsOutsideTheVocabularyAreIgnored) {
                                 .banned_token_ids = ids})
                 .token_id,
             1);
+}
+
+TEST(Sampler, ABitmaskLeavesLogprobsAndTheRowAlone) {
+  Row logits = random_logits(100, 5);
+  logits[7] = 30.0F;
+  const Row before = logits;
+  const std::vector<uint32_t> bitmask = {0, 1U << 9, 0, 0};
+  for (const float temperature : {0.0F, 1.0F}) {
+    const SampledToken token = sample_one(
+        logits, {.temperature = temperature, .token_bitmask = bitmask, .num_logprobs = 1});
+    EXPECT_EQ(token.token_id, 41);
+    EXPECT_EQ(token.logprobs.top.at(0).first, 7);
+    EXPECT_NEAR(token.logprobs.logprob, oracle::logprob(before, 41), 1e-4);
+  }
+  EXPECT_EQ(logits, before);
+  const std::vector<uint32_t> none(4);
+  EXPECT_EQ(sample_one(logits, {.token_bitmask = none}).token_id, -1);
 }
 
 TEST(Sampler, NoRows) {

@@ -29,6 +29,11 @@ inline Row random_logits(size_t vocab_size, uint32_t seed, float scale = 2.0F) {
 
 // Logits after biases, bans and penalties.
 inline Row edited_logits(Row logits, const SamplingRow& row) {
+  for (size_t id = 0; id < logits.size() && !row.token_bitmask.empty(); ++id) {
+    if ((row.token_bitmask[id / 32] >> (id % 32) & 1U) == 0) {
+      logits[id] = -kInfinity;
+    }
+  }
   for (const auto& [id, bias] : row.logit_bias) {
     logits[static_cast<size_t>(id)] += bias;
   }

@@ -58,6 +58,10 @@ SamplerRow::SamplerRow(int64_t vocab_size)
 }
 
 SampledToken SamplerRow::sample(float* logits, const SamplingRow& row) {
+  float* const raw_logits = logits;
+  if (!row.token_bitmask.empty()) {
+    logits = masked_copy(logits, row.token_bitmask);
+  }
   apply_edits(logits, row);
   max_ = kernels_.max(logits, vocab_size_, block_max_.data());
   SampledToken result;
@@ -66,7 +70,7 @@ SampledToken SamplerRow::sample(float* logits, const SamplingRow& row) {
   }
   restore(logits);
   if (result.token_id >= 0 && row.num_logprobs >= 0) {
-    result = score(logits, result.token_id, row.num_logprobs);
+    result = score(raw_logits, result.token_id, row.num_logprobs);
   }
   return result;
 }
@@ -100,6 +104,24 @@ SampledToken SamplerRow::score(const float* logits, int32_t token_id, int32_t nu
 
 // --- changes to the logits
 // -------------------------------------------------------------------------------
+
+float* SamplerRow::masked_copy(const float* logits, std::span<const uint32_t> bitmask) {
+  ATOM_CHECK(static_cast<int64_t>(bitmask.size()) == (vocab_size_ + 31) / 32);
+  masked_.resize(static_cast<size_t>(vocab_size_));
+  for (int64_t begin = 0; begin < vocab_size_; begin += 32) {
+    const uint32_t word = bitmask[static_cast<size_t>(begin / 32)];
+    float* const out = masked_.data() + begin;
+    const int64_t count = std::min<int64_t>(32, vocab_size_ - begin);
+    if (word == 0) {
+      std::fill_n(out, count, -kInfinity);
+      continue;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      out[i] = (word >> i & 1U) != 0 ? logits[begin + i] : -kInfinity;
+    }
+  }
+  return masked_.data();
+}
 
 void SamplerRow::set(float* logits, int32_t id, float value) {
   broken_ = broken_ || std::isnan(logits[id]);

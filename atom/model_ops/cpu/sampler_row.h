@@ -27,6 +27,8 @@ class SamplerRow {
   SampledToken score(const float* logits, int32_t token_id, int32_t num_top);
 
  private:
+  // The row with -inf where a bit is clear; the row itself is kept for logprobs.
+  float* masked_copy(const float* logits, std::span<const uint32_t> bitmask);
   void set(float* logits, int32_t id, float value);
   bool in_vocab(int32_t id) const { return id >= 0 && id < vocab_size_; }
   void apply_edits(float* logits, const SamplingRow& row);
@@ -55,6 +57,7 @@ class SamplerRow {
   std::vector<float> block_max_;
   std::vector<float> block_sum_;
   std::vector<float> weights_;  // [vocab_size], only when a dense filter runs
+  std::vector<float> masked_;   // [vocab_size], only when a row has a bitmask
   std::vector<Candidate> candidates_;
   std::vector<std::pair<int32_t, float>> edits_;  // id and the value before, in order
   std::vector<uint32_t> history_;  // [vocab_size], all zero between rows: occurrences of a token

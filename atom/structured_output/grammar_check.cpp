@@ -1,0 +1,476 @@
+#include "atom/structured_output/grammar_check.h"
+
+#include <algorithm>
+#include <array>
+#include <boost/json.hpp>
+#include <cctype>
+#include <string_view>
+
+#include "atom/core/json.h"
+
+namespace atom {
+namespace {
+
+namespace json = boost::json;
+using Names = std::initializer_list<std::string_view>;
+
+constexpr int64_t kMaxPatternLength = 100;
+constexpr size_t kMaxQuoted = 64;  // characters of a user's text in a message
+
+std::unexpected<Error> refuse(std::string message) {
+  return std::unexpected(
+      Error{.code = ErrorCode::kInvalidArgument, .message = std::move(message), .param = {}});
+}
+
+std::string quoted(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text.substr(0, kMaxQuoted)) {
+    const auto byte = static_cast<unsigned char>(c);
+    out += byte < 0x20 || byte >= 0x7f ? '?' : c;
+  }
+  return out + (text.size() > kMaxQuoted ? "...\"" : "\"");
+}
+
+std::string printable(std::string_view name) {
+  const std::string out = quoted(name);
+  return out.substr(1, out.size() - 2);
+}
+
+// The group of keywords that decides what the library reads of a schema: the first that is present.
+struct Driver {
+  std::string_view keyword;
+  Names beside;  // keywords that are enforced together with it
+};
+const std::array kDrivers = {
+    Driver{"$ref", {}},  Driver{"const", {"type"}}, Driver{"enum", {"type"}},
+    Driver{"anyOf", {}}, Driver{"oneOf", {}},       Driver{"allOf", {}},
+};
+// Without a driver, the keywords each type may have. A schema of several types may have those of
+// all of them.
+struct TypeKeywords {
+  std::string_view type;
+  Names keywords;
+};
+const std::array kTypes = {
+    TypeKeywords{"object",
+                 {"properties", "required", "additionalProperties", "patternProperties",
+                  "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}},
+    TypeKeywords{"array", {"items", "prefixItems", "minItems", "maxItems", "unevaluatedItems"}},
+    TypeKeywords{"string", {"minLength", "maxLength", "pattern", "format"}},
+    TypeKeywords{"integer",
+                 {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
+    TypeKeywords{"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
+    TypeKeywords{"boolean", {}},
+    TypeKeywords{"null", {}},
+};
+// Keywords that restrict a value; all others are annotations, as the standard says.
+constexpr std::array<std::string_view, 43> kRestricting = {"type",
+                                                           "enum",
+                                                           "const",
+                                                           "$ref",
+                                                           "$dynamicRef",
+                                                           "$recursiveRef",
+                                                           "anyOf",
+                                                           "oneOf",
+                                                           "allOf",
+                                                           "not",
+                                                           "if",
+                                                           "then",
+                                                           "else",
+                                                           "properties",
+                                                           "required",
+                                                           "additionalProperties",
+                                                           "patternProperties",
+                                                           "propertyNames",
+                                                           "minProperties",
+                                                           "maxProperties",
+                                                           "unevaluatedProperties",
+                                                           "dependentRequired",
+                                                           "dependentSchemas",
+                                                           "dependencies",
+                                                           "items",
+                                                           "prefixItems",
+                                                           "additionalItems",
+                                                           "contains",
+                                                           "minContains",
+                                                           "maxContains",
+                                                           "minItems",
+                                                           "maxItems",
+                                                           "uniqueItems",
+                                                           "unevaluatedItems",
+                                                           "minLength",
+                                                           "maxLength",
+                                                           "pattern",
+                                                           "format",
+                                                           "minimum",
+                                                           "maximum",
+                                                           "exclusiveMinimum",
+                                                           "exclusiveMaximum",
+                                                           "multipleOf"};
+constexpr std::array<std::string_view, 6> kCounts = {"minLength", "maxLength",     "minItems",
+                                                     "maxItems",  "minProperties", "maxProperties"};
+constexpr std::array<std::string_view, 6> kSchemas = {
+    "items", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties",
+    "not"};
+constexpr std::array<std::string_view, 4> kSchemaLists = {"anyOf", "oneOf", "allOf", "prefixItems"};
+constexpr std::array<std::string_view, 4> kSchemaMaps = {"properties", "patternProperties", "$defs",
+                                                         "definitions"};
+
+template <class List>
+bool has(const List& list, std::string_view name) {
+  return std::ranges::find(list, name) != std::end(list);
+}
+
+Status check_regex(std::string_view regex, const GrammarLimits& limits);
+
+class SchemaCheck {
+ public:
+  SchemaCheck(const GrammarLimits& limits, bool exact) : limits_(limits), exact_(exact) {}
+
+  Status check(json::value& schema, const std::string& path) {
+    if (schema.is_bool()) {
+      return {};
+    }
+    if (!schema.is_object()) {
+      return refuse(path + ": a schema must be an object or a boolean");
+    }
+    json::object& object = schema.get_object();
+    ATOM_RETURN_IF_ERROR(check_forms(object, path));
+    if (exact_) {
+      ATOM_RETURN_IF_ERROR(check_enforced(object, path));
+    }
+    bound_length(object);
+    return check_inner(object, path);
+  }
+  bool rewritten() const { return rewritten_; }
+
+ private:
+  // The library's own bounded strings hold raw control characters and no escapes, and a step in
+  // one takes milliseconds. As a pattern they are exact, and a step takes 50 microseconds; beyond
+  // kMaxPatternLength it is the other way round.
+  void bound_length(json::object& schema) {
+    const json::value* const min = schema.if_contains("minLength");
+    const json::value* const max = schema.if_contains("maxLength");
+    if ((min == nullptr && max == nullptr) || schema.contains("pattern") ||
+        schema.contains("format") || !has(types_of(schema), "string")) {
+      return;
+    }
+    const int64_t least = min != nullptr ? min->get_int64() : 0;
+    const int64_t most = max != nullptr ? max->get_int64() : least;
+    if (most > kMaxPatternLength || least > most) {
+      return;
+    }
+    const std::string upper = max != nullptr ? std::to_string(most) : "";
+    schema.erase("minLength");
+    schema.erase("maxLength");
+    schema["pattern"] = str_format("^.{{{},{}}}$", least, upper);
+    rewritten_ = true;
+  }
+
+  // Kinds of values that the library would take on trust.
+  Status check_forms(const json::object& schema, const std::string& path) {
+    for (const auto& [key, value] : schema) {
+      if (has(kCounts, key)) {
+        const int64_t* const count = value.if_int64();
+        if (count == nullptr || *count < 0 || *count > limits_.max_repetitions) {
+          return refuse(str_format("{}.{} must be an integer from 0 to {}", path,
+                                   std::string_view(key), limits_.max_repetitions));
+        }
+      } else if (key == "pattern" || key == "format" || key == "$ref") {
+        if (!value.is_string()) {
+          return refuse(str_format("{}.{} must be a string", path, std::string_view(key)));
+        }
+      } else if (key == "required") {
+        const json::array* const names = value.if_array();
+        if (names == nullptr || !std::ranges::all_of(*names, [](const json::value& name) {
+              return name.is_string();
+            })) {
+          return refuse(path + ".required must be an array of strings");
+        }
+      } else if (key == "type") {
+        ATOM_RETURN_IF_ERROR(check_type(value, path));
+      } else if (key == "enum" && (!value.is_array() || value.get_array().empty())) {
+        return refuse(path + ".enum must be an array of at least one value");
+      }
+    }
+    if (const json::value* const pattern = schema.if_contains("pattern")) {
+      return check_pattern(pattern->get_string(), path + ".pattern");
+    }
+    if (const json::value* const ref = schema.if_contains("$ref")) {
+      const std::string_view target = ref->get_string();
+      if (target != "#" && !target.starts_with("#/")) {
+        return refuse(
+            str_format("{}.$ref: only references within the schema (\"#/...\") are "
+                       "followed, got {}",
+                       path, quoted(target)));
+      }
+    }
+    return {};
+  }
+
+  Status check_type(const json::value& type, const std::string& path) {
+    const auto known = [](const json::value& name) {
+      return name.is_string() && std::ranges::find(kTypes, std::string_view(name.get_string()),
+                                                   &TypeKeywords::type) != kTypes.end();
+    };
+    if (type.is_array() ? type.get_array().empty() || !std::ranges::all_of(type.get_array(), known)
+                        : !known(type)) {
+      return refuse(path +
+                    ".type must be one, or an array, of object, array, string, integer, "
+                    "number, boolean and null");
+    }
+    return {};
+  }
+
+  Status check_pattern(std::string_view pattern, const std::string& path) {
+    if (++num_patterns_ > limits_.max_patterns) {
+      return refuse(
+          str_format("{}: a schema may have at most {} patterns", path, limits_.max_patterns));
+    }
+    if (Status status = check_regex(pattern, limits_); !status) {
+      return refuse(path + ": " + status.error().message);
+    }
+    return {};
+  }
+
+  Status check_enforced(const json::object& schema, const std::string& path) {
+    const Driver* driver = nullptr;
+    for (const Driver& candidate : kDrivers) {
+      if (driver == nullptr && schema.contains(candidate.keyword)) {
+        driver = &candidate;
+      }
+    }
+    const std::vector<std::string_view> types = types_of(schema);
+    for (const auto& [key, value] : schema) {
+      const std::string_view name = key;
+      if (!has(kRestricting, name)) {
+        continue;
+      }
+      if (driver != nullptr && name != driver->keyword && !has(driver->beside, name)) {
+        return refuse(str_format("{}: {} beside {} is not supported", path, name, driver->keyword));
+      }
+      if (driver != nullptr || name == "type") {
+        continue;
+      }
+      const bool enforced = std::ranges::any_of(kTypes, [&](const TypeKeywords& row) {
+        return has(types, row.type) && has(row.keywords, name);
+      });
+      const bool of_some_type = std::ranges::any_of(
+          kTypes, [&](const TypeKeywords& row) { return has(row.keywords, name); });
+      if (!enforced && (!of_some_type || types.empty())) {
+        return refuse(of_some_type
+                          ? str_format("{}: {} is only supported together with a type", path, name)
+                          : str_format("{}: {} is not supported", path, name));
+      }
+    }
+    if (driver != nullptr && driver->keyword == "allOf" && schema.at("allOf").is_array() &&
+        schema.at("allOf").get_array().size() > 1) {
+      return refuse(path + ": allOf of more than one schema is not supported");
+    }
+    return {};
+  }
+
+  // The types a schema names, or that the library infers for it.
+  static std::vector<std::string_view> types_of(const json::object& schema) {
+    std::vector<std::string_view> out;
+    if (const json::value* const type = schema.if_contains("type")) {
+      if (type->is_string()) {
+        out.push_back(type->get_string());
+      } else {
+        for (const json::value& name : type->get_array()) {
+          out.push_back(name.get_string());
+        }
+      }
+    } else if (schema.contains("properties") || schema.contains("additionalProperties") ||
+               schema.contains("unevaluatedProperties")) {
+      out.push_back("object");
+    } else if (schema.contains("items") || schema.contains("prefixItems") ||
+               schema.contains("unevaluatedItems")) {
+      out.push_back("array");
+    }
+    return out;
+  }
+
+  Status check_inner(json::object& schema, const std::string& path) {
+    for (auto& [key, value] : schema) {
+      const std::string place = path + "." + printable(key);
+      if (has(kSchemas, key)) {
+        ATOM_RETURN_IF_ERROR(check(value, place));
+      } else if (has(kSchemaLists, key)) {
+        ATOM_RETURN_IF_ERROR(check_list(value, place));
+      } else if (has(kSchemaMaps, key)) {
+        if (!value.is_object()) {
+          return refuse(place + " must be an object");
+        }
+        for (auto& [name, inner] : value.get_object()) {
+          if (key == "patternProperties") {
+            ATOM_RETURN_IF_ERROR(check_pattern(name, place));
+          }
+          ATOM_RETURN_IF_ERROR(check(inner, place + "." + printable(name)));
+        }
+      }
+    }
+    return {};
+  }
+
+  Status check_list(json::value& schemas, const std::string& place) {
+    if (!schemas.is_array() || schemas.get_array().empty()) {
+      return refuse(place + " must be an array of at least one schema");
+    }
+    for (size_t i = 0; i < schemas.get_array().size(); ++i) {
+      ATOM_RETURN_IF_ERROR(check(schemas.get_array()[i], str_format("{}[{}]", place, i)));
+    }
+    return {};
+  }
+
+  const GrammarLimits& limits_;
+  const bool exact_;
+  int64_t num_patterns_ = 0;
+  bool rewritten_ = false;
+};
+
+// Nesting of brackets and the numbers in braces. Neither knows the exact syntax: what stands in
+// quotes or classes counts too, which only makes the limits a little stricter.
+Status check_brackets(std::string_view text, const GrammarLimits& limits) {
+  int64_t depth = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '(') {
+      if (++depth > limits.max_depth) {
+        return refuse(str_format("more than {} nested groups", limits.max_depth));
+      }
+    } else if (text[i] == ')') {
+      depth -= depth > 0 ? 1 : 0;
+    } else if (text[i] == '{') {
+      for (++i; i < text.size() && (std::isdigit(static_cast<unsigned char>(text[i])) != 0 ||
+                                    text[i] == ',' || text[i] == ' ');
+           ++i) {
+        int64_t count = 0;
+        for (; i < text.size() && std::isdigit(static_cast<unsigned char>(text[i])) != 0; ++i) {
+          count = count * 10 + (text[i] - '0');
+          if (count > limits.max_repetitions) {
+            return refuse(str_format("more than {} repetitions", limits.max_repetitions));
+          }
+        }
+        if (i >= text.size() || text[i] == '}') {
+          break;
+        }
+      }
+    }
+  }
+  return {};
+}
+
+Status check_regex(std::string_view regex, const GrammarLimits& limits) {
+  if (static_cast<int64_t>(regex.size()) > limits.max_regex_bytes) {
+    return refuse(str_format("a regular expression may have at most {} bytes, not {}",
+                             limits.max_regex_bytes, regex.size()));
+  }
+  return check_brackets(regex, limits);
+}
+
+// The schemas, expressions and grammars within a structural tag, wherever they stand.
+Status check_tag(json::value& value, const std::string& path, SchemaCheck& schemas,
+                 const GrammarLimits& limits) {
+  if (value.is_array()) {
+    for (size_t i = 0; i < value.get_array().size(); ++i) {
+      ATOM_RETURN_IF_ERROR(
+          check_tag(value.get_array()[i], str_format("{}[{}]", path, i), schemas, limits));
+    }
+  }
+  if (!value.is_object()) {
+    return {};
+  }
+  for (auto& [key, inner] : value.get_object()) {
+    const std::string place = path + "." + printable(key);
+    Status status;
+    if (key == "json_schema" || key == "schema") {
+      status = schemas.check(inner, place);
+    } else if (inner.is_string() && (key == "pattern" || key == "grammar")) {
+      status = key == "pattern" ? check_regex(inner.get_string(), limits)
+                                : check_brackets(inner.get_string(), limits);
+    } else {
+      status = check_tag(inner, place, schemas, limits);
+    }
+    ATOM_RETURN_IF_ERROR(status);
+  }
+  return {};
+}
+
+Result<json::value> parse(std::string_view text, const GrammarLimits& limits) {
+  Result<json::value> value = parse_json(text, {.max_depth = static_cast<int>(limits.max_depth)});
+  if (!value) {
+    return refuse(value.error().message);
+  }
+  return value;
+}
+
+// An EBNF grammar that matches exactly one of the strings of a JSON array.
+Result<std::string> choice_grammar(std::string_view choices) {
+  ATOM_ASSIGN_OR_RETURN(const json::value value, parse(choices, {}));
+  if (!value.is_array() || value.get_array().empty()) {
+    return refuse("must be an array of at least one string");
+  }
+  std::string out = "root ::= ";
+  for (const json::value& choice : value.get_array()) {
+    if (!choice.is_string() || choice.get_string().empty()) {
+      return refuse("every choice must be a string that is not empty");
+    }
+    out += out.ends_with(' ') ? "\"" : " | \"";
+    for (const char c : choice.get_string()) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (byte == 0) {
+        return refuse("a choice must not contain a NUL character");
+      }
+      if (byte < 0x20 || byte == 0x7f) {
+        out += str_format("\\x{:02x}", byte);
+      } else {
+        out += c == '"' || c == '\\' ? "\\" : "";
+        out += c;
+      }
+    }
+    out += '"';
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<std::string> check_grammar(const GrammarSpec& spec, const GrammarLimits& limits) {
+  if (static_cast<int64_t>(spec.text.size()) > limits.max_text_bytes) {
+    return refuse(str_format("{} bytes are too many: at most {} are allowed", spec.text.size(),
+                             limits.max_text_bytes));
+  }
+  if (spec.text.find('\0') != std::string::npos) {
+    return refuse("must not contain a NUL character");
+  }
+  switch (spec.kind) {
+    case GrammarSpec::Kind::kJsonObject:
+      return R"({"type": "object"})";
+    case GrammarSpec::Kind::kJsonSchema:
+    case GrammarSpec::Kind::kStructuralTag: {
+      ATOM_ASSIGN_OR_RETURN(json::value value, parse(spec.text, limits));
+      SchemaCheck schemas(limits, spec.exact);
+      if (spec.kind == GrammarSpec::Kind::kJsonSchema) {
+        ATOM_RETURN_IF_ERROR(schemas.check(value, "$"));
+      } else if (value.is_object()) {
+        ATOM_RETURN_IF_ERROR(check_tag(value, "$", schemas, limits));
+      } else {
+        return refuse("must be an object");
+      }
+      return schemas.rewritten() ? json::serialize(value) : spec.text;
+    }
+    case GrammarSpec::Kind::kRegex:
+      ATOM_RETURN_IF_ERROR(check_regex(spec.text, limits));
+      return spec.text;
+    case GrammarSpec::Kind::kChoice:
+      return choice_grammar(spec.text);
+    case GrammarSpec::Kind::kGrammar:
+      ATOM_RETURN_IF_ERROR(check_brackets(spec.text, limits));
+      return spec.text;
+  }
+  return refuse("unknown kind");
+}
+
+}  // namespace atom

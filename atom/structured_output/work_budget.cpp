@@ -1,0 +1,89 @@
+#include "atom/structured_output/work_budget.h"
+
+#include <malloc.h>
+
+#include <cstdlib>
+#include <ctime>
+
+#include "atom/core/check.h"
+
+namespace atom {
+namespace {
+
+// The clock is read once per so much allocation traffic, an allocation counting at least
+// kMinTraffic: every 256 small ones, about 10 microseconds of the work bounded here.
+constexpr int64_t kClockTraffic = 65536;
+constexpr int64_t kMinTraffic = 256;
+
+constinit thread_local WorkBudget* current_budget = nullptr;
+
+double thread_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+void* allocate(size_t size) {
+  while (true) {
+    if (void* const memory = std::malloc(size == 0 ? 1 : size)) {
+      if (current_budget != nullptr) {
+        try {
+          current_budget->on_allocate(static_cast<int64_t>(malloc_usable_size(memory)));
+        } catch (...) {
+          std::free(memory);
+          throw;
+        }
+      }
+      return memory;
+    }
+    const std::new_handler handler = std::get_new_handler();
+    if (handler == nullptr) {
+      throw std::bad_alloc();
+    }
+    handler();
+  }
+}
+
+void release(void* memory) noexcept {
+  if (current_budget != nullptr && memory != nullptr) {
+    current_budget->on_free(static_cast<int64_t>(malloc_usable_size(memory)));
+  }
+  std::free(memory);
+}
+
+}  // namespace
+
+WorkBudget::WorkBudget(Limits limits)
+    : limits_(limits), start_(thread_seconds()), until_clock_(kClockTraffic) {
+  ATOM_CHECK(current_budget == nullptr) << "work budgets do not nest";
+  current_budget = this;
+}
+
+WorkBudget::~WorkBudget() { current_budget = nullptr; }
+
+double WorkBudget::seconds() const { return thread_seconds() - start_; }
+
+void WorkBudget::on_allocate(int64_t bytes) {
+  if (bytes_ + bytes > limits_.bytes) {
+    exceeded_ = Ending::kMemory;
+    throw BudgetExceeded();
+  }
+  until_clock_ -= bytes > kMinTraffic ? bytes : kMinTraffic;
+  if (until_clock_ <= 0) {
+    until_clock_ = kClockTraffic;
+    if (seconds() > limits_.cpu_seconds) {
+      until_clock_ = 0;  // every allocation fails from here on
+      exceeded_ = Ending::kTime;
+      throw BudgetExceeded();
+    }
+  }
+  bytes_ += bytes;
+}
+
+}  // namespace atom
+
+// The replaceable allocation functions of the program. Without a budget in force they are malloc
+// and free, as in the C++ library; the forms for arrays and for nothrow end here too.
+void* operator new(size_t size) { return atom::allocate(size); }
+void operator delete(void* memory) noexcept { atom::release(memory); }
+void operator delete(void* memory, size_t) noexcept { atom::release(memory); }
