@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <ctime>
+#include <exception>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -252,7 +253,7 @@ void set_log_level(LogLevel level) { current_level.store(level, std::memory_orde
 LogLevel log_level() { return current_level.load(std::memory_order_relaxed); }
 void set_log_format(LogFormat format) { current_format.store(format, std::memory_order_relaxed); }
 
-void vlog(LogLevel level, fmt::string_view text, fmt::format_args args) {
+void vlog(LogLevel level, fmt::string_view text, fmt::format_args args) try {
   const LogFormat format = current_format.load(std::memory_order_relaxed);
   std::string line = begin_line(level, format);
   if (format == LogFormat::kJson) {
@@ -263,9 +264,11 @@ void vlog(LogLevel level, fmt::string_view text, fmt::format_args args) {
     line += '\n';
   }
   emit(line);
+} catch (const std::exception&) {  // no memory for the line: who logs is in trouble enough
+  num_dropped.fetch_add(1, std::memory_order_relaxed);
 }
 
-void log_event(LogLevel level, std::string_view event, std::span<const LogField> fields) {
+void log_event(LogLevel level, std::string_view event, std::span<const LogField> fields) try {
   if (log_level() > level) return;
   const LogFormat format = current_format.load(std::memory_order_relaxed);
   std::string line = begin_line(level, format);
@@ -277,6 +280,8 @@ void log_event(LogLevel level, std::string_view event, std::span<const LogField>
   for (const LogField& field : fields) append_field(line, field, format);
   line += format == LogFormat::kJson ? "}\n" : "\n";
   emit(line);
+} catch (const std::exception&) {
+  num_dropped.fetch_add(1, std::memory_order_relaxed);
 }
 
 }  // namespace atom

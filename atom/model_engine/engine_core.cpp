@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "atom/core/log.h"
+#include "atom/core/with_memory.h"
 #include "atom/model_engine/output_processor.h"
 #include "atom/model_engine/work_queue.h"
 
@@ -66,10 +67,9 @@ struct EngineCore::Impl {
         processor(
             {.stop_choice =
                  [this](RequestId id, int32_t choice) {
-                   inbox.push({.kind = Command::Kind::kStopChoice, .id = id, .choice = choice});
+                   post({.kind = Command::Kind::kStopChoice, .id = id, .choice = choice});
                  },
-             .abort =
-                 [this](RequestId id) { inbox.push({.kind = Command::Kind::kAbort, .id = id}); },
+             .abort = [this](RequestId id) { post({.kind = Command::Kind::kAbort, .id = id}); },
              .done = [this](RequestId) { request_done(); }},
             &metrics) {
     stats.num_blocks = options.scheduler.num_blocks;
@@ -135,6 +135,11 @@ struct EngineCore::Impl {
     return id;
   }
 
+  // What must reach the engine thread whatever happens.
+  void post(Command command) {
+    with_memory([&] { inbox.push(std::move(command)); });
+  }
+
   void request_done() {
     const std::lock_guard lock(live_mutex);
     if (--num_live == 0) {
@@ -150,7 +155,7 @@ struct EngineCore::Impl {
       return;
     }
     lock.unlock();
-    inbox.push({.kind = Command::Kind::kAbortAll});
+    post({.kind = Command::Kind::kAbortAll});
     lock.lock();
     none_live.wait_for(lock, kAbortGrace, none);
   }
@@ -201,7 +206,7 @@ struct EngineCore::Impl {
         out.fatal = dead_error();
         for (Command& command : commands) {
           if (command.output) {
-            out.added.push_back(std::move(command.output));
+            with_memory([&] { out.added.push_back(std::move(command.output)); });
           }
         }
       }
@@ -314,7 +319,7 @@ struct EngineCore::Impl {
       stats.num_steps = from.num_steps;
     }
     if (!out.empty()) {
-      outputs.push(std::move(out));
+      with_memory([&] { outputs.push(std::move(out)); });
     }
   }
 
@@ -372,9 +377,7 @@ Result<RequestId> EngineCore::add_request(GenerationRequest request, OutputCallb
   return impl_->add_request(std::move(request), std::move(callback));
 }
 
-void EngineCore::abort(RequestId id) {
-  impl_->inbox.push({.kind = Command::Kind::kAbort, .id = id});
-}
+void EngineCore::abort(RequestId id) { impl_->post({.kind = Command::Kind::kAbort, .id = id}); }
 
 void EngineCore::drain(std::chrono::milliseconds deadline) { impl_->drain(deadline); }
 

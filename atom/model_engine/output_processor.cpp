@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "atom/core/log.h"
+#include "atom/core/with_memory.h"
 
 namespace atom {
 namespace {
@@ -216,6 +217,14 @@ void OutputRequest::add_prompt_logprobs(PromptLogprobRows&& rows) {
 
 void OutputRequest::emit() {
   RequestOutput output;
+  with_memory([&] {  // from here on nothing of the deltas can be lost
+    output.choices.reserve(choices_.size());
+    output.error = error_;
+    for (Choice& choice : choices_) {
+      choice.delta.control_tokens.reserve(choice.delta.control_tokens.size() +
+                                          choice.controls.size());
+    }
+  });
   for (Choice& choice : choices_) {
     ChoiceDelta& delta = choice.delta;
     // Token ids wait for the text they belong to.
@@ -236,7 +245,6 @@ void OutputRequest::emit() {
   output.num_generated_tokens = num_generated_tokens_;
   output.prompt_logprobs = std::exchange(prompt_logprobs_, {});
   output.timing = timing_;
-  output.error = error_;
   callback_(std::move(output));
 }
 
@@ -245,14 +253,18 @@ void OutputProcessor::process(std::vector<OutputBatch>& batches) {
     for (std::unique_ptr<OutputRequest>& request : batch.added) {
       const RequestId id = request->id();
       request->metrics_ = metrics_;
-      requests_.emplace(id, std::move(request));
+      with_memory([&] {
+        if (touched_.capacity() <= requests_.size()) touched_.reserve(2 * requests_.size() + 16);
+        requests_.try_emplace(id);
+      });
+      requests_[id] = std::move(request);
     }
     for (SequenceUpdate& update : batch.updates) {
       apply(std::move(update), batch.now);
     }
     if (batch.fatal) {
       for (const auto& [id, request] : requests_) {
-        request->fail(*batch.fatal, batch.now);
+        with_memory([&] { request->fail(*batch.fatal, batch.now); });
         touch(*request);
       }
     }
@@ -279,7 +291,7 @@ void OutputProcessor::apply(SequenceUpdate&& update, double now) {
   } catch (const std::exception& error) {
     // Out of memory, in practice: this request ends, the others go on.
     log_error("request {}: {}", request.id(), error.what());
-    request.fail(output_error(), now);
+    with_memory([&] { request.fail(output_error(), now); });
     hooks_.abort(request.id());
   }
 }

@@ -13,7 +13,8 @@ namespace atom {
 template <class T>
 class WorkQueue {
  public:
-  void push(T item) {
+  // Out of memory: throws, and `item` is as it was.
+  void push(T&& item) {
     {
       const std::lock_guard lock(mutex_);
       items_.push_back(std::move(item));

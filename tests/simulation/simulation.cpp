@@ -165,6 +165,7 @@ bool Simulation::advance() {
   // As the engine thread does, except that it sometimes leaves the device's queue half full.
   while (scheduler_->num_in_flight() < depth_) {
     time_ += 0.01 * static_cast<double>(pick(1, 5));
+    if (num_steps_ % 97 == 13) time_ += 3600;  // the machine slept
     const ScheduledBatch& batch = scheduler_->schedule(time_);
     if (const std::string fault = scheduler_->find_fault(); !fault.empty()) {
       fail(fault);

@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include "atom/core/log.h"
+#include "atom/core/with_memory.h"
 #include "atom/entrypoints/openai/json_writer.h"
 #include "atom/entrypoints/parsers/tool_parsers.h"
 
@@ -99,8 +100,20 @@ Result<RequestId> Generation::submit(size_t prompt) {
        .sampling = input_.request.sampling,
        .grammar = input_.grammar},
       [self = shared_from_this(), prompt](RequestOutput&& output) {
-        self->on_output(prompt, std::move(output));
+        self->receive(prompt, std::move(output));
       });
+}
+
+// The engine's callback. An answer that memory runs out for ends as an error, not in silence.
+void Generation::receive(size_t prompt, RequestOutput&& output) {
+  try {
+    return on_output(prompt, std::move(output));
+  } catch (const std::exception& error) {
+    log_error("request {}: {}", call_.request_id, error.what());
+  }
+  with_memory([this] {
+    end_with_error({.status = 503, .message = "the server ran out of memory for this request"});
+  });
 }
 
 void Generation::on_output(size_t prompt, RequestOutput&& output) {
@@ -249,17 +262,18 @@ void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutp
 }
 
 void Generation::finish_locked(std::string& out) {
-  done_ = true;
   const Usage total = usage(Clock::now());
   if (!input_.request.stream) {
     http::Response response{.body = format_.whole(choices_, total, input_.prompt_ids,
                                                   prompt_logprobs_, input_.request.sampling.n)};
+    done_ = true;
     call_.send(std::move(response), summary({}));
     return;
   }
   if (!streaming_) call_.begin_event_stream();
   if (input_.request.include_usage) format_.usage_chunk(out, total);
   out += kSseDone;
+  done_ = true;
   call_.write(out);
   call_.writer->end();
   call_.done(200, call_.bytes_sent, summary({}));
@@ -270,8 +284,8 @@ void Generation::end_with_error(const ApiError& error) {
   {
     const std::lock_guard lock(mutex_);
     if (done_) return;
-    done_ = true;
     ids = ids_;
+    done_ = true;
     if (ids.empty()) call_.metrics->rejected_by(Rejection::kEngine).add();
     if (streaming_) {
       std::string out = "data: " + error_body(error) + "\n\n";

@@ -53,6 +53,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   using Clock = std::chrono::steady_clock;
 
   Result<RequestId> submit(size_t prompt);
+  void receive(size_t prompt, RequestOutput&& output);
   void on_output(size_t prompt, RequestOutput&& output);
   void take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out);
   void count_reasoning(ChoiceState& choice, const std::vector<int32_t>& ids);
