@@ -83,7 +83,8 @@ void WorkBudget::on_allocate(int64_t bytes) {
 }  // namespace atom
 
 // The replaceable allocation functions of the program. Without a budget in force they are malloc
-// and free, as in the C++ library; the forms for arrays and for nothrow end here too.
-void* operator new(size_t size) { return atom::allocate(size); }
-void operator delete(void* memory) noexcept { atom::release(memory); }
-void operator delete(void* memory, size_t) noexcept { atom::release(memory); }
+// and free, as in the C++ library; the forms for arrays and for nothrow end here too. Weak: a test
+// program may have its own, without budgets.
+[[gnu::weak]] void* operator new(size_t size) { return atom::allocate(size); }
+[[gnu::weak]] void operator delete(void* memory) noexcept { atom::release(memory); }
+[[gnu::weak]] void operator delete(void* memory, size_t) noexcept { atom::release(memory); }
