@@ -36,6 +36,7 @@ struct PagedAttentionArgs {
   AttentionMetadata metadata;  // positions and slot_mapping are not read
   int32_t max_decode_queries = 1;
   bool batch_invariant = false;
+  bool portable = false;      // the kernels that run on every device only
   int64_t max_seqs = 0;       // as in the AttentionLimits of the workspace
   void* workspace = nullptr;  // attention_workspace_bytes; zeroed once by who allocates it
 };
@@ -50,8 +51,9 @@ struct AttentionLimits {
 };
 int64_t attention_workspace_bytes(const AttentionLimits& limits);
 
-// A sequence with context length 0 gets zeros. Rows of `out` that belong to no sequence, or to one
-// that the other kernel takes, are not written.
+// The cache is zeroed when it is allocated: Hopper's prefill multiplies rows beyond a sequence's
+// end by zero, so they must be finite. A sequence with context length 0 gets zeros. Rows of `out`
+// that belong to no sequence, or to one that the other kernel takes, are not written.
 void decode_attention(const PagedAttentionArgs& args, void* stream);
 void prefill_attention(const PagedAttentionArgs& args, void* stream);
 

@@ -30,6 +30,7 @@ struct Case {
   std::vector<int> context_lens;
   std::vector<int> query_lens;
   float query_scale = 1.0F;
+  bool portable = false;
 };
 
 // A case's data on the host and on the device. Cache blocks that no sequence holds, and rows beyond
@@ -83,6 +84,7 @@ class Setup {
     args_.sliding_window = c.sliding_window;
     args_.max_decode_queries = c.max_decode_queries;
     args_.batch_invariant = c.batch_invariant;
+    args_.portable = c.portable;
     args_.max_seqs = static_cast<int64_t>(c.context_lens.size()) + 3;
     args_.cache.dtype = c.e4m3 ? DType::kF8E4M3 : DType::kBF16;
     args_.cache.num_blocks = static_cast<int64_t>(blocks_needed);
@@ -188,8 +190,12 @@ class Setup {
     const size_t element = c_.e4m3 ? 1 : 2;
     const size_t row = static_cast<size_t>(c_.head_dim);
     const size_t rows = num_blocks * static_cast<size_t>(c_.num_kv_heads * c_.block_size);
-    k_.assign(rows * row * element, 0xff);
-    v_.assign(rows * row * element, 0xff);
+    // Hopper's prefill needs finite rows: 0x4e4e is 8.6e8 as bf16.
+    const uint8_t poison =
+        c_.portable || *std::ranges::max_element(c_.query_lens) <= c_.max_decode_queries ? 0xff
+                                                                                         : 0x4e;
+    k_.assign(rows * row * element, poison);
+    v_.assign(rows * row * element, poison);
     for (size_t s = 0; s < c_.context_lens.size(); ++s) {
       // A sequence's data do not depend on the others.
       std::mt19937 random(seed_ * 1000 + static_cast<uint32_t>(s));
@@ -359,42 +365,64 @@ void prefill_cases() {
     for (const bool e4m3 : {false, true}) {
       for (const auto& [heads, kv] :
            std::vector<std::pair<int, int>>{{2, 2}, {3, 1}, {8, 2}, {16, 1}}) {
-        run({.name = "mixed",
-             .num_heads = heads,
-             .num_kv_heads = kv,
-             .head_dim = dim,
-             .block_size = dim == 64 ? 64 : 16,
-             .e4m3 = e4m3,
-             .context_lens = contexts,
-             .query_lens = queries});
+        Case c{.name = "mixed",
+               .num_heads = heads,
+               .num_kv_heads = kv,
+               .head_dim = dim,
+               .block_size = dim == 64 ? 64 : 16,
+               .e4m3 = e4m3,
+               .context_lens = contexts,
+               .query_lens = queries,
+               .portable = true};
+        run(c);
+        if (!e4m3 && (dim == 64 || dim == 128)) {
+          c.name = "mixed sm90";
+          c.portable = false;
+          run(c);
+        }
       }
     }
   }
   for (const bool e4m3 : {false, true}) {
-    for (const int window : {1, 20, 64, 100}) {
-      run({.name = "mixed window",
-           .num_heads = 7,
-           .num_kv_heads = 1,
-           .block_size = 32,
+    for (const bool portable : {true, false}) {
+      if (e4m3 && !portable) {
+        continue;
+      }
+      for (const int window : {1, 20, 64, 100}) {
+        run({.name = portable ? "window" : "window sm90",
+             .num_heads = 7,
+             .num_kv_heads = 1,
+             .block_size = 32,
+             .e4m3 = e4m3,
+             .sliding_window = window,
+             .sinks = window == 20,
+             .context_lens = contexts,
+             .query_lens = queries,
+             .portable = portable});
+      }
+      run({.name = portable ? "sinks" : "sinks sm90",
            .e4m3 = e4m3,
-           .sliding_window = window,
-           .sinks = window == 20,
+           .sinks = true,
+           .max_decode_queries = 2,
            .context_lens = contexts,
-           .query_lens = queries});
+           .query_lens = queries,
+           .portable = portable});
+      run({.name = portable ? "long prefix" : "long prefix sm90",
+           .num_heads = 4,
+           .num_kv_heads = 1,
+           .e4m3 = e4m3,
+           .context_lens = {2000, 5},
+           .query_lens = {21, 5},
+           .query_scale = 4.0F,
+           .portable = portable});
+      run({.name = portable ? "long chunk" : "long chunk sm90",
+           .num_heads = 4,
+           .num_kv_heads = 1,
+           .e4m3 = e4m3,
+           .context_lens = {1500},
+           .query_lens = {700},
+           .portable = portable});
     }
-    run({.name = "mixed sinks",
-         .e4m3 = e4m3,
-         .sinks = true,
-         .max_decode_queries = 2,
-         .context_lens = contexts,
-         .query_lens = queries});
-    run({.name = "long prefix",
-         .num_heads = 4,
-         .num_kv_heads = 1,
-         .e4m3 = e4m3,
-         .context_lens = {2000, 5},
-         .query_lens = {21, 5},
-         .query_scale = 4.0F});
   }
 }
 

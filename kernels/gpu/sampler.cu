@@ -1,5 +1,6 @@
-// The device sampler's kernels: a block per chunk of a row scans it (sampler/scan.h); the last
-// block of a row draws (sampler/draw.h), takes log probabilities and counts the token.
+// The device sampler's kernels: a block per chunk of a row scans it (sampler/scan.h), and the last
+// one of a greedy row picks the token; then a block per other row draws (sampler/draw.h) and takes
+// log probabilities.
 #include "kernels/gpu/sampler/draw.h"
 #include "kernels/gpu/sampler/scan.h"
 
@@ -39,6 +40,38 @@ __device__ void load_block_max(Shared& shared, const float* block_max, int num_b
   __syncthreads();
 }
 
+// Few candidates are enough for most rows: those down to the k-th value, or to a guess that holds
+// the mass. -1 when they are not.
+__device__ int draw_among_few(Shared& shared, const RowView& view, RowDraw& row,
+                              const SamplerRow& params, bool top_k_on, const float* block_sums,
+                              uint64_t bits) {
+  if (top_k_on) {
+    if (params.top_k > kMaxCandidates) {
+      return -1;
+    }
+    const int count = row.gather(row.kth_group_max(params.top_k), view.max, RowDraw::everything());
+    return count <= kMaxCandidates ? row.draw_candidates(count, params, true, 0, bits) : -1;
+  }
+  const Weight total = params.top_p < 1.0F ? row.total_weight(block_sums) : 0;
+  const float temperature = params.temperature;
+  constexpr float kDistances[] = {3.0F, 8.0F, 16.0F};
+  for (const float distance : kDistances) {
+    float low = view.max - distance * temperature;
+    if (!(params.top_p < 1.0F)) {
+      low = view.max + (logf(params.min_p) - 1e-3F) * temperature;
+    }
+    const int count = row.gather(low, view.max, RowDraw::everything());
+    if (count > kMaxCandidates) {
+      return -1;
+    }
+    const int token = row.draw_candidates(count, params, false, total, bits);
+    if (token >= 0) {
+      return token;
+    }
+  }
+  return -1;
+}
+
 __device__ int draw_token(Shared& shared, const RowView& view, const SamplerRow& params,
                           const float* block_sums) {
   RowDraw row(shared, view);
@@ -47,14 +80,16 @@ __device__ int draw_token(Shared& shared, const RowView& view, const SamplerRow&
   if (!top_k_on && params.top_p >= 1.0F && !(params.min_p > 0.0F)) {
     return row.draw_unfiltered(block_sums, bits);
   }
+  const int token = draw_among_few(shared, view, row, params, top_k_on, block_sums, bits);
+  if (token >= 0) {
+    return token;
+  }
   Boundary kept = RowDraw::everything();
   if (top_k_on) {
     kept = row.top_k(params.top_k);
   }
   if (params.top_p < 1.0F) {
-    const double total = static_cast<double>(row.mass(kept));
-    const auto needed = static_cast<Weight>(ceil(total * static_cast<double>(params.top_p)));
-    kept = row.top_mass(needed > 0 ? needed : 1, kept);
+    kept = row.top_mass(RowDraw::mass_needed(row.mass(kept), params.top_p), kept);
   }
   return row.draw(kept, params.min_p, bits);
 }
@@ -110,6 +145,20 @@ __device__ void write_logprobs(Shared& shared, const SampleTokensArgs& args,
   }
 }
 
+// One thread: the row's token goes out, and into its sequence's counts.
+__device__ void finish_token(const SampleTokensArgs& args, const SamplerRow& params, int row_index,
+                             int token) {
+  if (args.token_ids != nullptr) {
+    args.token_ids[row_index] = token;
+  }
+  if (token >= 0 && args.targets == nullptr && args.token_counts.counts != nullptr &&
+      params.count_slot >= 0) {
+    uint16_t& entry =
+        args.token_counts.counts[static_cast<int64_t>(params.count_slot) * args.vocab_size + token];
+    entry = (entry & 0x7fffU) == 0x7fffU ? entry : static_cast<uint16_t>(entry + 1);
+  }
+}
+
 __device__ void finish_row(Shared& shared, const SampleTokensArgs& args, const Workspace& workspace,
                            const RowContext& row, int row_index) {
   const int64_t blocks = static_cast<int64_t>(row_index) * workspace.num_blocks;
@@ -136,38 +185,47 @@ __device__ void finish_row(Shared& shared, const SampleTokensArgs& args, const W
     write_logprobs(shared, args, workspace, row.params, row_index, token, result);
   }
   if (threadIdx.x == 0) {
-    if (args.token_ids != nullptr) {
-      args.token_ids[row_index] = token;
-    }
-    if (token >= 0 && args.targets == nullptr && args.token_counts.counts != nullptr &&
-        row.params.count_slot >= 0) {
-      uint16_t& entry =
-          args.token_counts
-              .counts[static_cast<int64_t>(row.params.count_slot) * args.vocab_size + token];
-      entry = (entry & 0x7fffU) == 0x7fffU ? entry : static_cast<uint16_t>(entry + 1);
+    finish_token(args, row.params, row_index, token);
+  }
+}
+
+// Rows that the scan alone answers.
+__device__ bool needs_draw(const SampleTokensArgs& args, const RowContext& row) {
+  return !row.greedy || row.params.num_logprobs >= 0 || args.targets != nullptr;
+}
+
+__global__ void ATOM_LAUNCH_BOUNDS(kThreads, 2)
+    scan_kernel(const SampleTokensArgs args, const Workspace workspace) {
+  __shared__ ScanShared shared;
+  wait_previous();
+  const int row_index = static_cast<int>(blockIdx.y);
+  const RowContext row(args, row_index);
+  ChunkScan(args, workspace, row, shared).run(row_index, static_cast<int>(blockIdx.x));
+  if (needs_draw(args, row)) {
+    return;
+  }
+  if (threadIdx.x == 0) {  // which wrote the chunk's result
+    __threadfence();
+    if (atomicAdd(workspace.tickets + row_index, 1) == workspace.num_chunks - 1) {
+      __threadfence();
+      const RowResult result =
+          merge_chunks(workspace.chunks + static_cast<int64_t>(row_index) * workspace.num_chunks,
+                       workspace.num_chunks);
+      finish_token(args, row.params, row_index,
+                   !result.broken && result.max > negative_infinity() ? result.token_id : -1);
+      workspace.tickets[row_index] = 0;
     }
   }
 }
 
-__global__ void ATOM_LAUNCH_BOUNDS(kThreads, 2)
-    sample_kernel(const SampleTokensArgs args, const Workspace workspace) {
+__global__ void ATOM_LAUNCH_BOUNDS(kThreads, 1)
+    draw_kernel(const SampleTokensArgs args, const Workspace workspace) {
   __shared__ Shared shared;
-  const int row_index = static_cast<int>(blockIdx.y);
+  wait_previous();
+  const int row_index = static_cast<int>(blockIdx.x);
   const RowContext row(args, row_index);
-  ChunkScan(args, workspace, row, shared).run(row_index, static_cast<int>(blockIdx.x));
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    shared.ticket = atomicAdd(workspace.tickets + row_index, 1);
-  }
-  __syncthreads();
-  if (shared.ticket != workspace.num_chunks - 1) {
-    return;
-  }
-  __threadfence();
-  finish_row(shared, args, workspace, row, row_index);
-  if (threadIdx.x == 0) {
-    workspace.tickets[row_index] = 0;
+  if (needs_draw(args, row)) {
+    finish_row(shared, args, workspace, row, row_index);
   }
 }
 
@@ -226,7 +284,15 @@ void sample_tokens(const SampleTokensArgs& args, int32_t max_rows, void* stream)
   const Workspace workspace = layout(args.workspace, max_rows, args.vocab_size);
   const dim3 grid(static_cast<unsigned>(workspace.num_chunks),
                   static_cast<unsigned>(args.num_rows));
-  sample_kernel<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(args, workspace);
+  const auto on = static_cast<cudaStream_t>(stream);
+  (void)launch_chained(scan_kernel, {.grid = grid, .block = dim3(kThreads), .stream = on}, args,
+                       workspace);
+  if (!args.greedy_only) {
+    (void)launch_chained(
+        draw_kernel,
+        {.grid = dim3(static_cast<unsigned>(args.num_rows)), .block = dim3(kThreads), .stream = on},
+        args, workspace);
+  }
 }
 
 void set_token_counts(const SetTokenCountsArgs& args, void* stream) {

@@ -1,6 +1,6 @@
 // The device sampler: from rows of logits to tokens, their log probabilities and the token counts
-// of the penalties, in one launch that reads nothing from the host, so that a captured step can
-// replay it. Contract and order of processing: atom/model_ops/sampler.h; the CPU sampler
+// of the penalties, in one or two launches that read nothing from the host, so that a captured step
+// can replay it. Contract and order of processing: atom/model_ops/sampler.h; the CPU sampler
 // (atom/model_ops/cpu/sampler_row.h) draws the same token from the same logits, seed and position,
 // but for rounding ties. A row's result depends on nothing but the row. Not here: stop conditions,
 // and what the host does with a token. To add a filter: a field in SamplerRow and a step in
@@ -71,6 +71,8 @@ struct SampleTokensArgs {
   // [num_rows] or none: the token of each row, whose log probability is wanted; nothing is drawn or
   // counted then.
   const int32_t* targets = nullptr;
+  // No row has a temperature or wants log probabilities: one launch less.
+  bool greedy_only = false;
   TokenCounts token_counts;            // counts == nullptr: count_slot is ignored
   void* workspace = nullptr;           // sampler_workspace_bytes; zeroed once by who allocates it
   int32_t* token_ids = nullptr;        // [num_rows]; -1: the row holds a NaN or no finite logit

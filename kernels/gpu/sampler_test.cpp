@@ -417,6 +417,7 @@ void benchmark() {
                        .vocab_size = kVocab,
                        .num_rows = rows,
                        .blob = blob.data(),
+                       .greedy_only = mode.row.temperature == 0.0F && mode.row.num_logprobs < 0,
                        .workspace = workspace.data(),
                        .token_ids = tokens.data(),
                        .logprobs = logprobs.data(),

@@ -1,4 +1,5 @@
-// Which attention kernel a model takes, and the size of their workspace. Host code.
+// Which attention kernel a model takes, and the size of their workspace. ATOM_GPU_SM90A: the build holds
+// the kernels of sm90/. Host code.
 #include <algorithm>
 
 #include "kernels/gpu/attention/instances.h"
@@ -44,6 +45,11 @@ void prefill_attention(const PagedAttentionArgs& args, void* stream) {
   if (args.metadata.num_seqs == 0) {
     return;
   }
+#ifdef ATOM_GPU_SM90A
+  if (!args.portable && launch_prefill_sm90(args, stream)) {
+    return;
+  }
+#endif
   switch (args.head_dim) {
     case 64:
       return launch_prefill<64>(args, stream);

@@ -34,6 +34,14 @@ __device__ __forceinline__ T shuffle(T value, int lane) {
 #endif
 }
 
+__device__ __forceinline__ void warp_sync() {
+#if ATOM_GPU_CUDA
+  __syncwarp();
+#else
+  __builtin_amdgcn_wave_barrier();
+#endif
+}
+
 __device__ __forceinline__ float fast_exp2(float x) {
 #if ATOM_GPU_CUDA
   float y;

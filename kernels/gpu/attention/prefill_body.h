@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "kernels/gpu/attention/mma.h"
-#include "kernels/gpu/attention/share.h"
+#include "kernels/gpu/attention/prefill_tasks.h"
 
 namespace atom::gpu {
 
@@ -28,17 +28,6 @@ struct PrefillTraits {
   static constexpr int kRowBytes = kHeadDim * (kE4M3 ? 1 : 2);  // in the cache
   static constexpr int kSharedBytes = (kRows + 2 * kKeys) * kHeadDim * 2;
   using Pair = std::conditional_t<kE4M3, PairF16, PairBf16>;
-};
-
-// A block of query rows of one sequence and kv head.
-struct RowTile {
-  int sequence = 0;
-  int kv_head = 0;
-  int first_row = 0;
-  int num_rows = 0;  // of the sequence and kv head
-  int context_len = 0;
-  int query_start = 0;
-  int query_len = 0;
 };
 
 template <class T>

@@ -9,34 +9,9 @@
 #if ATOM_GPU_CUDA
 
 #include "kernels/gpu/attention/prefill_body.h"
+#include "kernels/gpu/attention/prefill_tasks.h"
 
 namespace atom::gpu {
-
-// Row tiles of a sequence, all kv heads.
-template <int kRows>
-__device__ __forceinline__ int row_tiles(const PagedAttentionArgs& args, int sequence) {
-  const int len = args.metadata.query_start[sequence + 1] - args.metadata.query_start[sequence];
-  if (len <= args.max_decode_queries) {
-    return 0;
-  }
-  return (len * (args.num_heads / args.num_kv_heads) + kRows - 1) / kRows;
-}
-
-template <int kRows>
-__device__ __forceinline__ RowTile row_tile(const PagedAttentionArgs& args, const int* starts,
-                                            int task) {
-  RowTile tile;
-  tile.sequence = find_sequence(task, static_cast<int>(args.metadata.num_seqs), starts);
-  tile.query_start = args.metadata.query_start[tile.sequence];
-  tile.query_len = args.metadata.query_start[tile.sequence + 1] - tile.query_start;
-  tile.context_len = args.metadata.context_lens[tile.sequence];
-  tile.num_rows = tile.query_len * (args.num_heads / args.num_kv_heads);
-  const int local = task - starts[tile.sequence];
-  const int tiles = (tile.num_rows + kRows - 1) / kRows;
-  tile.kv_head = local % args.num_kv_heads;
-  tile.first_row = (tiles - 1 - local / args.num_kv_heads) * kRows;
-  return tile;
-}
 
 template <class T, int kBlocksPerProcessor>
 __global__ void ATOM_LAUNCH_BOUNDS(T::kThreads, kBlocksPerProcessor)

@@ -54,26 +54,116 @@ class RowDraw {
 
   // The boundary that keeps `num` tokens, 1 <= num <= vocab_size.
   __device__ Boundary top_k(int num) {
-    Bracket bracket = {kth_group_max(num), row_.max, 0, 0};
-    return search<true>(bracket, static_cast<Weight>(num), everything());
+    if (num <= kMaxCandidates) {
+      const float low = kth_group_max(num);
+      const int count = gather(low, row_.max, everything());
+      if (count <= kMaxCandidates) {
+        return rank<true>({low, row_.max, 0, 0, 0}, static_cast<Weight>(num), count);
+      }
+    }
+    return search<true>({lowest_finite(), row_.max, 0, 0, static_cast<Weight>(row_.vocab_size)},
+                        static_cast<Weight>(num), everything());
   }
 
   // The boundary of the fewest tokens, of those that `within` keeps, that weigh at least `needed`.
   __device__ Boundary top_mass(Weight needed, const Boundary& within) {
-    Bracket bracket = {within.last.value, row_.max, 0, 0};
-    constexpr float kDistances[] = {1.5F, 4.0F, 8.0F, 14.0F, 22.0F};
-    const float temperature = 1.0F / row_.inv_temperature;
-    for (const float distance : kDistances) {
-      const float guess = row_.max - distance * temperature;
-      if (!(guess > bracket.low && guess < bracket.high)) {
-        break;
-      }
-      if (!narrow<false>(bracket, guess, needed, within)) {
-        break;
+    const float low = fmaxf(within.last.value, row_.max - 30.0F / row_.inv_temperature);
+    return search<false>(
+        {fmaxf(low, lowest_finite()), row_.max, 0, 0, static_cast<Weight>(row_.vocab_size)}, needed,
+        within);
+  }
+
+  // A value that at least `num` values reach: the num-th highest of 512 groups' maxima.
+  __device__ float kth_group_max(int num) {
+    if (num > kThreads) {
+      return negative_infinity();
+    }
+    float own = negative_infinity();
+    for (int b = static_cast<int>(threadIdx.x); b < row_.num_blocks; b += kThreads) {
+      own = fmaxf(own, shared_.block_max[b]);
+    }
+    const int key = order_key(own);
+    int64_t low = order_key(negative_infinity());
+    int64_t high = order_key(row_.max);
+    while (low < high) {
+      const int64_t middle = low + (high - low + 1) / 2;
+      if (__syncthreads_count(key >= middle ? 1 : 0) >= num) {
+        low = middle;
+      } else {
+        high = middle - 1;
       }
     }
-    return search<false>(bracket, needed, within);
+    return from_order_key(static_cast<int32_t>(low));
   }
+
+  // Filters and draws among `count` candidates that hold every token down to some value. `total` is
+  // of all tokens; -1 when the candidates may not hold all that top_p keeps.
+  __device__ int draw_candidates(int count, const SamplerRow& params, bool top_k_on, Weight total,
+                                 uint64_t bits) {
+    const int i = static_cast<int>(threadIdx.x);
+    const Candidate own = shared_.candidates[i < count ? i : 0];
+    const float share = row_.weight(own.value);
+    Weight weight = i < count ? static_cast<Weight>(share * kWeightUnit) : 0;
+    Weight all = weight;
+    Weight kept = 0;
+    shared_.weights[i] = weight;
+    __syncthreads();
+    int rank_before = 0;
+    Weight mass_before = 0;
+    for (int j = 0; j < count; ++j) {
+      if (ranks_before(shared_.candidates[j], own)) {
+        ++rank_before;
+        mass_before += shared_.weights[j];
+      }
+    }
+    if (top_k_on && rank_before >= params.top_k) {
+      weight = 0;
+    }
+    if (params.top_p < 1.0F) {
+      kept = weight;
+      block_sum(shared_, all, kept);
+      const Weight needed = mass_needed(top_k_on ? kept : total, params.top_p);
+      if (!top_k_on && all < needed) {
+        return -1;
+      }
+      weight = mass_before < needed ? weight : 0;
+    }
+    weight = share >= params.min_p ? weight : 0;
+    kept = weight;
+    __syncthreads();
+    shared_.weights[i] = weight;
+    block_sum(shared_, all, kept);
+    const Weight goal = draw_target(bits, kept);
+    Weight id_before = 0;
+    for (int j = 0; j < count; ++j) {
+      id_before += shared_.candidates[j].token_id < own.token_id ? shared_.weights[j] : 0;
+    }
+    if (weight > 0 && goal >= id_before && goal < id_before + weight) {
+      shared_.found = own;
+    }
+    __syncthreads();
+    return shared_.found.token_id;
+  }
+
+  static __device__ Weight mass_needed(Weight total, float top_p) {
+    const auto needed =
+        static_cast<Weight>(ceil(static_cast<double>(total) * static_cast<double>(top_p)));
+    return needed > 0 ? needed : 1;
+  }
+
+  // Of the whole row, from the sums of blocks that the first pass left.
+  __device__ Weight total_weight(const float* block_sums) {
+    Weight total = 0;
+    Weight unused = 0;
+    for (int b = static_cast<int>(threadIdx.x); b < row_.num_blocks; b += kThreads) {
+      total += block_weight(block_sums, b);
+    }
+    block_sum(shared_, total, unused);
+    return total;
+  }
+
+  // The highest value that all finite values reach.
+  static __device__ float lowest_finite() { return -3.402823466e38F; }
 
   static __device__ Boundary everything() { return {{negative_infinity(), 0x7fffffff}}; }
 
@@ -102,8 +192,7 @@ class RowDraw {
   // The same over the whole row, with the blocks' sums that the first pass left.
   __device__ int draw_unfiltered(const float* block_sums, uint64_t bits) {
     for (int b = static_cast<int>(threadIdx.x); b < row_.num_blocks; b += kThreads) {
-      const float sum = block_sums[b] * row_.weight(shared_.block_max[b]);
-      shared_.block_weight[b] = static_cast<Weight>(sum * kWeightUnit);
+      shared_.block_weight[b] = block_weight(block_sums, b);
     }
     __syncthreads();
     return pick_in_blocks([&](float x, int) { return row_.integer_weight(x); },
@@ -140,76 +229,76 @@ class RowDraw {
   }
 
  private:
-  // The boundary's value lies in [low, high]; count and mass are of the values above high.
+  // The boundary's value lies in [low, high]; `above` is of the values above high. count_low: of
+  // the values from low on, or as many as there can be.
   struct Bracket {
     float low;
     float high;
     Weight count_above;
     Weight mass_above;
+    Weight count_low;
   };
 
-  // A value that at least `num` values reach: the num-th highest of 512 groups' maxima.
-  __device__ float kth_group_max(int num) {
-    if (num > kThreads) {
-      return negative_infinity();
-    }
-    float own = negative_infinity();
-    for (int b = static_cast<int>(threadIdx.x); b < row_.num_blocks; b += kThreads) {
-      own = fmaxf(own, shared_.block_max[b]);
-    }
-    const int key = order_key(own);
-    int64_t low = order_key(negative_infinity());
-    int64_t high = order_key(row_.max);
-    while (low < high) {
-      const int64_t middle = low + (high - low + 1) / 2;
-      if (__syncthreads_count(key >= middle ? 1 : 0) >= num) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    return from_order_key(static_cast<int32_t>(low));
+  __device__ Weight block_weight(const float* block_sums, int block) const {
+    return static_cast<Weight>(block_sums[block] * row_.weight(shared_.block_max[block]) *
+                               kWeightUnit);
   }
 
-  // Decides on which side of `middle`, low < middle <= high, the boundary is; false: at or above
-  // it.
+  // Narrows the bracket at three ascending values of (low, high], in one pass.
   template <bool kCount>
-  __device__ bool narrow(Bracket& bracket, float middle, Weight needed, const Boundary& within) {
-    Weight count = 0;
-    Weight weight = 0;
-    for_each_value(shared_, row_, middle, [&](float x, int id) {
-      if (x >= middle && within.keeps(x, id)) {
-        count += 1;
-        weight += row_.integer_weight(x);
+  __device__ void narrow(Bracket& bracket, const float (&middle)[3], Weight needed,
+                         const Boundary& within) {
+    uint32_t counts[3] = {};
+    Weight masses[3] = {};
+    for_each_value(shared_, row_, middle[0], [&](float x, int id) {
+      if (x >= middle[0] && within.keeps(x, id)) {
+        const Weight weight = kCount ? 0 : row_.integer_weight(x);
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+          counts[i] += x >= middle[i] ? 1 : 0;
+          masses[i] += x >= middle[i] ? weight : 0;
+        }
       }
     });
-    block_sum(shared_, count, weight);
-    if ((kCount ? count : weight) >= needed) {
-      bracket.low = middle;
-      return false;
+    for (int i = 2; i >= 0; --i) {
+      Weight count = counts[i];
+      Weight mass = masses[i];
+      block_sum(shared_, count, mass);
+      if ((kCount ? count : mass) >= needed) {
+        bracket.low = middle[i];
+        bracket.count_low = count;
+        return;
+      }
+      bracket.high = from_order_key(order_key(middle[i]) - 1);
+      bracket.count_above = count;
+      bracket.mass_above = mass;
     }
-    bracket.high = from_order_key(order_key(middle) - 1);
-    bracket.count_above = count;
-    bracket.mass_above = weight;
-    return true;
   }
 
   template <bool kCount>
   __device__ Boundary search(Bracket bracket, Weight needed, const Boundary& within) {
     for (int round = 0;; ++round) {
-      const int count = gather(bracket.low, bracket.high, within);
-      if (count <= kMaxCandidates) {
+      if (bracket.count_low - bracket.count_above <= kMaxCandidates) {
+        const int count = gather(bracket.low, bracket.high, within);
         return rank<kCount>(bracket, needed, count);
       }
       if (bracket.low == bracket.high) {
         return nth_tie<kCount>(bracket, needed, within);
       }
-      // Halves of the values at first, of the representable values when that gets nowhere.
-      const int32_t low = order_key(bracket.low);
-      const int32_t high = order_key(bracket.high);
-      float middle = 0.5F * bracket.low + 0.5F * bracket.high;
-      if (round >= 20 || !(middle > bracket.low && middle <= bracket.high)) {
-        middle = from_order_key(static_cast<int32_t>(low + (int64_t{high} - low + 1) / 2));
+      // Quarters of the values at first, of the representable values when that gets nowhere.
+      const int64_t low = order_key(bracket.low);
+      const int64_t high = order_key(bracket.high);
+      float middle[3];
+      for (int i = 0; i < 3; ++i) {
+        const float share = 0.25F * static_cast<float>(i + 1);
+        middle[i] = bracket.low * (1.0F - share) + bracket.high * share;
+      }
+      if (round >= 12 || !(middle[0] > bracket.low && middle[0] < middle[1] &&
+                           middle[1] < middle[2] && middle[2] <= bracket.high)) {
+        for (int i = 0; i < 3; ++i) {
+          middle[i] =
+              from_order_key(static_cast<int32_t>(low + 1 + (high - low - 1) * (i + 1) / 4));
+        }
       }
       narrow<kCount>(bracket, middle, needed, within);
     }

@@ -80,22 +80,21 @@ __device__ __forceinline__ bool ranks_before(const Candidate& a, const Candidate
   return a.value > b.value || (a.value == b.value && a.token_id < b.token_id);
 }
 
-// Shared memory of a block.
+// Shared memory of a block that scans.
+struct ScanShared {
+  float chunk[kChunk];  // while a list is applied to it
+  float values[kWarps];
+  int32_t ids[kWarps];
+};
+
+// Shared memory of a block that draws.
 struct Shared {
-  union {
-    float chunk[kChunk];  // while a chunk is edited
-    struct {
-      float block_max[kMaxRowBlocks];
-      Weight block_weight[kMaxRowBlocks];
-    };
-  };
+  float block_max[kMaxRowBlocks];
+  Weight block_weight[kMaxRowBlocks];
   Candidate candidates[kMaxCandidates];
   Weight weights[kMaxCandidates];
   Weight sums[2][kWarps];
-  float values[kWarps];
-  int32_t ids[kWarps];
   int32_t count;
-  int32_t ticket;
   Candidate found;
   Weight found_before;
 };

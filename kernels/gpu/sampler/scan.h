@@ -86,7 +86,7 @@ __device__ __forceinline__ float edit(const RowContext& row, float x, int id) {
 class ChunkScan {
  public:
   __device__ ChunkScan(const SampleTokensArgs& args, const Workspace& workspace,
-                       const RowContext& row, Shared& shared)
+                       const RowContext& row, ScanShared& shared)
       : args_(args), workspace_(workspace), row_(row), shared_(shared) {}
 
   __device__ void run(int row_index, int chunk) {
@@ -280,7 +280,7 @@ class ChunkScan {
   const SampleTokensArgs& args_;
   const Workspace& workspace_;
   const RowContext& row_;
-  Shared& shared_;
+  ScanShared& shared_;
   int begin_ = 0;
   int end_ = 0;
   int64_t blocks_ = 0;
