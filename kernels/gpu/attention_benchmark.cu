@@ -6,6 +6,7 @@
 #include "kernels/gpu/attention/decode_launch.h"
 #include "kernels/gpu/attention/prefill_launch.h"
 #include "kernels/gpu/device_test.h"
+#include "kernels/gpu/sm90/decode_launch.h"
 
 namespace atom::gpu::device_test {
 namespace {
@@ -62,6 +63,11 @@ struct Variant {
 template <bool kE4M3, int kWarps, int kBlocks>
 void launch(const PagedAttentionArgs& args, cudaStream_t stream) {
   launch_decode_instance<DecodeTraits<128, kE4M3, 1, kWarps>, kBlocks>(args, stream);
+}
+
+template <bool kE4M3, int kWarps>
+void ring(const PagedAttentionArgs& args, cudaStream_t stream) {
+  (void)sm90::launch_decode_ring<DecodeTraits<128, kE4M3, 1, kWarps>>(args, stream);
 }
 
 double roof = 0;
@@ -203,8 +209,9 @@ int main() {
       roof);
   const std::vector<Variant> variants = {
       {"W4B3", false, launch<false, 4, 3>}, {"W4B2", false, launch<false, 4, 2>},
-      {"W8B1", false, launch<false, 8, 1>}, {"W4B4", true, launch<true, 4, 4>},
-      {"W4B3", true, launch<true, 4, 3>},   {"W8B2", true, launch<true, 8, 2>}};
+      {"ring8", false, ring<false, 8>},     {"ring4", false, ring<false, 4>},
+      {"W4B4", true, launch<true, 4, 4>},   {"ring12", true, ring<true, 12>},
+      {"ring8", true, ring<true, 8>},       {"ring4", true, ring<true, 4>}};
   for (const bool e4m3 : {false, true}) {
     if (e4m3) {
       fill_kernel<<<1024, 256, 0, stream()>>>(reinterpret_cast<uint32_t*>(pool.data.data()),

@@ -40,13 +40,23 @@ struct DecodeTraits {
       ((kQueryShared ? kQueryWords : 0) + kWarps * kRows * (kHeadDim + 2) + 32) * 4;
 };
 
-template <class T>
+// Where a warp's tiles come from: straight from the cache into registers, one ahead. A staged
+// source (sm90/decode_attention.cu) has them brought to shared memory by others; it gives wait(n),
+// the shared address of the block's n-th tile (keys, then values), release(n), and a barrier of the
+// block's threads.
+struct DirectTiles {
+  static constexpr bool kStaged = false;
+  __device__ void sync() const { __syncthreads(); }
+};
+
+template <class T, class Source = DirectTiles>
 class DecodeBody {
  public:
   // shared: T::kSharedBytes; counters: one per (sequence, query row); partials: of all slots.
   __device__ DecodeBody(const PagedAttentionArgs& args, uint32_t* shared, int32_t* counters,
-                        float* partials)
+                        float* partials, const Source& source = {})
       : args_(args),
+        source_(source),
         query_(reinterpret_cast<uint2*>(shared)),
         sums_(reinterpret_cast<float*>(shared) + (T::kQueryShared ? T::kQueryWords : 0)),
         stats_(sums_ + T::kWarps * T::kRows * T::kHeadDim),
@@ -62,7 +72,11 @@ class DecodeBody {
     segment_ = segment;
     rows_ = segment.query_len * group_ - segment.row_block * T::kRows;
     rows_ = rows_ < T::kRows ? rows_ : T::kRows;
-    attend();
+    if constexpr (Source::kStaged) {
+      attend_staged();
+    } else {
+      attend();
+    }
     combine();
   }
 
@@ -107,7 +121,7 @@ class DecodeBody {
            i += T::kWarps) {
         query_[i * kLanes + g_ * 4 + t_] = query_fragment(i / T::kSteps, i % T::kSteps);
       }
-      __syncthreads();
+      source_.sync();
     } else {
 #pragma unroll
       for (int i = 0; i < T::kRowTiles * T::kSteps; ++i) {
@@ -265,7 +279,7 @@ class DecodeBody {
     }
   }
 
-  __device__ __forceinline__ void attend() {
+  __device__ __forceinline__ void reset() {
 #pragma unroll
     for (int tile = 0; tile < T::kRowTiles; ++tile) {
       max_[tile][0] = max_[tile][1] = kLowest;
@@ -278,6 +292,10 @@ class DecodeBody {
         }
       }
     }
+  }
+
+  __device__ __forceinline__ void attend() {
+    reset();
     const float scale = args_.scale * kLog2E * (T::kE4M3 ? args_.cache.k_scale : 1.0F);
     const int open_end = segment_.context_len - segment_.query_len + 1;  // all rows see these keys
     const int closed_begin =
@@ -336,6 +354,59 @@ class DecodeBody {
     }
   }
 
+  // Tiles in shared memory, taken by the block's warps in turn, over all its segments.
+  __device__ __forceinline__ void attend_staged() {
+    reset();
+    load_query();
+    const float scale = args_.scale * kLog2E * (T::kE4M3 ? args_.cache.k_scale : 1.0F);
+    const int open_end = segment_.context_len - segment_.query_len + 1;
+    const int closed_begin =
+        args_.sliding_window > 0 ? segment_.context_len - args_.sliding_window : 0;
+    const int tiles = (segment_.key_end - segment_.key_begin + 15) / 16;
+    for (int i = (warp_ - tiles_before_ % T::kWarps + T::kWarps) % T::kWarps; i < tiles;
+         i += T::kWarps) {
+      const uint32_t tile = source_.wait(tiles_before_ + i);
+      const int key = segment_.key_begin + i * 16;
+      const uint32_t key_rows = tile + g_ * T::kRowBytes + t_ * T::kKeyLoad;
+#pragma unroll
+      for (int n = 0; n < T::kKeyWords * 4 / T::kKeyLoad; ++n) {
+        load_shared<T::kKeyLoad>(keys_[0] + n * (T::kKeyLoad / 4), key_rows + n * 4 * T::kKeyLoad);
+        load_shared<T::kKeyLoad>(keys_[1] + n * (T::kKeyLoad / 4),
+                                 key_rows + 8 * T::kRowBytes + n * 4 * T::kKeyLoad);
+      }
+      float scores[T::kRowTiles][4] = {};
+      multiply_keys(scores);
+      const uint32_t value_rows = tile + 16 * T::kRowBytes + g_ * T::kValueLoad;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int row = 2 * t_ + (j & 1) + (j >> 1) * 8;
+#pragma unroll
+        for (int n = 0; n < T::kValueWords * 4 / T::kValueLoad; ++n) {
+          load_shared<T::kValueLoad>(values_[j] + n * (T::kValueLoad / 4),
+                                     value_rows + row * T::kRowBytes + n * 8 * T::kValueLoad);
+        }
+      }
+      source_.release(tiles_before_ + i);
+#pragma unroll
+      for (int n = 0; n < T::kRowTiles; ++n) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          scores[n][j] *= scale;
+        }
+      }
+      if (key + 16 > open_end || key < closed_begin) {
+        mask(key, scores);
+      }
+      uint32_t weights[T::kRowTiles][2];
+#pragma unroll
+      for (int n = 0; n < T::kRowTiles; ++n) {
+        weigh(scores[n], n, weights[n]);
+      }
+      multiply_values(weights);
+    }
+    tiles_before_ += tiles > 0 ? tiles : 0;
+  }
+
   // --- the end of a segment
   // The warps' sums meet in shared memory; the block's result goes to `out`, or to a slot when the
   // item has more pieces.
@@ -366,7 +437,7 @@ class DecodeBody {
         }
       }
     }
-    __syncthreads();
+    source_.sync();
     const bool whole = segment_.num_pieces == 1;
     float* slot = slot_of(segment_.piece);
     for (int e = static_cast<int>(threadIdx.x) * 4; e < rows_ * T::kHeadDim; e += T::kThreads * 4) {
@@ -397,7 +468,7 @@ class DecodeBody {
     if (!whole) {
       merge();
     }
-    __syncthreads();  // sums_ and query_ are free for the next segment
+    source_.sync();  // sums_ and query_ are free for the next segment
   }
 
   __device__ float* slot_of(int piece) const {
@@ -443,11 +514,11 @@ class DecodeBody {
             args_.max_decode_queries +
         segment_.row_block * T::kRows;
     __threadfence();
-    __syncthreads();
+    source_.sync();
     if (threadIdx.x == 0) {
       *ticket_ = atomicAdd(counter, 1);
     }
-    __syncthreads();
+    source_.sync();
     if (*ticket_ != segment_.num_pieces - 1) {
       return;
     }
@@ -475,7 +546,7 @@ class DecodeBody {
         stats_[2 * r + 1] = total;
       }
     }
-    __syncthreads();
+    source_.sync();
     for (int e = static_cast<int>(threadIdx.x) * 4; e < rows_ * T::kHeadDim; e += T::kThreads * 4) {
       const int r = e / T::kHeadDim;
       const float top = stats_[2 * r];
@@ -501,6 +572,7 @@ class DecodeBody {
   }
 
   const PagedAttentionArgs& args_;
+  Source source_;
   uint2* query_;
   float* sums_;   // [kWarps, kRows, kHeadDim]
   float* stats_;  // [kWarps, kRows]: maximum, sum of weights
@@ -512,6 +584,7 @@ class DecodeBody {
   int g_;
   int t_;
   int rows_ = 0;
+  int tiles_before_ = 0;  // of the block's segments before this one
   Segment segment_;
 
   uint2 fragments_[T::kQueryShared ? 1 : T::kRowTiles * T::kSteps];

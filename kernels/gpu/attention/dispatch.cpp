@@ -29,6 +29,11 @@ void decode_attention(const PagedAttentionArgs& args, void* stream) {
   if (args.metadata.num_seqs == 0) {
     return;
   }
+#ifdef ATOM_GPU_SM90A
+  if (!args.portable && launch_decode_sm90(args, stream)) {
+    return;
+  }
+#endif
   switch (args.head_dim) {
     case 64:
       return launch_decode<64>(args, stream);

@@ -12,7 +12,8 @@ void launch_prefill(const PagedAttentionArgs& args, void* stream);
 
 // Blocks that have slots for partial results.
 inline constexpr int kMaxDecodeGrid = 1024;
-// Hopper's own (sm90/); false when it does not take the case.
+// Hopper's own (sm90/); false when they do not take the case.
+bool launch_decode_sm90(const PagedAttentionArgs& args, void* stream);
 bool launch_prefill_sm90(const PagedAttentionArgs& args, void* stream);
 
 // Keys of the smallest piece of an item, but for its last.

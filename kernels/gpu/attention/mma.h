@@ -27,6 +27,20 @@ __device__ __forceinline__ void load_stream(uint32_t* to, const uint8_t* from) {
   }
 }
 
+// The same from shared memory.
+template <int kBytes>
+__device__ __forceinline__ void load_shared(uint32_t* to, uint32_t from) {
+  if constexpr (kBytes == 16) {
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from));
+  } else if constexpr (kBytes == 8) {
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(from));
+  } else {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(to[0]) : "r"(from));
+  }
+}
+
 // Pairs of values of the type that products are made in: bf16, or f16 for an e4m3 cache. `low` lies
 // in the lower half.
 struct PairBf16 {
@@ -50,7 +64,8 @@ struct PairF16 {
 };
 
 // The two e4m3 bytes in the lower half of `pair` to f16, exactly. Without the instruction (before
-// sm_89): exponent and mantissa move one bit down, which leaves the value times 2^-8; NaN reads as 480.
+// sm_89): exponent and mantissa move one bit down, which leaves the value times 2^-8; NaN reads as
+// 480.
 __device__ __forceinline__ uint32_t e4m3_to_f16(uint32_t pair) {
   uint32_t out;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890

@@ -9,7 +9,7 @@
 #include "kernels/gpu/attention/instances.h"
 #include "kernels/gpu/attention/mma.h"
 #include "kernels/gpu/attention/prefill_tasks.h"
-#include "kernels/gpu/sm90/wgmma.h"
+#include "kernels/gpu/sm90/hopper.h"
 
 namespace atom::gpu {
 namespace {

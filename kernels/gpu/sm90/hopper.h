@@ -137,6 +137,16 @@ __device__ __forceinline__ void publish_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Contiguous bytes, a multiple of 16, into shared memory.
+__device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, int bytes,
+                                           uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
 // A box of a 2-D tensor into shared memory; what lies outside the tensor arrives as zeros.
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int column, int row,
                                          uint64_t* barrier) {

@@ -1,0 +1,38 @@
+// Which instance of Hopper's decode attention a model takes: head dims 64 and 128.
+#include "kernels/gpu/sm90/decode_launch.h"
+
+namespace atom::gpu {
+namespace {
+
+constexpr int kWarps = 8;
+
+template <int kHeadDim, int kRowTiles>
+bool launch(const PagedAttentionArgs& args, void* stream) {
+  return args.cache.dtype == DType::kF8E4M3
+             ? sm90::launch_decode_ring<DecodeTraits<kHeadDim, true, kRowTiles, kWarps>>(args,
+                                                                                         stream)
+             : sm90::launch_decode_ring<DecodeTraits<kHeadDim, false, kRowTiles, kWarps>>(args,
+                                                                                          stream);
+}
+
+}  // namespace
+
+bool launch_decode_sm90(const PagedAttentionArgs& args, void* stream) {
+  static const bool hopper = [] {
+    int device = 0;
+    int major = 0;
+    (void)cudaGetDevice(&device);
+    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major == 9;
+  }();
+  const int rows = args.num_heads / args.num_kv_heads * args.max_decode_queries;
+  if (!hopper || (args.head_dim != 64 && args.head_dim != 128)) {
+    return false;
+  }
+  if (args.head_dim == 64) {
+    return rows <= 8 ? launch<64, 1>(args, stream) : launch<64, 2>(args, stream);
+  }
+  return rows <= 8 ? launch<128, 1>(args, stream) : launch<128, 2>(args, stream);
+}
+
+}  // namespace atom::gpu
