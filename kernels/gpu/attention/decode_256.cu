@@ -1,6 +1,8 @@
 // Decode attention of head dim 256.
 #include "kernels/gpu/attention/decode_launch.h"
 
+#if ATOM_GPU_CUDA
 namespace atom::gpu {
 template void launch_decode<256>(const PagedAttentionArgs& args, void* stream);
 }  // namespace atom::gpu
+#endif

@@ -2,7 +2,6 @@
 // that they compile in parallel.
 #pragma once
 
-#include "kernels/gpu/attention/plain.h"
 #include "kernels/gpu/vendor/gpu_runtime.h"
 
 #if ATOM_GPU_CUDA
@@ -43,39 +42,38 @@ void launch_decode_instance(const PagedAttentionArgs& args, cudaStream_t stream)
                        args, decode_counters(args.workspace), decode_partials(args));
 }
 
+// Blocks a multiprocessor: as many as registers allow without spills, but for bf16, where two
+// measured faster than three. Few sequences have few items, which eight warps shorten.
+template <int kHeadDim, bool kE4M3>
+void launch_decode_of(const PagedAttentionArgs& args, cudaStream_t stream) {
+  constexpr bool kLong = kHeadDim > 128;
+  constexpr int64_t kFewSeqs = 8;
+  const int rows = args.num_heads / args.num_kv_heads * args.max_decode_queries;
+  // 256 dims of bf16 leave no registers for 16 rows: two blocks of 8 read the keys twice.
+  if constexpr (!kLong || kE4M3) {
+    if (rows > 8) {
+      return launch_decode_instance < DecodeTraits<kHeadDim, kE4M3, 2, 4>,
+             kE4M3 && !kLong ? 3 : 2 > (args, stream);
+    }
+  }
+  if constexpr (!kLong) {
+    if (args.metadata.num_seqs <= kFewSeqs) {
+      return launch_decode_instance<DecodeTraits<kHeadDim, kE4M3, 1, 8>, kE4M3 ? 2 : 1>(args,
+                                                                                        stream);
+    }
+  }
+  launch_decode_instance<DecodeTraits<kHeadDim, kE4M3, 1, 4>, kE4M3 && !kLong ? 4 : 2>(args,
+                                                                                       stream);
+}
+
 template <int kHeadDim>
 void launch_decode(const PagedAttentionArgs& args, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
-  constexpr int kWarps = 4;
-  // Blocks a multiprocessor: as many as registers allow without spills.
-  constexpr bool kLong = kHeadDim > 128;
-  const int rows = args.num_heads / args.num_kv_heads * args.max_decode_queries;
-  const bool e4m3 = args.cache.dtype == DType::kF8E4M3;
-  // 256 dims of bf16 leave no registers for 16 rows: two blocks of 8 read the keys twice.
-  if (rows <= 8 || (kLong && !e4m3)) {
-    return e4m3 ? launch_decode_instance<DecodeTraits<kHeadDim, true, 1, kWarps>, kLong ? 2 : 4>(
-                      args, stream)
-                : launch_decode_instance<DecodeTraits<kHeadDim, false, 1, kWarps>, kLong ? 2 : 3>(
-                      args, stream);
+  if (args.cache.dtype == DType::kF8E4M3) {
+    launch_decode_of<kHeadDim, true>(args, stream);
+  } else {
+    launch_decode_of<kHeadDim, false>(args, stream);
   }
-  if (e4m3) {
-    return launch_decode_instance<DecodeTraits<kHeadDim, true, 2, kWarps>, kLong ? 2 : 3>(args,
-                                                                                          stream);
-  }
-  if constexpr (!kLong) {
-    launch_decode_instance<DecodeTraits<kHeadDim, false, 2, kWarps>, 2>(args, stream);
-  }
-}
-
-}  // namespace atom::gpu
-
-#else
-
-namespace atom::gpu {
-
-template <int kHeadDim>
-void launch_decode(const PagedAttentionArgs& args, void* stream) {
-  launch_plain(args, PlainSequences::kDecode, stream);
 }
 
 }  // namespace atom::gpu

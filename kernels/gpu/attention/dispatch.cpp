@@ -1,15 +1,17 @@
-// Which attention kernel a model takes, and the size of their workspace. ATOM_GPU_SM90A: the build holds
-// the kernels of sm90/. Host code.
+// Which attention kernel a model takes, and the size of their workspace. ATOM_GPU_SM90A: the build
+// holds the kernels of sm90/. Host code.
 #include <algorithm>
 
 #include "kernels/gpu/attention/instances.h"
+#include "kernels/gpu/vendor/gpu_runtime.h"
 
 namespace atom::gpu {
 
 bool attention_supports(const PagedAttentionArgs& args) {
   const int32_t dim = args.head_dim;
   const int64_t page = args.cache.block_size;
-  return (dim == 64 || dim == 96 || dim == 128 || dim == 256) &&
+  // The products are NVIDIA's; portable_attention.h takes what these do not.
+  return ATOM_GPU_CUDA != 0 && (dim == 64 || dim == 96 || dim == 128 || dim == 256) &&
          (page == 16 || page == 32 || page == 64) && args.num_kv_heads > 0 &&
          args.num_heads % args.num_kv_heads == 0 &&
          (args.cache.dtype == DType::kBF16 || args.cache.dtype == DType::kF8E4M3);
@@ -25,15 +27,12 @@ int64_t attention_workspace_bytes(const AttentionLimits& limits) {
          slots * 16 * (limits.head_dim + 2) * 4;
 }
 
+#if ATOM_GPU_CUDA
+
 void decode_attention(const PagedAttentionArgs& args, void* stream) {
   if (args.metadata.num_seqs == 0) {
     return;
   }
-#ifdef ATOM_GPU_SM90A
-  if (!args.portable && launch_decode_sm90(args, stream)) {
-    return;
-  }
-#endif
   switch (args.head_dim) {
     case 64:
       return launch_decode<64>(args, stream);
@@ -66,5 +65,12 @@ void prefill_attention(const PagedAttentionArgs& args, void* stream) {
       return launch_prefill<256>(args, stream);
   }
 }
+
+#else
+
+void decode_attention(const PagedAttentionArgs&, void*) {}
+void prefill_attention(const PagedAttentionArgs&, void*) {}
+
+#endif
 
 }  // namespace atom::gpu

@@ -1,7 +1,7 @@
 // m16n8k16 products of NVIDIA's tensor cores and what feeds them: 16-byte loads of the cache, e4m3
 // pairs, matrices from shared memory, copies that do not wait. Not for HIP, whose form would be
-// MFMA: attention/plain.h stands in there. Not a tile library: no layouts, no loops. Device code,
-// C++20.
+// MFMA: portable_attention.h stands in there. Not a tile library: no layouts, no loops. Device
+// code, C++20.
 #pragma once
 
 #include "kernels/gpu/attention/lanes.h"

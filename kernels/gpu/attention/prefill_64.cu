@@ -1,6 +1,8 @@
 // Portable prefill attention of head dim 64.
 #include "kernels/gpu/attention/prefill_launch.h"
 
+#if ATOM_GPU_CUDA
 namespace atom::gpu {
 template void launch_prefill<64>(const PagedAttentionArgs& args, void* stream);
 }  // namespace atom::gpu
+#endif

@@ -3,7 +3,6 @@
 // first; the last block to find none sets it back.
 #pragma once
 
-#include "kernels/gpu/attention/plain.h"
 #include "kernels/gpu/vendor/gpu_runtime.h"
 
 #if ATOM_GPU_CUDA
@@ -58,17 +57,6 @@ void launch_prefill(const PagedAttentionArgs& args, void* stream_handle) {
   } else {
     launch_prefill_instance<PrefillTraits<kHeadDim, false>, kBlocks>(args, stream);
   }
-}
-
-}  // namespace atom::gpu
-
-#else
-
-namespace atom::gpu {
-
-template <int kHeadDim>
-void launch_prefill(const PagedAttentionArgs& args, void* stream) {
-  launch_plain(args, PlainSequences::kPrefill, stream);
 }
 
 }  // namespace atom::gpu

@@ -293,8 +293,13 @@ class RowDraw {
         const float share = 0.25F * static_cast<float>(i + 1);
         middle[i] = bracket.low * (1.0F - share) + bracket.high * share;
       }
-      if (round >= 12 || !(middle[0] > bracket.low && middle[0] < middle[1] &&
-                           middle[1] < middle[2] && middle[2] <= bracket.high)) {
+      if (round == 0 &&
+          bracket.low < row_.max - 32.0F) {  // logits that matter lie close to the top
+        middle[0] = row_.max - 32.0F;
+        middle[1] = row_.max - 8.0F;
+        middle[2] = row_.max - 2.0F;
+      } else if (round >= 12 || !(middle[0] > bracket.low && middle[0] < middle[1] &&
+                                  middle[1] < middle[2] && middle[2] <= bracket.high)) {
         for (int i = 0; i < 3; ++i) {
           middle[i] =
               from_order_key(static_cast<int32_t>(low + 1 + (high - low - 1) * (i + 1) / 4));
