@@ -52,7 +52,7 @@ class WordCache {
   static void store(Entry& entry, const Key& key, const int32_t* ids, size_t n) {
     std::memcpy(entry.key, key.words, sizeof(key.words));
     entry.key[3] |= uint64_t{n} << 56;
-    std::memcpy(entry.ids, ids, n * sizeof(int32_t));
+    if (n > 0) std::memcpy(entry.ids, ids, n * sizeof(int32_t));  // none: `ids` may be null
   }
 
  private:
