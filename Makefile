@@ -1,7 +1,8 @@
 # The commands of a developer and of a first-time user. Each says what it does and may be repeated.
 #   make run     build, fetch the demo model, serve it on 127.0.0.1:8000   MODEL= PORT= ARGS= override
 #   make test    everything CI runs
-#   make asan    the C++ tests under AddressSanitizer and UBSan
+#   make asan    the C++ tests and a server under AddressSanitizer and UBSan
+#   make fuzz    every fuzz target for SECONDS_EACH seconds (60); needs clang 19
 #   make build   install what is missing, build build/bin/atom
 SHELL := /bin/bash
 MODEL ?=
@@ -9,7 +10,9 @@ PORT ?= 8000
 ARGS ?=
 JOBS ?=
 
-.PHONY: build run test asan check format clean help
+SECONDS_EACH ?= 60
+
+.PHONY: build run test asan fuzz check format clean help
 .DEFAULT_GOAL := build
 
 build:
@@ -24,11 +27,10 @@ test:
 	@JOBS=$(JOBS) scripts/test.sh
 
 asan:
-	@scripts/setup.sh build
-	cmake --preset asan >/dev/null
-	cmake --build build/asan $(if $(JOBS),--parallel $(JOBS))
-	@# UBSan alone only prints, and the test would pass.
-	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ctest --test-dir build/asan --output-on-failure --no-tests=error
+	@JOBS=$(JOBS) scripts/sanitize.sh asan
+
+fuzz:
+	@JOBS=$(JOBS) scripts/fuzz.sh $(SECONDS_EACH)
 
 check:
 	@scripts/presubmit.sh --checks

@@ -88,6 +88,10 @@ else
   count 0 1
 fi
 
+part "fuzz targets, ${FUZZ_SECONDS:=20} s each"
+JOBS=${JOBS:-} scripts/fuzz.sh "$FUZZ_SECONDS"
+verdict $?
+
 echo
 echo "test: $((SECONDS - started)) s in all"
 echo "$passed passed, $failed failed"
