@@ -37,6 +37,7 @@ class LocalEngine final : public openai::EngineClient {
     return engine_.add_request(std::move(request), std::move(callback));
   }
   void abort(RequestId id) override { engine_.abort(id); }
+  bool compiles_grammars() const override { return true; }
   Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec) override {
     return engine_.compile_grammar(spec);
   }

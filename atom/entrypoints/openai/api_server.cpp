@@ -249,7 +249,8 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   call.request.body = {};
   if (const std::optional<GrammarSpec>& grammar = input.request.sampling.grammar) {
     input.grammar = engine_.find_grammar(*grammar);
-    if (!input.grammar) return compile_and_start(call, std::move(input));
+    if (!input.grammar && engine_.compiles_grammars())
+      return compile_and_start(call, std::move(input));
   }
   std::make_shared<Generation>(engine_, std::move(call), std::move(input))->start();
   return std::nullopt;

@@ -16,6 +16,8 @@ class EngineClient {
   virtual ~EngineClient() = default;
   virtual Result<RequestId> add_request(GenerationRequest request, OutputCallback callback) = 0;
   virtual void abort(RequestId id) = 0;
+  // False: a grammar goes to add_request() as it is.
+  virtual bool compiles_grammars() const { return false; }
   // As of LLMEngine: the first may take seconds, the second never waits.
   virtual Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec) {
     return std::unexpected(Error{.code = ErrorCode::kUnsupported,
