@@ -12,6 +12,10 @@ if [ -r /etc/os-release ] && grep -qx 'ID=debian' /etc/os-release &&
   ! command -v chromium chromium-browser google-chrome >/dev/null; then
   test_packages+=(chromium)
 fi
+# hip_gate.sh compiles the GPU kernels for AMD with what Debian 12 has; elsewhere it says so and is skipped.
+if [ -r /etc/os-release ] && grep -qx 'VERSION_CODENAME=bookworm' /etc/os-release; then
+  test_packages+=(clang-19 lld-19 llvm-19 libamdhip64-dev rocm-device-libs)
+fi
 fuzz_packages=(clang-19 libclang-rt-19-dev)
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then

@@ -38,6 +38,10 @@ if [ -n "$nvcc" ]; then
   [ -f build/cuda/bin/libatom_cuda.so ] && ATOM_CUDA_BACKEND=$PWD/build/cuda/bin/libatom_cuda.so
 fi
 
+part "GPU kernels for AMD: compiled, not run"
+scripts/hip_gate.sh
+verdict $?
+
 part "unit, conformance, simulation and golden tests"
 ctest --test-dir build --output-on-failure --no-tests=error --parallel 2 --timeout 1200
 ctest_status=$?

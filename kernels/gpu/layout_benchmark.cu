@@ -275,6 +275,7 @@ void measure(const WeightPool& pool, const BenchmarkShape& shape, const uint16_t
                                  : launch_small_config<SmallLinearConfig<false, 8, 2, true, true>>(
                                        a, plan, stream());
     };
+    const int register_tiles = plan.row_tiles;
     (void)linear_small(args, plan, stream());
     RingArgs ring{.weight = tiles.data(),
                   .x = x,
@@ -294,8 +295,12 @@ void measure(const WeightPool& pool, const BenchmarkShape& shape, const uint16_t
     out.fill(0xff);
     (void)launch_ring<false>(maps[0], ring, chained);
     const double bulk_error = difference(by_rows, out);
-    std::printf(" | %s rows %5.0f tiles %5.0f", chained ? "chained" : "plain",
-                speed(time_us(count, rows_kernel)), speed(time_us(count, [&](int i) {
+    const double by_registers = speed(time_us(count, rows_kernel));
+    plan.ring = true;
+    plan.row_tiles = 2;
+    std::printf(" | %s rows %5.0f (ring of 2-KB rows %5.0f) tiles %5.0f",
+                chained ? "chained" : "plain", by_registers, speed(time_us(count, rows_kernel)),
+                speed(time_us(count, [&](int i) {
                   LinearArgs a = tiled;
                   a.weight = pool.copy(i, bytes);
                   (void)tiled_kernel(a);

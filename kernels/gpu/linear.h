@@ -1,14 +1,14 @@
 // Linear layers on the device: out = x . weight^T, for every number of tokens. Up to
-// kSmallTokens the own streaming kernel (linear/small_body.h), which reads row-major weights once
-// at the memory's rate and fuses what surrounds the product; above, the vendor's library behind
-// linear/library.h, with the algorithm chosen by timing. Without the library, and where `invariant`
-// is asked for, the own kernel does all sizes.
+// small_linear_limit the own streaming kernel (linear/small_body.h), which reads row-major weights
+// once at the memory's rate and fuses what surrounds the product; above, the vendor's library
+// behind linear/library.h, with the algorithm chosen by timing. Without the library, and where
+// `invariant` is asked for, the own kernel does all sizes.
 //
 // Equal results: with the own kernel every output element is summed in an order that depends on
 // in_features and the weight's type only, so a row's result is bitwise equal at any number of
 // tokens. The library chooses another order per size: rows of a large batch equal those of a small
-// one within rounding only, unless `invariant`. An e4m3 product above kSmallTokens quantises x per
-// token, as checkpoints of that kind expect; the own kernel takes x as it is. C++20.
+// one within rounding only, unless `invariant`. An e4m3 product above small_linear_limit quantises
+// x per token, as checkpoints of that kind expect; the own kernel takes x as it is. C++20.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +45,6 @@ struct LinearArgs {
   float norm_eps = 0.0F;
 };
 
-inline constexpr int64_t kSmallTokens = 16;
 inline constexpr int64_t kNormTokens = 8;
 
 // What the products keep between calls. One per stream: its workspace is used by every call.
@@ -69,9 +68,9 @@ DeviceStatus library_status(const LinearContext* context);
 
 // Enqueues the product. What is fused with it (norm, kAddResidual, kSiluMul) is for sizes that the
 // own kernel takes; with more tokens it works, slowly. Outside of a capture, the first call for a
-// shape above kSmallTokens times the library's proposals, which takes some milliseconds and waits
-// for the stream; inside, it takes the library's first. So every shape that is captured is run once
-// before.
+// shape above small_linear_limit times the library's proposals, which takes some milliseconds and
+// waits for the stream; inside, it takes the library's first. So every shape that is captured is
+// run once before.
 DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream stream);
 
 // How the own kernel spreads a product over the device; chosen by linear() from the shape.
@@ -80,8 +79,13 @@ struct SmallLinearPlan {
   int blocks_per_multiprocessor = 1;
   bool shared_x = true;  // x lies in shared memory, else every warp reads it through the caches
   bool chained = true;   // may start before the kernel before it has ended
+  // Weights by the copy engine through shared memory (sm90/ring_linear.h): up to 16 tokens whose x
+  // fits beside it, one block a multiprocessor.
+  bool ring = false;
 };
 SmallLinearPlan choose_small_plan(const LinearArgs& args);
+// Tokens up to which the own kernel is faster than the library, for this weight.
+int64_t small_linear_limit(const LinearArgs& args);
 // Any number of tokens; 64 at a time.
 DeviceStatus linear_small(const LinearArgs& args, const SmallLinearPlan& plan, DeviceStream stream);
 

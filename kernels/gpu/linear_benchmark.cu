@@ -89,7 +89,7 @@ void measure_small(const WeightPool& pool, const Buffers& b, const BenchmarkShap
                    bool e4m3) {
   const int64_t bytes = shape.n * shape.k * (e4m3 ? 1 : 2);
   const auto speed = [&](double us) { return static_cast<double>(bytes) / us / 1e3; };
-  for (const int64_t m : {1, 4, 8, 16, 32, 64}) {
+  for (const int64_t m : {1, 2, 4, 8, 16, 32}) {
     LinearArgs args{.x = b.x.data(),
                     .weight_dtype = e4m3 ? DType::kF8E4M3 : DType::kBF16,
                     .scales = e4m3 ? b.scales.data() : nullptr,
@@ -110,18 +110,15 @@ void measure_small(const WeightPool& pool, const Buffers& b, const BenchmarkShap
     std::printf("%-13s %s M%-3d own %5.0f (%6.2f us) lib %5.0f  x%.2f |", shape.name,
                 e4m3 ? "e4m3" : "bf16", static_cast<int>(m), speed(chosen), chosen, speed(library),
                 library / chosen);
-    // tiles, shared x, blocks, chained
-    for (const int tiles : {1, 2}) {
-      for (const bool shared_x : {true, false}) {
-        if (m > 16 && (tiles == 1 || shared_x)) continue;
-        for (const int blocks : {1, 2}) {
-          for (const bool chained : {true, false}) {
-            std::printf(" %d%c%d%c %4.0f", tiles, shared_x ? 's' : 'd', blocks, chained ? 'c' : 'p',
-                        speed(own_us({tiles, blocks, shared_x, chained})));
-          }
-        }
-      }
-    }
+    const auto show = [&](const char* name, const SmallLinearPlan& plan) {
+      std::printf(" %s %4.0f", name, speed(own_us(plan)));
+    };
+    show("1s", {.row_tiles = 1, .blocks_per_multiprocessor = 2});
+    show("2s", {.row_tiles = 2, .blocks_per_multiprocessor = 2});
+    show("2d", {.row_tiles = 2, .blocks_per_multiprocessor = 2, .shared_x = false});
+    show("1r", {.row_tiles = 1, .ring = true});
+    show("2r", {.row_tiles = 2, .ring = true});
+    show("2rp", {.row_tiles = 2, .chained = false, .ring = true});
     std::printf("\n");
     std::fflush(stdout);
   }
@@ -141,6 +138,54 @@ void measure_large(const WeightPool& pool, const Buffers& b, const BenchmarkShap
   }
 }
 
+// The four products of a layer as a step chains them: norm before qkv and gate_up, SiLU * mul after
+// gate_up, residual added by o and down. Microseconds a layer, and GB/s of its weights.
+void measure_layer(const WeightPool& pool, const Buffers& b, const char* model,
+                   const BenchmarkShape* shapes, bool e4m3) {
+  DeviceArray<float> residual(size_t{16} * 16384);
+  DeviceArray<float> gamma(std::vector<float>(16384, 1.0F));
+  residual.fill(0);
+  int64_t bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes += shapes[i].n * shapes[i].k * (e4m3 ? 1 : 2);
+  for (const int64_t m : {1, 2, 4, 8}) {
+    std::printf("layer %-5s %s M%d:", model, e4m3 ? "e4m3" : "bf16", static_cast<int>(m));
+    for (const char* reader : {"chosen", "registers", "ring"}) {
+      const auto product = [&](int index, int64_t at) {
+        const BenchmarkShape& shape = shapes[index];
+        const bool normed = index == 0 || index == 2;
+        LinearArgs args{.x = b.x.data(),
+                        .weight = pool.data() + at,
+                        .weight_dtype = e4m3 ? DType::kF8E4M3 : DType::kBF16,
+                        .scales = e4m3 ? b.scales.data() : nullptr,
+                        .num_tokens = m,
+                        .out_features = shape.n,
+                        .in_features = shape.k,
+                        .epilogue = index == 0   ? LinearEpilogue::kStore
+                                    : index == 2 ? LinearEpilogue::kSiluMul
+                                                 : LinearEpilogue::kAddResidual,
+                        .out = normed ? static_cast<void*>(b.out.data()) : residual.data(),
+                        .norm_input = normed ? residual.data() : nullptr,
+                        .norm_weight = gamma.data(),
+                        .norm_eps = 1e-5F};
+        SmallLinearPlan plan = choose_small_plan(args);
+        if (reader[0] == 'r') {
+          plan.ring = reader[1] == 'i';
+          plan.blocks_per_multiprocessor = 2;
+        }
+        const DeviceStatus failed = linear_small(args, plan, stream());
+        if (failed != nullptr) std::printf(" (%s)", failed);
+        return shape.n * shape.k * (e4m3 ? 1 : 2);
+      };
+      const double us = time_us(16, [&](int i) {
+        int64_t at = i % pool.copies(bytes) * bytes;
+        for (int p = 0; p < 4; ++p) at += product(p, at);
+      });
+      std::printf("  %s %6.2f us %5.0f", reader, us, static_cast<double>(bytes) / us / 1e3);
+    }
+    std::printf("\n");
+  }
+}
+
 void run_all(bool large) {
   const WeightPool pool;
   const Buffers buffers;
@@ -151,7 +196,7 @@ void run_all(bool large) {
     return;
   }
   std::printf(
-      "variants: row tiles, x shared or direct, blocks a multiprocessor, chained or plain\n");
+      "variants: row tiles; x shared or direct, or weights by the ring (rp: not chained)\n");
   for (const bool e4m3 : {false, true}) {
     for (const BenchmarkShape& shape : kQwen06B) measure_small(pool, buffers, shape, e4m3);
     for (const BenchmarkShape& shape : kLlama8B) measure_small(pool, buffers, shape, e4m3);

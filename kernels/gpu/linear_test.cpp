@@ -1,6 +1,7 @@
 // Linear layers on the device against sums in double on the host, over adversarial shapes, every
 // variant of the own kernel and the library; and that a row's result does not depend on the batch.
-// Prints error per row, ends with 'N passed, N failed', exits with 1 after a failure.
+// Argument: none, or 'quick'. Prints error per row, ends with 'N passed, N failed', exits with 1
+// after a failure.
 #include "kernels/gpu/linear.h"
 
 #include <cmath>
@@ -214,15 +215,17 @@ void test_variants(const Problem& p, const std::vector<int64_t>& tokens) {
   std::vector<float> first_row;
   for (const int64_t m : tokens) {
     for (const int tiles : {1, 2}) {
-      for (const bool shared_x : {false, true}) {
+      for (const char* reader : {"direct", "shared", "ring"}) {
+        const bool shared_x = reader[0] != 'd';
         const SmallLinearPlan plan{.row_tiles = tiles,
                                    .blocks_per_multiprocessor = tiles == 1 ? 2 : 1,
                                    .shared_x = shared_x,
-                                   .chained = shared_x};
+                                   .chained = shared_x,
+                                   .ring = reader[0] == 'r'};
+        if (plan.ring && m > 16) continue;
         LinearArgs args = p.args(m);
         args.out_dtype = DType::kF32;
-        const std::string variant =
-            "tiles " + std::to_string(tiles) + (shared_x ? " shared" : " direct");
+        const std::string variant = "tiles " + std::to_string(tiles) + " " + reader;
         check_stored(p, args, plan, variant, &first_row);
         args.bias = p.device_bias.data();
         args.out_dtype = DType::kBF16;
@@ -239,7 +242,7 @@ void test_variants(const Problem& p, const std::vector<int64_t>& tokens) {
   }
 }
 
-void test_epilogues(const Problem& p, int64_t m) {
+void test_epilogues(const Problem& p, int64_t m, bool ring) {
   LinearArgs args = p.args(m);
   const auto count = static_cast<size_t>(m * p.shape.n);
   std::vector<float> residual(count + 1);
@@ -247,7 +250,9 @@ void test_epilogues(const Problem& p, int64_t m) {
   args.epilogue = LinearEpilogue::kAddResidual;
   std::string refused;
   const auto run = [&](const LinearArgs& a) {
-    return linear_small(a, choose_small_plan(a), stream());
+    SmallLinearPlan plan = choose_small_plan(a);
+    plan.ring = ring;
+    return linear_small(a, plan, stream());
   };
   std::vector<float> out = outputs(args, &residual, run, refused);
   const auto width = static_cast<size_t>(p.shape.n);
@@ -289,7 +294,8 @@ void test_library(LinearContext* context, const Problem& p, int64_t m) {
   }
 }
 
-void run_all() {
+// quick: small shapes only, for tools that slow a program down a hundred times.
+void run_all(bool quick) {
   LinearContext* context = nullptr;
   const DeviceStatus created =
       create_linear_context({.e4m3 = true, .max_tokens = 2048, .max_in_features = 16384}, &context);
@@ -306,15 +312,20 @@ void run_all() {
                               Shape{17, 576}, Shape{1000, 896}, Shape{1026, 2064}}) {
       const Problem p(shape, e4m3, 65);
       test_variants(p, many);
-      test_epilogues(p, 3);
-      test_epilogues(p, 16);
+      for (const bool ring : {false, true}) {
+        test_epilogues(p, 3, ring);
+        test_epilogues(p, 16, ring);
+      }
     }
+    if (quick) continue;
     for (const Shape shape :
          {Shape{4096, 1024}, Shape{1024, 3072}, Shape{4096, 4096}, Shape{1536, 14336}}) {
       const Problem p(shape, e4m3, 300);
       test_variants(p, few);
-      test_epilogues(p, 1);
-      test_epilogues(p, 9);
+      for (const bool ring : {false, true}) {
+        test_epilogues(p, 1, ring);
+        test_epilogues(p, 4, ring);
+      }
       for (const int64_t m : {17, 64, 200, 300}) test_library(context, p, m);
     }
   }
@@ -324,8 +335,8 @@ void run_all() {
 }  // namespace
 }  // namespace atom::gpu::device_test
 
-int main() {
-  atom::gpu::device_test::run_all();
+int main(int argc, char** argv) {
+  atom::gpu::device_test::run_all(argc > 1 && std::strcmp(argv[1], "quick") == 0);
   std::printf("linear: %d passed, %d failed\n", atom::gpu::device_test::passed,
               atom::gpu::device_test::failed);
   return atom::gpu::device_test::failed == 0 ? 0 : 1;

@@ -109,7 +109,7 @@ DeviceStatus library_status(const LinearContext* context) {
 }
 
 DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream stream) {
-  const bool own = args.num_tokens <= kSmallTokens || library_status(context) != nullptr;
+  const bool own = args.num_tokens <= small_linear_limit(args) || library_status(context) != nullptr;
   if (!own && !is_fused(args) && multiply_large(*context, args, stream) == nullptr) {
     return nullptr;
   }

@@ -1,5 +1,8 @@
 // Which shapes the small-M kernel takes, and how it spreads them.
 #include "kernels/gpu/linear/small_launch.h"
+#if defined(ATOM_GPU_SM90A)
+#include "kernels/gpu/sm90/ring_linear.h"
+#endif
 
 namespace atom::gpu {
 namespace {
@@ -24,26 +27,70 @@ DeviceStatus check(const LinearArgs& args) {
   return nullptr;
 }
 
+#if defined(ATOM_GPU_SM90A)
+bool device_has_ring() {
+  static const bool has = [] {
+    int device = 0;
+    int major = 0;
+    (void)cudaGetDevice(&device);
+    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major >= 9;
+  }();
+  return has;
+}
+bool ring_fits(const LinearArgs& args, int row_tiles) {
+  return device_has_ring() && (args.weight_dtype == DType::kF8E4M3
+                                   ? ring_stages<true>(args, row_tiles)
+                                   : ring_stages<false>(args, row_tiles)) >= kRingMinStages;
+}
+#else
+bool ring_fits(const LinearArgs&, int) { return false; }
+#endif
+
 }  // namespace
 
+// From the table of docs/gpu_kernels.md (one H200, all variants at M 1 .. 32): registers with two
+// blocks a multiprocessor are best where a block's whole share fits into them (short rows), for
+// e4m3, whose conversion needs the warps, and for heads; the ring for the long rows between, and
+// where there are so few rows that what counts is how much is asked for before the kernel before
+// has ended.
 SmallLinearPlan choose_small_plan(const LinearArgs& args) {
-  SmallLinearPlan plan;
-  // Two blocks a multiprocessor, each with 64 KB of loads in flight, were best for all shapes
-  // (H200).
-  plan.blocks_per_multiprocessor = 2;
-  // One row tile has the longer runs of a row in flight, two read x half as often, which pays where
-  // rows are short or weights small. Never at the price of more rows for the busiest block.
-  const int64_t blocks = int64_t{2} * multiprocessor_count();
-  const auto rows_of_busiest = [&](int64_t tiles) {
-    const int64_t pass = tiles * ProductTile::kRows;
-    return ((args.out_features + pass - 1) / pass + blocks - 1) / blocks * pass;
-  };
+  const bool e4m3 = args.weight_dtype == DType::kF8E4M3;
+  const bool pair = args.epilogue == LinearEpilogue::kSiluMul;
+  const bool few_rows = args.out_features <= 2048;
+  const bool is_head = args.out_features >= 65536;
+  const bool short_rows = args.in_features < 2048;
+  const bool small = args.out_features * args.in_features < 6 << 20;
+  SmallLinearPlan plan{.blocks_per_multiprocessor = 2};
+
+  const bool ring_is_best =
+      !e4m3 && args.num_tokens <= 16 &&
+      (args.num_tokens > 8 ? !small
+                           : few_rows || (!short_rows && !is_head && args.in_features <= 8192));
+  plan.row_tiles = pair || short_rows || few_rows ? 2 : 1;
+  if (ring_is_best && ring_fits(args, plan.row_tiles)) {
+    plan.ring = true;
+    return plan;
+  }
   const int64_t x_bytes = args.num_tokens * (args.in_features * 2 + 64);
-  plan.shared_x = args.norm_input != nullptr || x_bytes <= kSharedXLimit;
-  const bool short_rows = args.weight_dtype == DType::kF8E4M3 || args.in_features < 2048;
-  const bool two = (short_rows || !plan.shared_x) && rows_of_busiest(2) <= rows_of_busiest(1);
-  plan.row_tiles = two || args.epilogue == LinearEpilogue::kSiluMul ? 2 : 1;
+  const bool little_x =
+      args.num_tokens <= 8 ? x_bytes <= kSharedXLimit : is_head && x_bytes <= kSharedXLimit / 2;
+  plan.shared_x = args.norm_input != nullptr || little_x;
+  // Two row tiles read x half as often.
+  const bool two =
+      e4m3 ? !few_rows || args.num_tokens > 8 : (short_rows && !is_head) || !plan.shared_x;
+  plan.row_tiles = pair || two ? 2 : 1;
   return plan;
+}
+
+int64_t small_linear_limit(const LinearArgs& args) {
+  if (args.out_features <= 2048) {
+    return 32;
+  }
+  LinearArgs most = args;
+  most.num_tokens = 16;
+  // Without the ring the library is faster from here on, for bf16.
+  return args.weight_dtype == DType::kF8E4M3 || ring_fits(most, 1) ? 16 : 8;
 }
 
 DeviceStatus linear_small(const LinearArgs& args, const SmallLinearPlan& plan,
@@ -54,6 +101,12 @@ DeviceStatus linear_small(const LinearArgs& args, const SmallLinearPlan& plan,
   if (args.num_tokens == 0 || args.out_features == 0) {
     return nullptr;
   }
+#if defined(ATOM_GPU_SM90A)
+  if (plan.ring) {
+    return args.weight_dtype == DType::kF8E4M3 ? launch_ring_e4m3(args, plan, stream)
+                                               : launch_ring_bf16(args, plan, stream);
+  }
+#endif
   return args.weight_dtype == DType::kF8E4M3 ? launch_small_e4m3(args, plan, stream)
                                              : launch_small_bf16(args, plan, stream);
 }

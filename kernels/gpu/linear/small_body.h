@@ -21,7 +21,8 @@
 
 namespace atom::gpu {
 
-template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false>
+template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false,
+          bool kSpareRegisters_ = false>
 struct SmallLinearConfig {
   static constexpr bool kE4M3 = kE4M3_;
   static constexpr int kTokens = kTokens_;  // 8, or a multiple of 16
@@ -30,6 +31,9 @@ struct SmallLinearConfig {
   // W is stored as tiles of ProductTile::kRows rows x 64 bytes, each contiguous, along k first: the
   // order in which it is read. No product is stored so; the benchmark measures what it would give.
   static constexpr bool kTiled = kTiled_;
+  // No weights are held in registers: more of everything else can be in flight.
+  static constexpr bool kSpareRegisters = kSpareRegisters_;
+  static constexpr int kStageTokens = kSpareRegisters && kTokens == 8 ? 4 : 1;  // normed at a time
 
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpSize;
@@ -56,9 +60,17 @@ struct SmallLinearConfig {
   }
 };
 
-template <class C>
+// All threads of a block.
+struct BlockBarrier {
+  static __device__ __forceinline__ void wait() { __syncthreads(); }
+};
+
+// Barrier: of the threads that hold this class.
+template <class C, class Barrier = BlockBarrier>
 class SmallLinear {
  public:
+  static constexpr int kRoundValues = C::kWarps * C::kGroupValues;
+
   // This block's passes are first, first + stride, ... below num_passes.
   __device__ SmallLinear(const LinearArgs& args, uint8_t* shared, int first, int stride,
                          int num_passes)
@@ -104,12 +116,12 @@ class SmallLinear {
           store16(x_row(m) + (i - m * pieces) * 16, load16(args_.x + i * 8));
         }
       }
-      __syncthreads();
+      Barrier::wait();
     }
   }
 
   __device__ __forceinline__ void run() {
-    clear_sums();
+    begin_pass();
     int round = 0;
     while (to_multiply_ > 0) {
 #pragma unroll
@@ -121,16 +133,32 @@ class SmallLinear {
           if (++round == rounds_) {
             round = 0;
             finish();
-            clear_sums();
+            begin_pass();
           }
         }
       }
     }
   }
 
- private:
-  static constexpr int kRoundValues = C::kWarps * C::kGroupValues;
+  // As run(), with weights from elsewhere: take(piece of a group, round) fills this lane's piece.
+  template <class Take>
+  __device__ __forceinline__ void run_from(const Take& take) {
+    begin_pass();
+    int round = 0;
+    for (; to_multiply_ > 0; --to_multiply_) {
+      Vec16 weights[C::kLoads];
+      take(weights, round);
+      multiply(weights, round);
+      if (++round == rounds_) {
+        round = 0;
+        finish();
+        begin_pass();
+      }
+    }
+  }
 
+  __device__ __forceinline__ int rounds() const { return rounds_; }
+  __device__ __forceinline__ int row_bytes() const { return row_bytes_; }
   // Tiles of a pass follow each other, or alternate between rows of gate and of up.
   __device__ __forceinline__ int first_row(int pass, int tile) const {
     if (pair_) {
@@ -143,6 +171,16 @@ class SmallLinear {
     return static_cast<int>(pair_ && tile % 2 == 0 ? args_.out_features / 2 : args_.out_features);
   }
 
+  // Byte of a row where this lane's piece of a chunk lies.
+  __device__ __forceinline__ int piece_offset(int round, int chunk) const {
+    return ((round * C::kWarps + warp_) * C::kChunks + chunk) * 64 +
+           ProductTile::quarter(lane_) * 16;
+  }
+
+ private:
+  // A thread finishes at most one element of a pass, and asks early for what that needs.
+  static constexpr bool kOneElement = C::kSpareRegisters && C::kPartials <= C::kThreads;
+
   // Rows past the end read the last one; their results are not stored.
   __device__ __forceinline__ void point_rows() {
 #pragma unroll
@@ -152,12 +190,6 @@ class SmallLinear {
       rows_[r] =
           static_cast<uint32_t>(row - within) * static_cast<uint32_t>(row_bytes_ / 16) + within * 4;
     }
-  }
-
-  // Byte of a row where this lane's piece of a chunk lies.
-  __device__ __forceinline__ int piece_offset(int round, int chunk) const {
-    return ((round * C::kWarps + warp_) * C::kChunks + chunk) * 64 +
-           ProductTile::quarter(lane_) * 16;
   }
 
   // The next group of this block's stream.
@@ -191,27 +223,41 @@ class SmallLinear {
     return shared_x_ + token * (static_cast<int>(args_.in_features) * 2 + C::kRowPadding);
   }
 
+  // Loads of several tokens are in flight at once; a token's squares are summed in the same order
+  // whatever their number.
   __device__ __forceinline__ void stage_normed() {
     const int pieces = static_cast<int>(args_.in_features) / 8;
-    for (int m = 0; m < args_.num_tokens; ++m) {
-      float squares = 0.0F;
-      const float* input = args_.norm_input + m * args_.in_features;
+    const int num_tokens = static_cast<int>(args_.num_tokens);
+    for (int first = 0; first < num_tokens; first += C::kStageTokens) {
+      float squares[C::kStageTokens] = {};
 #pragma unroll 1
       for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
-        float values[8];
+        float values[C::kStageTokens][8];
         float weight[8];
-        load8(input + i * 8, values);
+#pragma unroll
+        for (int b = 0; b < C::kStageTokens; ++b) {
+          const int m = min(first + b, num_tokens - 1);
+          load8(args_.norm_input + m * args_.in_features + i * 8, values[b]);
+        }
         load8(args_.norm_weight + i * 8, weight);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          squares += values[j] * values[j];
-          values[j] *= weight[j];
+        for (int b = 0; b < C::kStageTokens; ++b) {
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            squares[b] += values[b][j] * values[b][j];
+            values[b][j] *= weight[j];
+          }
+          if (first + b < num_tokens) {
+            store16(x_row(first + b) + i * 16, pack_bf16(values[b]));
+          }
         }
-        store16(x_row(m) + i * 16, pack_bf16(values));
       }
-      squares = reduce_lanes<SumOf>(squares);
-      if (lane_ == 0) {
-        squares_[warp_ * 8 + m] = squares;
+#pragma unroll
+      for (int b = 0; b < C::kStageTokens; ++b) {
+        const float sum = reduce_lanes<SumOf>(squares[b]);
+        if (lane_ == 0 && first + b < num_tokens) {
+          squares_[warp_ * 8 + first + b] = sum;
+        }
       }
     }
   }
@@ -265,7 +311,20 @@ class SmallLinear {
     }
   }
 
-  __device__ __forceinline__ void clear_sums() {
+  // Sums of a pass begin; what its epilogue adds and scales by is asked for.
+  __device__ __forceinline__ void begin_pass() {
+    if constexpr (kOneElement) {
+      int token = 0;
+      int row = 0;
+      if (locate(static_cast<int>(threadIdx.x), token, row)) {
+        if (args_.epilogue == LinearEpilogue::kAddResidual) {
+          old_ = static_cast<const float*>(args_.out)[token * args_.out_features + row];
+        }
+        if constexpr (C::kE4M3) {
+          scale_ = args_.scales[row];
+        }
+      }
+    }
 #pragma unroll
     for (int r = 0; r < C::kTiles; ++r) {
 #pragma unroll
@@ -290,29 +349,37 @@ class SmallLinear {
       }
     }
     parity_ ^= 1;
-    __syncthreads();
+    Barrier::wait();
     for (int e = static_cast<int>(threadIdx.x); e < C::kPartials; e += C::kThreads) {
-      const int lane = e % kWarpSize;
-      const int i = e / kWarpSize % C::kSums;
-      const int tile = e / kWarpSize / C::kSums;
-      const int token = i / 4 * ProductTile::kTokens + ProductTile::sum_token(lane, i % 4);
-      const int row = first_row(pass_, tile) + ProductTile::sum_row(lane, i % 4);
-      if (token < args_.num_tokens && row < row_limit(tile) && !(pair_ && tile % 2 == 1)) {
+      int token = 0;
+      int row = 0;
+      if (locate(e, token, row)) {
         store(buffer, e, token, row);
       }
     }
     pass_ += stride_;
   }
 
-  __device__ __forceinline__ float result(const float* buffer, int element, int token,
-                                          int row) const {
+  // Which result of the pass element e of the sums is; false where it is none that is stored.
+  __device__ __forceinline__ bool locate(int e, int& token, int& row) const {
+    const int lane = e % kWarpSize;
+    const int i = e / kWarpSize % C::kSums;
+    const int tile = e / kWarpSize / C::kSums;
+    token = i / 4 * ProductTile::kTokens + ProductTile::sum_token(lane, i % 4);
+    row = first_row(pass_, tile) + ProductTile::sum_row(lane, i % 4);
+    return tile < C::kTiles && token < args_.num_tokens && row < row_limit(tile) &&
+           !(pair_ && tile % 2 == 1);
+  }
+
+  __device__ __forceinline__ float result(const float* buffer, int element, int token, int row,
+                                          [[maybe_unused]] bool other) const {
     float y = 0.0F;
 #pragma unroll
     for (int w = 0; w < C::kWarps; ++w) {
       y += buffer[w * C::kPartials + element];
     }
     if constexpr (C::kE4M3) {
-      y *= args_.scales[row];
+      y *= kOneElement && !other ? scale_ : args_.scales[row];
     }
     if (args_.norm_input != nullptr) {
       float squares = 0.0F;
@@ -326,17 +393,18 @@ class SmallLinear {
 
   __device__ __forceinline__ void store(const float* buffer, int element, int token,
                                         int row) const {
-    float y = result(buffer, element, token, row);
+    float y = result(buffer, element, token, row, false);
     int64_t width = args_.out_features;
     if (pair_) {
       width /= 2;
       const float up = result(buffer, element + C::kSums * kWarpSize, token,
-                              row + static_cast<int>(args_.out_features / 2));
+                              row + static_cast<int>(args_.out_features / 2), true);
       y = y / (1.0F + expf(-y)) * up;
     }
     const int64_t at = token * width + row;
     if (args_.epilogue == LinearEpilogue::kAddResidual) {
-      static_cast<float*>(args_.out)[at] += y;
+      float* out = static_cast<float*>(args_.out) + at;
+      *out = (kOneElement ? old_ : *out) + y;
     } else if (args_.out_dtype == DType::kF32) {
       static_cast<float*>(args_.out)[at] = y;
     } else {
@@ -359,6 +427,8 @@ class SmallLinear {
   Vec16 weights_[C::kDepth][C::kLoads];
   uint32_t rows_[C::kTiles];  // where the rows begin, in pieces of 16 bytes
   float sums_[C::kTiles][C::kTokenTiles][4];
+  float old_ = 0.0F;    // of this thread's element: what out holds
+  float scale_ = 1.0F;  // of its row
   int load_pass_;
   int load_round_ = 0;
   int pass_;
