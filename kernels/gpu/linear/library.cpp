@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kProposals = 8;
 constexpr int kTimedRuns = 4;
+constexpr float kHopeless =
+    1.5F;  // slower than the best by this at the first run: not timed further
 
 // The functions used, under their own names.
 struct Functions {
@@ -215,6 +217,9 @@ DeviceStatus MatrixLibrary::choose(Problem& problem, const LibraryProduct& produ
       if (failed != nullptr || cudaEventSynchronize(end) != cudaSuccess ||
           cudaEventElapsedTime(&ms, begin, end) != cudaSuccess) {
         (void)cudaGetLastError();
+        break;
+      }
+      if (run_index == 0 && ms > kHopeless * best) {
         break;
       }
       if (run_index > 0 && ms < best) {
