@@ -30,7 +30,7 @@ UPPER_ROOMS = {
 # (files, forbidden pattern, exceptions, what to say)
 RULES = [
     (r"\.(cpp|h)$", r"std::regex\b|\bsystem\(|\bpopen\(", r"_test\.cpp$", "std::regex, system() and popen() stay out"),
-    (r"\.(cpp|h)$", r"\bgetenv\(", r"^atom/config\.cpp$|_test\.cpp$|test_", "environment is read in config.cpp"),
+    (r"\.(cpp|h)$", r"\bgetenv\(", r"^atom/config\.cpp$|_test\.cpp$|test_|^benchmarks/kernel_trace", "environment is read in config.cpp"),
     (r"^atom/.*\.(cpp|h)$", r"#\s*if.*(__CUDA|__HIP|USE_ROCM|__x86_64__|__aarch64__|__AVX|__SSE|__ARM)", r"model_ops/gpu/",
      "vendor or architecture #if above the kernels"),
     (r"^atom/.*\.(cpp|h)$", r"system_clock|\btime\(nullptr\)", r"_test\.cpp$|chat_template/chat_template\.cpp$|http/exchange\.cpp$|core/log\.cpp$|"
