@@ -265,6 +265,7 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
   config.num_threads = args.threads > 0 ? args.threads : std::min(available_cpus(), kMaxThreads);
   config.level = args.level;
   config.enforce_eager = args.enforce_eager;
+  config.deterministic = args.deterministic;
   config.device = args.device == "cuda" ? DeviceType::kCuda : DeviceType::kCpu;
   config.auto_device = args.device == "auto";
   config.capture_sizes = args.cudagraph_capture_sizes;

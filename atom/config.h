@@ -47,6 +47,7 @@ struct EngineArgs {
   std::string device = "auto";
   std::string dtype = "auto";
   std::optional<std::string> quantization;
+  bool deterministic = false;
   int threads = 0;  // CPU backend; 0 = all CPUs this process may use
   std::optional<double>
       kv_cache_memory_gb;  // GiB for the KV cache; default: planned from free memory
@@ -94,6 +95,7 @@ struct EngineConfig {
   int num_threads = 1;
   int level = 3;
   bool enforce_eager = false;
+  bool deterministic = false;      // an answer does not depend on what else is served; CPUs always
   std::vector<int> capture_sizes;  // batch sizes of captured decode steps, ascending
   int64_t seed = 0;
 };

@@ -25,15 +25,15 @@ constexpr int kMaxInFlight = 2;
 // More threads do not read faster (8 reach the bus on an H200).
 constexpr int kMaxLoadThreads = 8;
 
-// Prompts may hold up running answers for this long in a step. The rate is that of bf16 products on
-// an H200 in large steps (about 600 TFLOP/s on 132 multiprocessors).
-constexpr double kMixedStepSeconds = 0.04;
-constexpr double kFlopsPerMultiprocessor = 4.5e12;
-constexpr int64_t kMinMixedTokens = 512;
+// Prompt tokens of a step that also decodes: about twice the time that reading the weights of an 8B
+// model takes, so that its decodes are nearly free, and few enough to be no pause. Not below what
+// launching a step of a small model takes.
+constexpr double kMixedStepSeconds = 0.0125;
+constexpr int64_t kMinMixedTokens = 256;
 
 StagingLimits limits_of(const EngineConfig& config, const MemoryPlan& plan) {
   const int64_t block_size = config.cache.block_size;
-  return {.max_tokens = config.scheduler.max_num_batched_tokens,
+  return {.max_tokens = plan.step_tokens,
           .max_seqs = config.scheduler.max_num_seqs,
           .block_size = block_size,
           .table_stride = (plan.max_model_len + block_size - 1) / block_size};
@@ -60,6 +60,7 @@ class GpuModelRunner final : public Executor {
     ctx_.arena = &arena_;
     ctx_.device = gpu.device;
     ctx_.runtime = &runtime_;
+    ctx_.batch_invariant = config.deterministic;
   }
 
   ~GpuModelRunner() override {
@@ -95,7 +96,8 @@ class GpuModelRunner final : public Executor {
                                     .num_heads = model.num_attention_heads,
                                     .num_kv_heads = model.num_key_value_heads,
                                     .head_dim = model.head_dim,
-                                    .fp8_weights = config.model.quantization == Quantization::kFP8};
+                                    .fp8_weights = config.model.quantization == Quantization::kFP8,
+                                    .deterministic = config.deterministic};
     ATOM_RETURN_IF_ERROR(
         device_status(backend_.create_context(options, &ctx_.backend), gpu_.properties.name));
     ATOM_RETURN_IF_ERROR(load_weights(config, checkpoint));
@@ -111,11 +113,12 @@ class GpuModelRunner final : public Executor {
   const MemoryPlan& plan() const { return plan_; }
 
   ExecutorCapacity capacity() const override {
-    return {.num_blocks = plan_.num_blocks,
-            .block_size = limits_.block_size,
-            .max_in_flight = kMaxInFlight,
-            .max_step_tokens = limits_.max_tokens,
-            .max_mixed_tokens = max_mixed_tokens()};
+    return {
+        .num_blocks = plan_.num_blocks,
+        .block_size = limits_.block_size,
+        .max_in_flight = kMaxInFlight,
+        .max_step_tokens = limits_.max_tokens,
+        .max_mixed_tokens = std::max(kMinMixedTokens, tokens_in(kMixedStepSeconds, plan_, gpu_))};
   }
 
   Status submit(const ScheduledBatch& batch) override {
@@ -160,14 +163,6 @@ class GpuModelRunner final : public Executor {
     StagedStep staged;
     StepOutput output;
   };
-
-  // What the device computes in kMixedStepSeconds.
-  int64_t max_mixed_tokens() const {
-    const double per_token = static_cast<double>(plan_.weights);  // 2 flops for each 2-byte weight
-    const double flops = kFlopsPerMultiprocessor * gpu_.properties.num_multiprocessors;
-    return std::max(kMinMixedTokens,
-                    static_cast<int64_t>(kMixedStepSeconds * flops / std::max(per_token, 1.0)));
-  }
 
   Status bind_thread() {
     if (bound_thread_ != std::this_thread::get_id()) {

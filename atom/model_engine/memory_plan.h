@@ -27,6 +27,7 @@ struct MemoryPlan {
   int64_t bytes_per_block = 0;
   int64_t max_model_len = 0;  // tokens
   int64_t device_free = 0;    // of a GPU before anything was loaded
+  int64_t step_tokens = 0;    // of a GPU: the most that one step holds
 };
 
 struct GpuDevice;
@@ -40,6 +41,8 @@ std::string describe(const MemoryPlan& plan);
 // rest with plan_kv_cache.
 Result<MemoryPlan> plan_device_memory(const EngineConfig& config, const Checkpoint& checkpoint,
                                       const GpuDevice& gpu);
+// Tokens that a GPU computes in `seconds` in large steps.
+int64_t tokens_in(double seconds, const MemoryPlan& plan, const GpuDevice& gpu);
 // Sets num_blocks and kv_cache from what available, weights and workspace leave.
 Status plan_kv_cache(const EngineConfig& config, MemoryPlan& plan);
 

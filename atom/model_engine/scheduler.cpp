@@ -11,6 +11,9 @@
 namespace atom {
 namespace {
 
+// With many decodes a step may hold more prompt tokens than max_mixed_tokens: else prompts of four
+// times the length of their answers would arrive faster than they are computed.
+constexpr int64_t kPromptTokensPerDecode = 4;
 // While others run, admission leaves one block for each of them, so that a newcomer is not
 // preempted at the next block boundary; at most this share of the cache.
 constexpr int64_t kMaxReserveShare = 32;
@@ -133,7 +136,8 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   int64_t budget = options_.max_num_batched_tokens;
   plan_decodes(budget);
   if (options_.max_mixed_tokens > 0 && batch_.num_tokens > 0) {
-    budget = std::clamp<int64_t>(options_.max_mixed_tokens - batch_.num_tokens, 0, budget);
+    budget = std::min(
+        budget, std::max(options_.max_mixed_tokens, kPromptTokensPerDecode * batch_.num_tokens));
   }
   plan_prefills(budget);
   plan_admissions(now, budget);

@@ -99,10 +99,10 @@ TEST_F(SchedulerTest, PromptsTakeLessOfAStepInWhichOthersDecode) {
   EXPECT_THAT(step(), ElementsAre(Pair(1, 16)));
   EXPECT_THAT(step(), ElementsAre(Pair(1, 4)));
   add(2, prompt(10, 100));
-  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 4)));
-  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 4)));
-  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 2)));
-  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 1)));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 5)));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 5)));
+  add(3, prompt(20, 200));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 8)));
 }
 
 TEST_F(SchedulerTest, AFullPromptHitStillComputesTheLastToken) {

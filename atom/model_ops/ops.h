@@ -38,6 +38,8 @@ struct ExecContext {
   DeviceStream stream = nullptr;
   void* backend = nullptr;  // what the backend keeps between calls: handles, counters, scratch
   DeviceUploader* uploader = nullptr;  // while weights are loaded to a device
+  bool batch_invariant =
+      false;  // every row rounds the same in a step of any size: nothing is fused
 };
 
 struct QkNormRopeKvWriteParams {

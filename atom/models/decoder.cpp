@@ -71,7 +71,7 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
                         std::span<const PagedKvCache> kv_caches) {
   Tensor residual = embed_tokens_(ctx, token_ids);
   const Tensor cos_sin = rotary_(ctx);
-  if (token_ids.dim(0) <= ctx.ops->max_fused_tokens) {
+  if (token_ids.dim(0) <= ctx.ops->max_fused_tokens && !ctx.batch_invariant) {
     for (size_t i = 0; i < layers_.size(); ++i) {
       const DecoderLayer& layer = layers_[i];
       layer.self_attn.add_to(ctx, residual, layer.input_layernorm, cos_sin, kv_caches[i]);

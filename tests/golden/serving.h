@@ -37,6 +37,7 @@ struct Serving {
   int rounds = 1;  // later rounds find the cache filled
   int level = 3;
   bool enforce_eager = false;
+  bool deterministic = false;
   std::vector<int> capture_sizes = {1, 2, 4, 8, 16, 32, 48, 64};
 };
 

@@ -54,6 +54,7 @@ EngineConfig make_config(const Model& model, const Serving& serving) {
                                     .cudagraph_capture_sizes = serving.capture_sizes,
                                     .level = serving.level,
                                     .device = "cpu",
+                                    .deterministic = serving.deterministic,
                                     .threads = serving.threads});
   EXPECT_TRUE(config) << config.error().message;
   config->scheduler.max_num_batched_tokens = serving.max_num_batched_tokens;

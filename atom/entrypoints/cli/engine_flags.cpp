@@ -84,6 +84,10 @@ void add_execution_flags(FlagSet& flags, EngineArgs& args) {
        .help = "auto: a CUDA device where its backend, a driver and a device are there, else cpu",
        .choices = {"auto", "cpu", "cuda", "hip"}},
       &args.device);
+  flags.add_switch({.name = "--deterministic",
+                    .help = "on a GPU: answers do not depend on what else is served, bit by bit; "
+                            "slower. On a CPU they never do"},
+                   &args.deterministic);
   flags.add({.name = "--quantization",
              .metavar = "SCHEME",
              .help = "quantise linear weights while loading (GPU only)",
