@@ -198,6 +198,10 @@ void run_all(bool large) {
   std::printf(
       "variants: row tiles; x shared or direct, or weights by the ring (rp: not chained)\n");
   for (const bool e4m3 : {false, true}) {
+    measure_layer(pool, buffers, "0.6B", kQwen06B, e4m3);
+    measure_layer(pool, buffers, "8B", kLlama8B, e4m3);
+  }
+  for (const bool e4m3 : {false, true}) {
     for (const BenchmarkShape& shape : kQwen06B) measure_small(pool, buffers, shape, e4m3);
     for (const BenchmarkShape& shape : kLlama8B) measure_small(pool, buffers, shape, e4m3);
   }

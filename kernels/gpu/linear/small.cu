@@ -49,11 +49,10 @@ bool ring_fits(const LinearArgs&, int) { return false; }
 
 }  // namespace
 
-// From the table of docs/gpu_kernels.md (one H200, all variants at M 1 .. 32): registers with two
-// blocks a multiprocessor are best where a block's whole share fits into them (short rows), for
-// e4m3, whose conversion needs the warps, and for heads; the ring for the long rows between, and
-// where there are so few rows that what counts is how much is asked for before the kernel before
-// has ended.
+// From the tables of docs/gpu_kernels.md (one H200, all variants at M 1 .. 32). For bf16 the ring,
+// but for short rows, where a block's whole share fits into registers, and where x leaves no room
+// for a ring; for e4m3 registers with two blocks a multiprocessor, whose warps the conversion
+// needs.
 SmallLinearPlan choose_small_plan(const LinearArgs& args) {
   const bool e4m3 = args.weight_dtype == DType::kF8E4M3;
   const bool pair = args.epilogue == LinearEpilogue::kSiluMul;
@@ -65,17 +64,19 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
 
   const bool ring_is_best =
       !e4m3 && args.num_tokens <= 16 &&
-      (args.num_tokens > 8 ? !small
-                           : few_rows || (!short_rows && !is_head && args.in_features <= 8192));
+      (args.num_tokens > 8 ? !small : few_rows || (!short_rows && args.in_features <= 8192));
   plan.row_tiles = pair || short_rows || few_rows ? 2 : 1;
   if (ring_is_best && ring_fits(args, plan.row_tiles)) {
     plan.ring = true;
     return plan;
   }
   const int64_t x_bytes = args.num_tokens * (args.in_features * 2 + 64);
-  const bool little_x =
-      args.num_tokens <= 8 ? x_bytes <= kSharedXLimit : is_head && x_bytes <= kSharedXLimit / 2;
-  plan.shared_x = args.norm_input != nullptr || little_x;
+  // Else through the caches, which leaves room for a second block.
+  const int64_t most_shared = args.num_tokens <= 8 ? kSharedXLimit
+                              : is_head            ? kSharedXLimit / 2
+                                                   : 0;
+  plan.shared_x =
+      args.norm_input != nullptr || ((e4m3 || short_rows || few_rows) && x_bytes <= most_shared);
   // Two row tiles read x half as often.
   const bool two =
       e4m3 ? !few_rows || args.num_tokens > 8 : (short_rows && !is_head) || !plan.shared_x;
