@@ -57,7 +57,7 @@ void launch_decode_of(const PagedAttentionArgs& args, cudaStream_t stream) {
     }
   }
   if constexpr (!kLong) {
-    if (args.metadata.num_seqs <= kFewSeqs) {
+    if (args.metadata.num_seqs <= kFewSeqs && !args.batch_invariant) {
       return launch_decode_instance<DecodeTraits<kHeadDim, kE4M3, 1, 8>, kE4M3 ? 2 : 1>(args,
                                                                                         stream);
     }

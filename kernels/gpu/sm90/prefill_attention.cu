@@ -2,8 +2,7 @@
 // group), 64 to each of two warpgroups that multiply; a third brings tiles of 128 keys and values
 // from the paged cache by bulk tensor copies, two tiles ahead. A warpgroup multiplies the keys of
 // the next tile and the values of this one while it exponentiates. bf16 cache, head dims 64 and
-// 128; the portable sibling (attention/prefill_body.h) takes the rest. Rows of the cache beyond a
-// sequence's end must be finite: the cache is zeroed when it is allocated.
+// 128; the portable sibling (attention/prefill_body.h) takes the rest.
 #include <type_traits>
 
 #include "kernels/gpu/attention/instances.h"
@@ -22,6 +21,7 @@ constexpr int kThreads = kGroupThreads * (1 + kConsumers);
 constexpr int kRows = 64 * kConsumers;
 constexpr int kKeys = 128;
 constexpr int kStages = 2;
+constexpr int kTasks = 2;                   // whose queries are in shared memory
 constexpr int kBoxRows = 16;                // of any block size
 constexpr int kPanelBytes = kKeys * 128;    // 128 rows of 64 dims
 constexpr int kQueryPanelBytes = 64 * 128;  // of a warpgroup
@@ -30,27 +30,31 @@ template <int kHeadDim>
 struct Layout {
   static constexpr int kPanels = kHeadDim / 64;
   static constexpr int kTileBytes = kPanels * kPanelBytes;
-  static constexpr int kQueryBytes = kConsumers * kPanels * kQueryPanelBytes;
+  static constexpr int kQueryBytes = kConsumers * kPanels * kQueryPanelBytes;  // of a task
   // queries, keys [kStages], values [kStages], barriers, starts
-  static constexpr int kKeys = kQueryBytes;
+  static constexpr int kKeys = kTasks * kQueryBytes;
   static constexpr int kValues = kKeys + kStages * kTileBytes;
   static constexpr int kBarriers = kValues + kStages * kTileBytes;
-  static constexpr int kBytes = kBarriers + 256;
+  static constexpr int kBytes = kBarriers + 512;
 };
 
 struct Barriers {
+  uint64_t query_full[kTasks];
+  uint64_t query_empty[kTasks];
   uint64_t keys_full[kStages];
   uint64_t keys_empty[kStages];
   uint64_t values_full[kStages];
   uint64_t values_empty[kStages];
+  RowTile tasks[kTasks];
 };
 
-// Position in the ring of tiles, over all tasks of the block.
+// Position in a ring: of tiles, or of tasks.
+template <int kSlots>
 struct Ring {
   int stage = 0;
   uint32_t phase = 0;
   __device__ void next() {
-    if (++stage == kStages) {
+    if (++stage == kSlots) {
       stage = 0;
       phase ^= 1;
     }
@@ -104,26 +108,58 @@ __device__ __forceinline__ void bring_tile(const PagedAttentionArgs& args, const
   }
 }
 
+// The queries of a task, where a tile's rows are whole tokens: both warpgroups', panel by panel.
 template <int kHeadDim>
-__device__ void produce(const PagedAttentionArgs& args, const CUtensorMap* keys,
-                        const CUtensorMap* values, uint8_t* shared, const int* starts, int total) {
+__device__ __forceinline__ void bring_query(const PagedAttentionArgs& args, const RowTile& tile,
+                                            const CUtensorMap* map, uint8_t* to, uint64_t* full) {
+  using L = Layout<kHeadDim>;
+  const int group = args.num_heads / args.num_kv_heads;
+#pragma unroll
+  for (int i = 0; i < kConsumers * L::kPanels; ++i) {
+    const int token = tile.query_start + (tile.first_row + i / L::kPanels * 64) / group;
+    copy_box_3d(to + i * kQueryPanelBytes, map, i % L::kPanels * 64, tile.kv_head * group, token,
+                full);
+  }
+}
+
+struct TensorMaps {
+  CUtensorMap query;
+  CUtensorMap keys;
+  CUtensorMap values;
+};
+
+template <int kHeadDim>
+__device__ void produce(const PagedAttentionArgs& args, const TensorMaps& maps, bool query_boxes,
+                        uint8_t* shared, const int* starts, int total) {
   using L = Layout<kHeadDim>;
   auto* barriers = reinterpret_cast<Barriers*>(shared + L::kBarriers);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  Ring ring;
-  for (int round = 0; task_of(round) < total || round * static_cast<int>(gridDim.x) < total;
-       ++round) {
+  Ring<kStages> ring;
+  Ring<kTasks> tasks;
+  for (int round = 0; round * static_cast<int>(gridDim.x) < total; ++round) {
     if (task_of(round) >= total) {
       continue;
     }
     const RowTile tile = row_tile<kRows>(args, starts, task_of(round));
+    wait_barrier(&barriers->query_empty[tasks.stage], tasks.phase ^ 1);
+    if (lane == 0) {
+      barriers->tasks[tasks.stage] = tile;
+      expect_bytes(&barriers->query_full[tasks.stage], query_boxes ? L::kQueryBytes : 0);
+      if (query_boxes) {
+        bring_query<kHeadDim>(args, tile, &maps.query, shared + tasks.stage * L::kQueryBytes,
+                              &barriers->query_full[tasks.stage]);
+      }
+    }
+    warp_sync();
+    tasks.next();
     const KeyRange range(args, tile);
     for (int key = range.begin; key < range.end; key += kKeys) {
       wait_barrier(&barriers->keys_empty[ring.stage], ring.phase ^ 1);
-      bring_tile<kHeadDim>(args, tile, keys, key, shared + L::kKeys + ring.stage * L::kTileBytes,
+      bring_tile<kHeadDim>(args, tile, &maps.keys, key,
+                           shared + L::kKeys + ring.stage * L::kTileBytes,
                            &barriers->keys_full[ring.stage], lane);
       wait_barrier(&barriers->values_empty[ring.stage], ring.phase ^ 1);
-      bring_tile<kHeadDim>(args, tile, values, key,
+      bring_tile<kHeadDim>(args, tile, &maps.values, key,
                            shared + L::kValues + ring.stage * L::kTileBytes,
                            &barriers->values_full[ring.stage], lane);
       ring.next();
@@ -138,20 +174,24 @@ class Consumer {
   using L = Layout<kHeadDim>;
   static constexpr int kOut = kHeadDim / 2;  // registers of 64 rows' results
 
-  __device__ Consumer(const PagedAttentionArgs& args, uint8_t* shared)
+  __device__ Consumer(const PagedAttentionArgs& args, bool query_boxes, uint8_t* shared)
       : args_(args),
+        query_boxes_(query_boxes),
         barriers_(reinterpret_cast<Barriers*>(shared + L::kBarriers)),
         index_(static_cast<int>(threadIdx.x) / kGroupThreads - 1),
         thread_(static_cast<int>(threadIdx.x) % kGroupThreads),
-        query_(shared + index_ * L::kPanels * kQueryPanelBytes),
+        queries_(shared + index_ * L::kPanels * kQueryPanelBytes),
         keys_(shared_address(shared + L::kKeys)),
+        values_tile_(shared + L::kValues),
         values_(shared_address(shared + L::kValues)),
         group_(args.num_heads / args.num_kv_heads),
         scale_(args.scale * kLog2E) {}
 
-  __device__ void run(const RowTile& tile) {
-    tile_ = tile;
-    const KeyRange range(args_, tile);
+  __device__ void run() {
+    wait_barrier(&barriers_->query_full[tasks_ring_.stage], tasks_ring_.phase);
+    tile_ = barriers_->tasks[tasks_ring_.stage];
+    query_ = queries_ + tasks_ring_.stage * L::kQueryBytes;
+    const KeyRange range(args_, tile_);
     max_[0] = max_[1] = kLowest;
     total_[0] = total_[1] = 0.0F;
 #pragma unroll
@@ -159,9 +199,12 @@ class Consumer {
       out_[i] = 0.0F;
     }
     if (range.begin >= range.end) {  // a padding sequence
+      release_query();
       return store();
     }
-    load_query();
+    if (!query_boxes_) {
+      load_query();
+    }
     float scores[64];
     uint32_t weights[8][4];
     float factor[2];
@@ -173,7 +216,7 @@ class Consumer {
     pack(scores, weights);
     for (int key = range.begin + kKeys; key < range.end; key += kKeys) {
       begin_scores(scores);
-      begin_sums(weights);
+      begin_sums(key - kKeys, weights);
       products_done<1>();
       hold(scores);
       release_keys();
@@ -187,7 +230,8 @@ class Consumer {
       }
       pack(scores, weights);
     }
-    begin_sums(weights);
+    release_query();
+    begin_sums((range.end - 1) / kKeys * kKeys, weights);
     products_done<0>();
     hold(out_);
     release_values();
@@ -205,7 +249,6 @@ class Consumer {
   // 64 rows, in panels of 64 dims with the swizzle that products expect.
   __device__ void load_query() {
     constexpr int kChunks = kHeadDim / 8;
-    warpgroup_barrier(1 + index_);  // the rows before are multiplied
 #pragma unroll
     for (int i = thread_; i < 64 * kChunks; i += kGroupThreads) {
       const int r = i / kChunks;
@@ -238,8 +281,23 @@ class Consumer {
     close_products();
   }
 
-  __device__ __forceinline__ void begin_sums(const uint32_t (&weights)[8][4]) {
+  // Rows from `first` to the end of its box lie behind the sequence's end and may hold anything,
+  // even NaN, which a weight of zero would not remove. Both warpgroups write the same zeros.
+  __device__ void clear_values(int first) {
+    const int count = (kBoxRows - first % kBoxRows) % kBoxRows * 8;  // of 16 bytes, in a panel
+    uint8_t* rows = values_tile_ + values_ring_.stage * L::kTileBytes + first * 128;
+    for (int i = thread_; i < count * L::kPanels; i += kGroupThreads) {
+      *reinterpret_cast<uint4*>(rows + i / count * kPanelBytes + i % count * 16) = {0, 0, 0, 0};
+    }
+    publish_shared();
+    warpgroup_barrier(1 + index_);
+  }
+
+  __device__ __forceinline__ void begin_sums(int key, const uint32_t (&weights)[8][4]) {
     wait_barrier(&barriers_->values_full[values_ring_.stage], values_ring_.phase);
+    if (key + kKeys > tile_.context_len) {
+      clear_values(tile_.context_len - key);
+    }
     const uint32_t values = values_ + values_ring_.stage * L::kTileBytes;
     hold(out_);
     begin_products();
@@ -250,6 +308,13 @@ class Consumer {
     close_products();
   }
 
+  __device__ __forceinline__ void release_query() {
+    warpgroup_barrier(1 + index_);  // every thread has read the task
+    if (thread_ == 0) {
+      arrive(&barriers_->query_empty[tasks_ring_.stage]);
+    }
+    tasks_ring_.next();
+  }
   __device__ __forceinline__ void release_keys() {
     if (thread_ == 0) {
       arrive(&barriers_->keys_empty[keys_ring_.stage]);
@@ -360,13 +425,17 @@ class Consumer {
   Barriers* barriers_;
   int index_;
   int thread_;
-  uint8_t* query_;
+  bool query_boxes_;
+  uint8_t* queries_;
+  uint8_t* query_ = nullptr;  // of this task
   uint32_t keys_;
+  uint8_t* values_tile_;
   uint32_t values_;
   int group_;
   float scale_;
-  Ring keys_ring_;
-  Ring values_ring_;
+  Ring<kStages> keys_ring_;
+  Ring<kStages> values_ring_;
+  Ring<kTasks> tasks_ring_;
   RowTile tile_;
   float max_[2];    // of rows lane / 4 and 8 further, as scores
   float total_[2];  // this lane's part
@@ -375,8 +444,8 @@ class Consumer {
 
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1)
-    prefill_kernel(const PagedAttentionArgs args, const __grid_constant__ CUtensorMap keys,
-                   const __grid_constant__ CUtensorMap values) {
+    prefill_kernel(const PagedAttentionArgs args, const __grid_constant__ TensorMaps maps,
+                   bool query_boxes) {
   using L = Layout<kHeadDim>;
   extern __shared__ __align__(1024) uint8_t shared[];
   auto* barriers = reinterpret_cast<Barriers*>(shared + L::kBarriers);
@@ -386,6 +455,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       static_cast<int>(args.metadata.num_seqs), starts, reinterpret_cast<int*>(shared),
       [&](int s) { return args.num_kv_heads * row_tiles<kRows>(args, s); });
   if (threadIdx.x == 0) {
+    for (int i = 0; i < kTasks; ++i) {
+      init_barrier(&barriers->query_full[i], 1);
+      init_barrier(&barriers->query_empty[i], kConsumers);
+    }
     for (int i = 0; i < kStages; ++i) {
       init_barrier(&barriers->keys_full[i], 1);
       init_barrier(&barriers->values_full[i], 1);
@@ -399,14 +472,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kGroupThreads) {
     shrink_registers<24>();
     if (threadIdx.x < kLanes) {
-      produce<kHeadDim>(args, &keys, &values, shared, starts, total);
+      produce<kHeadDim>(args, maps, query_boxes, shared, starts, total);
     }
   } else {
     grow_registers<240>();
-    Consumer<kHeadDim> consumer(args, shared);
+    Consumer<kHeadDim> consumer(args, query_boxes, shared);
     for (int round = 0; round * static_cast<int>(gridDim.x) < total; ++round) {
       if (task_of(round) < total) {
-        consumer.run(row_tile<kRows>(args, starts, task_of(round)));
+        consumer.run();
       }
     }
   }
@@ -443,23 +516,49 @@ bool make_map(const PagedAttentionArgs& args, void* cache, CUtensorMap* map) {
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <int kHeadDim>
-bool launch(const PagedAttentionArgs& args, void* stream) {
-  CUtensorMap keys;
-  CUtensorMap values;
-  if (!make_map(args, args.cache.k, &keys) || !make_map(args, args.cache.v, &values)) {
+// The queries as [num_tokens, num_heads, head_dim]; a box is a warpgroup's rows.
+bool make_query_map(const PagedAttentionArgs& args, CUtensorMap* map) {
+  const int group = args.num_heads / args.num_kv_heads;
+  if (64 % group != 0 || encoder() == nullptr) {
     return false;
   }
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(args.head_dim),
+                               static_cast<cuuint64_t>(args.num_heads),
+                               static_cast<cuuint64_t>(args.metadata.num_tokens)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(args.head_dim) * 2,
+                                 static_cast<cuuint64_t>(args.q_stride) * 2};
+  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(group),
+                             static_cast<cuuint32_t>(64 / group)};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  return encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<uint16_t*>(args.q), sizes,
+                   strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+template <int kHeadDim>
+bool launch(const PagedAttentionArgs& args, void* stream) {
+  TensorMaps maps{};
+  if (!make_map(args, args.cache.k, &maps.keys) || !make_map(args, args.cache.v, &maps.values)) {
+    return false;
+  }
+  const bool query_boxes = make_query_map(args, &maps.query);
   const auto kernel = prefill_kernel<kHeadDim>;
   constexpr int kBytes = Layout<kHeadDim>::kBytes;
-  static const int grid = resident_grid(reinterpret_cast<const void*>(kernel), kThreads, kBytes);
-  return launch_chained(
-             kernel,
-             {.grid = dim3(static_cast<unsigned>(grid)),
-              .block = dim3(kThreads),
-              .shared_bytes = static_cast<unsigned>(kBytes + (args.metadata.num_seqs + 1) * 4),
-              .stream = static_cast<cudaStream_t>(stream)},
-             args, keys, values) == nullptr;
+  constexpr int kMostBytes = 227 * 1024;
+  const int shared = kBytes + static_cast<int>(args.metadata.num_seqs + 1) * 4;
+  static const bool allowed =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes) == cudaSuccess;
+  if (!allowed || shared > kMostBytes) {
+    return false;
+  }
+  return launch_chained(kernel,
+                        {.grid = dim3(static_cast<unsigned>(multiprocessor_count())),
+                         .block = dim3(kThreads),
+                         .shared_bytes = static_cast<unsigned>(shared),
+                         .stream = static_cast<cudaStream_t>(stream)},
+                        args, maps, query_boxes) == nullptr;
 }
 
 }  // namespace
