@@ -36,7 +36,8 @@ StagingLimits limits_of(const EngineConfig& config, const MemoryPlan& plan) {
   return {.max_tokens = plan.step_tokens,
           .max_seqs = config.scheduler.max_num_seqs,
           .block_size = block_size,
-          .table_stride = (plan.max_model_len + block_size - 1) / block_size};
+          .table_stride = (plan.max_model_len + block_size - 1) / block_size,
+          .vocab_size = plan.vocab_size};
 }
 
 class GpuModelRunner final : public Executor {

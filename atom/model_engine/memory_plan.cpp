@@ -180,6 +180,7 @@ Result<MemoryPlan> plan_device_memory(const EngineConfig& config, const Checkpoi
     plan.weights = plan.weights / 2 + model.vocab_size * model.hidden_size;
   }
   const OpTable& ops = *gpu.backend->op_table(config.level);
+  plan.vocab_size = model.vocab_size;
   plan.step_tokens = std::min(config.scheduler.max_num_batched_tokens,
                               std::max({tokens_in(kLongestStep, plan, gpu), kMinStepTokens,
                                         config.scheduler.max_num_seqs}));

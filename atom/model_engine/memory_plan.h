@@ -28,6 +28,7 @@ struct MemoryPlan {
   int64_t max_model_len = 0;  // tokens
   int64_t device_free = 0;    // of a GPU before anything was loaded
   int64_t step_tokens = 0;    // of a GPU: the most that one step holds
+  int64_t vocab_size = 0;     // of a GPU
 };
 
 struct GpuDevice;

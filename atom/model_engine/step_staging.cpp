@@ -35,7 +35,8 @@ StepStaging::StepStaging(const StagingLimits& limits)
     : limits_(limits), tables_(static_cast<size_t>(limits.max_seqs)) {
   const int64_t tokens = limits.max_tokens * (4 + 4 + 8);
   const int64_t row_bytes = sizeof(gpu::SamplerRow) + sizeof(gpu::TableUpdate) + 3 * 4;
-  const int64_t seqs = limits.max_seqs * (row_bytes + limits.table_stride * 4);
+  const int64_t mask_bytes = align((limits.vocab_size + 31) / 32 * 4);
+  const int64_t seqs = limits.max_seqs * (row_bytes + limits.table_stride * 4 + mask_bytes);
   area_bytes_ = align(tokens + seqs + kListBytes + 4096);
 }
 
@@ -127,7 +128,9 @@ Status StepStaging::write_sampling(const ScheduledBatch& batch,
     const SamplingParams& params = *s.sampling;
     const auto num_biases = static_cast<int32_t>(params.logit_bias.size());
     const auto num_banned = static_cast<int32_t>(s.banned_token_ids.size());
-    if (writer.used + align(num_biases * int64_t{8}) + align(num_banned * int64_t{4}) >
+    const int64_t mask_words = std::ssize(s.token_bitmask);
+    if (writer.used + align(num_biases * int64_t{8}) + align(num_banned * int64_t{4}) +
+            align(mask_words * 4) >
         area_bytes_) {
       return make_error(ErrorCode::kResourceExhausted,
                         "the logit biases of a step take more than {} MiB", kListBytes >> 20);
@@ -156,6 +159,10 @@ Status StepStaging::write_sampling(const ScheduledBatch& batch,
     }
     row.banned = offset();
     std::ranges::copy(s.banned_token_ids, writer.array<int32_t>(num_banned, unused));
+    if (mask_words > 0) {
+      row.mask = offset();
+      std::ranges::copy(s.token_bitmask, writer.array<uint32_t>(mask_words, unused));
+    }
     step.num_logprobs.push_back(num_logprobs);
     header.num_top_logprobs = std::max(header.num_top_logprobs, num_logprobs);
   }

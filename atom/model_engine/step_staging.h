@@ -17,6 +17,7 @@ struct StagingLimits {
   int64_t max_seqs = 0;
   int64_t block_size = 0;
   int64_t table_stride = 0;  // blocks of the longest sequence
+  int64_t vocab_size = 0;
 };
 
 // What the host must know of a written step to launch it.

@@ -74,6 +74,16 @@ TEST_F(StepStagingTest, WritesPrefillAndDecode) {
   EXPECT_THAT(array<int32_t>(header_.sampling + rows[2].banned, 2), ElementsAreArray(banned_));
 }
 
+TEST_F(StepStagingTest, SendsTheMasksOfGrammars) {
+  const std::vector<uint32_t> mask = {0xff, 0x1};
+  ScheduledSequence masked = sequence(1, 7, 1, {5, 6});
+  masked.token_bitmask = mask;
+  write({sequence(2, 7, 1, {5, 6}), masked});
+  const auto rows = array<gpu::SamplerRow>(header_.sampling, 2);
+  EXPECT_EQ(rows[0].mask, 0);
+  EXPECT_THAT(array<uint32_t>(header_.sampling + rows[1].mask, 2), ElementsAreArray(mask));
+}
+
 TEST_F(StepStagingTest, PaddingTouchesNothing) {
   const StagedStep step = write({sequence(1, 7, 1, {5, 6})}, 4);
   EXPECT_EQ(step.num_tokens, 4);

@@ -66,6 +66,8 @@ SampledToken sample_row(const gpu::SampleTokensArgs& args, const gpu::SamplerRow
       .output_token_ids = history.output,
       .logit_bias = biases,
       .banned_token_ids = array_at<int32_t>(args.blob, row.banned, row.num_banned),
+      .token_bitmask =
+          array_at<uint32_t>(args.blob, row.mask, row.mask > 0 ? (args.vocab_size + 31) / 32 : 0),
       .num_logprobs = row.num_logprobs};
   SampledToken token;
   const ExecContext ctx;
