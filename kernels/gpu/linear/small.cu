@@ -47,6 +47,26 @@ bool ring_fits(const LinearArgs& args, int row_tiles) {
 bool ring_fits(const LinearArgs&, int) { return false; }
 #endif
 
+// A norm's x must lie in shared memory. Where that of all tokens does not fit (hidden sizes of
+// 16384 and more), the tokens go one half after the other.
+constexpr int64_t kNormedXLimit = ATOM_GPU_HIP ? 24 << 10 : 160 << 10;
+
+DeviceStatus halves(const LinearArgs& args, DeviceStream stream) {
+  LinearArgs half = args;
+  half.num_tokens = args.num_tokens / 2;
+  const DeviceStatus failed = linear_small(half, choose_small_plan(half), stream);
+  if (failed != nullptr) {
+    return failed;
+  }
+  const bool pair = args.epilogue == LinearEpilogue::kSiluMul;
+  const bool wide = args.out_dtype == DType::kF32 || args.epilogue == LinearEpilogue::kAddResidual;
+  const int64_t row = (pair ? args.out_features / 2 : args.out_features) * (wide ? 4 : 2);
+  half.norm_input = args.norm_input + half.num_tokens * args.in_features;
+  half.out = static_cast<uint8_t*>(args.out) + half.num_tokens * row;
+  half.num_tokens = args.num_tokens - half.num_tokens;
+  return linear_small(half, choose_small_plan(half), stream);
+}
+
 }  // namespace
 
 // From the tables of docs/gpu_kernels.md (one H200, all variants at M 1 .. 32). For bf16 the ring,
@@ -101,6 +121,10 @@ DeviceStatus linear_small(const LinearArgs& args, const SmallLinearPlan& plan,
   }
   if (args.num_tokens == 0 || args.out_features == 0) {
     return nullptr;
+  }
+  if (args.norm_input != nullptr && args.num_tokens > 1 &&
+      args.num_tokens * (args.in_features * 2 + 64) > kNormedXLimit) {
+    return halves(args, stream);
   }
 #if defined(ATOM_GPU_SM90A)
   if (plan.ring) {
