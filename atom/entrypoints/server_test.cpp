@@ -23,7 +23,11 @@ using openai::ApiServer;
 // Every byte is a token.
 class ByteTokenizer final : public Tokenizer {
  public:
+  static inline std::atomic<bool> hold{false};  // encode() waits
+  static inline std::atomic<int> num_encoded{0};
   std::vector<int32_t> encode(std::string_view text, bool) const override {
+    ++num_encoded;
+    while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     std::vector<int32_t> ids;
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
     return ids;
@@ -61,7 +65,11 @@ class MockEngine final : public openai::EngineClient {
   }
   void abort(RequestId id) override {
     const std::lock_guard lock(mutex_);
-    if (active_.erase(id) > 0) ++aborts;
+    const auto found = active_.find(id);
+    if (found == active_.end()) return;
+    made_by_aborted = found->second.made;
+    active_.erase(found);
+    ++aborts;
   }
   EngineStats stats() const override { return {.condition = condition.load()}; }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
@@ -71,6 +79,7 @@ class MockEngine final : public openai::EngineClient {
   int64_t vocab_size() const override { return 256; }
 
   std::atomic<int> aborts{0};
+  std::atomic<int64_t> made_by_aborted{0};  // tokens of the last one
   std::atomic<EngineCondition> condition{EngineCondition::kOk};
   std::string piece = "x";  // text of one token
   float logprob = -1;       // of every token
@@ -246,13 +255,15 @@ TEST_F(ServerTest, DisconnectAbortsStreamAndWhole) {
 
 TEST_F(ServerTest, ASlowReaderIsDroppedAndOthersGoOn) {
   engine_.piece = std::string(4000, 'y');
-  start({.max_stream_backlog = 65536});
+  start({.max_stream_backlog = 65536, .write_timeout = std::chrono::minutes(10)});
   Client slow(port(), 4096);
   slow.post("/v1/completions", kEndless);
   Client good(port());
   good.post("/v1/completions", R"({"prompt":"a","max_tokens":50,"stream":true})");
   EXPECT_NE(good.until("0\r\n\r\n").find("[DONE]"), std::string::npos);
   EXPECT_TRUE(eventually([&] { return engine_.aborts == 1; }));  // its backlog was full
+  // The rest is what the kernel took: its largest send buffer is 4 MiB.
+  EXPECT_LT(engine_.made_by_aborted * 4000, 12 << 20);
 }
 
 TEST_F(ServerTest, AReaderThatTakesNothingMeetsTheWriteDeadline) {
@@ -304,6 +315,38 @@ TEST_F(ServerTest, LimitsAnswer503WithRetryAfter) {
   EXPECT_NE(refused.find("Retry-After: 1"), std::string::npos);
   big.post("/tokenize", std::string(2000, ' '));
   EXPECT_NE(big.until("}}").find("503 "), std::string::npos);
+}
+
+// A body counts while anyone holds it, also after its client has left; and nobody works for one
+// who left while waiting.
+TEST_F(ServerTest, BodiesOfClientsThatLeftStillCount) {
+  openai::ApiOptions options;
+  options.pool_threads = 1;
+  start({.max_total_body_bytes = 5000}, options);
+  const std::string body = R"({"prompt":"a","user":")" + std::string(2000, ' ') + "\"}";
+  const int before = ByteTokenizer::num_encoded;
+  ByteTokenizer::hold = true;
+  {
+    Client first(port()), second(port());
+    first.post("/tokenize", body);
+    second.post("/tokenize", body);
+    ASSERT_TRUE(eventually([&] { return server_->stats().active_exchanges == 2; }));
+    ASSERT_TRUE(eventually([&] { return ByteTokenizer::num_encoded == before + 1; }));
+  }
+  ASSERT_TRUE(eventually([&] { return server_->stats().disconnects == 2; }));
+  Client third(port());
+  third.post("/tokenize", body);
+  const std::string answer = third.until("}}");
+  ByteTokenizer::hold = false;
+  EXPECT_NE(answer.find("503 "), std::string::npos);
+  bool served = false;
+  ASSERT_TRUE(eventually([&] {
+    if (served) return true;
+    Client next(port());
+    next.post("/tokenize", body);
+    return served = next.until("}").find("200 OK") != std::string::npos;
+  }));
+  EXPECT_EQ(ByteTokenizer::num_encoded, before + 2);  // the first and the last
 }
 
 TEST_F(ServerTest, TooManyConnections) {

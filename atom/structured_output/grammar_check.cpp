@@ -36,6 +36,15 @@ std::string printable(std::string_view name) {
   return out.substr(1, out.size() - 2);
 }
 
+// The place of a member of the schema at `path`; of a long one its end. With a quoted text, a
+// message holds at most 128 characters of the user's.
+std::string member_of(const std::string& path, std::string_view name) {
+  constexpr size_t kMaxPlace = 60;
+  std::string out = path + "." + printable(name);
+  if (out.size() > kMaxPlace) out.replace(0, out.size() - kMaxPlace + 3, "...");
+  return out;
+}
+
 // The group of keywords that decides what the library reads of a schema: the first that is present.
 struct Driver {
   std::string_view keyword;
@@ -293,7 +302,7 @@ class SchemaCheck {
 
   Status check_inner(json::object& schema, const std::string& path) {
     for (auto& [key, value] : schema) {
-      const std::string place = path + "." + printable(key);
+      const std::string place = member_of(path, key);
       if (has(kSchemas, key)) {
         ATOM_RETURN_IF_ERROR(check(value, place));
       } else if (has(kSchemaLists, key)) {
@@ -306,7 +315,7 @@ class SchemaCheck {
           if (key == "patternProperties") {
             ATOM_RETURN_IF_ERROR(check_pattern(name, place));
           }
-          ATOM_RETURN_IF_ERROR(check(inner, place + "." + printable(name)));
+          ATOM_RETURN_IF_ERROR(check(inner, member_of(place, name)));
         }
       }
     }
@@ -383,7 +392,7 @@ Status check_tag(json::value& value, const std::string& path, SchemaCheck& schem
     return {};
   }
   for (auto& [key, inner] : value.get_object()) {
-    const std::string place = path + "." + printable(key);
+    const std::string place = member_of(path, key);
     Status status;
     if (key == "json_schema" || key == "schema") {
       status = schemas.check(inner, place);

@@ -39,7 +39,7 @@ namespace {
 constexpr size_t kCompileStack = 64 << 20;  // touched pages only
 constexpr int kJsonDepth = 256;             // of the library's own JSON parser; checked before
 constexpr int kMaxWhitespace = 64;          // between two JSON tokens; endless runs end a request
-constexpr size_t kMaxMessage = 300;
+constexpr size_t kMaxMessage = 128;         // of the library; it may quote the text of a user
 
 std::unexpected<Error> refuse(ErrorCode code, std::string message) {
   return std::unexpected(Error{.code = code, .message = std::move(message), .param = {}});
@@ -300,7 +300,9 @@ Result<std::shared_ptr<const CompiledGrammar>> GrammarCompiler::compile(const Gr
       value = impl_->compile_now(spec);
       const std::lock_guard lock(impl_->cache_mutex);
       ++impl_->stats.misses;
-      impl_->cache.put(key, *value, *value ? (**value)->bytes : 0);
+      // Refusals too, but not those that only the moment is to blame for.
+      if (*value || value->error().code == ErrorCode::kInvalidArgument)
+        impl_->cache.put(key, *value, *value ? (**value)->bytes : 0);
     }
   }
   if (!*value) {

@@ -5,8 +5,10 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <new>
+#include <utility>
 
 #include "atom/core/log.h"
+#include "atom/core/with_memory.h"
 
 namespace atom::http {
 namespace {
@@ -59,8 +61,19 @@ void IoLoop::finish() {
   dirty_.clear();
 }
 
+// When memory runs out in the middle of one connection's work, that connection ends, and the loop
+// goes on with the others.
+template <class Work>
+void IoLoop::guard(Connection& connection, Work work) {
+  try {
+    return work();
+  } catch (const std::exception&) {
+  }
+  with_memory([&] { connection.close(); });
+  with_memory([] { log_error("a connection is closed: its answer ran out of memory"); });
+}
+
 void IoLoop::start_tick() {
-  ticking_ = true;
   tick_.expires_after(kTick);
   tick_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
     self->ticking_ = false;
@@ -68,10 +81,11 @@ void IoLoop::start_tick() {
     const Clock::time_point now = Clock::now();
     for (size_t i = self->connections_.size(); i-- > 0;) {  // a closed one is replaced by the last
       const std::shared_ptr<Connection> connection = self->connections_[i];
-      connection->check_deadline(now);
+      guard(*connection, [&] { connection->check_deadline(now); });
     }
     self->start_tick();
   });
+  ticking_ = true;
 }
 
 void IoLoop::mark_dirty(std::shared_ptr<Exchange> exchange) {
@@ -79,20 +93,28 @@ void IoLoop::mark_dirty(std::shared_ptr<Exchange> exchange) {
   {
     const std::lock_guard lock(dirty_mutex_);
     if (finished_) return;
-    wake = dirty_.empty();
     dirty_.push_back(std::move(exchange));
+    wake = !std::exchange(posted_, true);
   }
-  if (wake) asio::post(context_, [self = shared_from_this()] { self->drain_dirty(); });
+  if (!wake) return;
+  try {
+    asio::post(context_, [self = shared_from_this()] { self->drain_dirty(); });
+  } catch (...) {  // out of memory: the next one posts
+    const std::lock_guard lock(dirty_mutex_);
+    posted_ = false;
+    throw;
+  }
 }
 
 void IoLoop::drain_dirty() {
   {
     const std::lock_guard lock(dirty_mutex_);
     draining_.swap(dirty_);
+    posted_ = false;
   }
   for (const std::shared_ptr<Exchange>& exchange : draining_) {
     if (const std::shared_ptr<Connection> connection = exchange->connection()) {
-      connection->on_news(*exchange);
+      guard(*connection, [&] { connection->on_news(*exchange); });
     }
   }
   draining_.clear();
@@ -251,6 +273,13 @@ void Connection::begin_exchange(Request request) {
   shared.active_exchanges.fetch_add(1, std::memory_order_relaxed);
   const std::shared_ptr<Exchange> exchange = exchange_;
   request.client = client_;
+  // The body may outlive this connection, in the queue of those that answer.
+  if (const int64_t bytes = std::exchange(accounted_body_, 0); bytes > 0) {
+    request.body_lease =
+        std::shared_ptr<const void>(nullptr, [owner = loop_->shared_owner(), bytes](const void*) {
+          owner->body_bytes.fetch_sub(bytes, std::memory_order_relaxed);
+        });
+  }
   try {
     shared.handler(std::move(request), exchange);
   } catch (const std::bad_alloc&) {
@@ -287,7 +316,13 @@ void Connection::on_news(Exchange& exchange) {
   }
   if (news.ended) answer_complete_ = true;
   if (news.close) close_after_ = true;
-  if (!writing_) flush();
+  if (!writing_) return flush();
+  // The socket takes nothing at the moment: what is unsent grows.
+  if (out_pos_ > kReadBytes && out_pos_ > out_.size() / 2) {
+    out_.erase(0, out_pos_);
+    out_pos_ = 0;
+  }
+  exchange.set_backlog(static_cast<int64_t>(out_.size() - out_pos_));
 }
 
 void Connection::flush() {
@@ -329,8 +364,6 @@ void Connection::answer_done() {
   answer_complete_ = false;
   exchange_.reset();
   shared.active_exchanges.fetch_sub(1, std::memory_order_relaxed);
-  shared.body_bytes.fetch_sub(accounted_body_, std::memory_order_relaxed);
-  accounted_body_ = 0;
   if (eof_) return close();
   if (close_after_) return linger();
   phase_ = Phase::kIdle;

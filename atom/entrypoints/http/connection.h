@@ -41,6 +41,7 @@ class IoLoop : public std::enable_shared_from_this<IoLoop> {
 
   asio::io_context& context() { return context_; }
   Shared& shared() { return *shared_; }
+  const std::shared_ptr<Shared>& shared_owner() const { return shared_; }
 
   void adopt(tcp::socket socket);
   void remove(Connection& connection);
@@ -53,6 +54,8 @@ class IoLoop : public std::enable_shared_from_this<IoLoop> {
   void mark_dirty(std::shared_ptr<Exchange> exchange);
 
  private:
+  template <class Work>
+  static void guard(Connection& connection, Work work);
   void drain_dirty();
   void start_tick();
 
@@ -63,6 +66,7 @@ class IoLoop : public std::enable_shared_from_this<IoLoop> {
   std::vector<std::shared_ptr<Connection>> connections_;
   std::mutex dirty_mutex_;
   bool finished_ = false;  // under dirty_mutex_
+  bool posted_ = false;    // under dirty_mutex_: drain_dirty() is going to run
   std::vector<std::shared_ptr<Exchange>> dirty_;
   std::vector<std::shared_ptr<Exchange>> draining_;
 };
@@ -83,6 +87,7 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
   void begin_stream(Response head) override;
   bool write(std::string_view bytes) override;
   void end() override;
+  bool has_client() override;
   void on_disconnect(std::function<void()> callback) override;
 
   // Loop thread only.

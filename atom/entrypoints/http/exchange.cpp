@@ -71,8 +71,8 @@ void Exchange::append_head(const Response& response, bool stream) {
 
 void Exchange::notify_locked() {
   if (dirty_) return;
-  dirty_ = true;
   loop_->mark_dirty(shared_from_this());
+  dirty_ = true;
 }
 
 void Exchange::send(Response response) {
@@ -128,6 +128,11 @@ void Exchange::end() {
   dropped = std::move(on_disconnect_);
   on_disconnect_ = nullptr;
   notify_locked();
+}
+
+bool Exchange::has_client() {
+  const std::lock_guard lock(mutex_);
+  return state_ != State::kGone;
 }
 
 void Exchange::on_disconnect(std::function<void()> callback) {

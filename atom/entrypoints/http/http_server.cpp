@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "atom/core/log.h"
+#include "atom/core/with_memory.h"
 #include "atom/entrypoints/http/connection.h"
 
 namespace atom::http {
@@ -45,6 +46,7 @@ struct HttpServer::Impl {
   int bound_port = 0;
 
   void accept_next();
+  void give(const std::shared_ptr<IoLoop>& loop, tcp::socket socket);
   void pause_accept();
 };
 
@@ -126,21 +128,28 @@ void HttpServer::Impl::accept_next() {
             shared->options.max_connections) {
           (void)::send(socket.native_handle(), kTooManyConnections.data(),
                        kTooManyConnections.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-        } else if (loop == loops[0]) {
-          loop->adopt(std::move(socket));
         } else {
-          asio::post(loop->context(), [loop, moved = std::move(socket)]() mutable {
-            loop->adopt(std::move(moved));
-          });
+          give(loop, std::move(socket));
         }
-        accept_next();
+        with_memory([this] { accept_next(); });
       });
+}
+
+// To the loop that serves it. Without the memory for that, this connection ends and the next one is
+// accepted.
+void HttpServer::Impl::give(const std::shared_ptr<IoLoop>& loop, tcp::socket socket) {
+  try {
+    if (loop == loops[0]) return loop->adopt(std::move(socket));
+    asio::post(loop->context(),
+               [loop, moved = std::move(socket)]() mutable { loop->adopt(std::move(moved)); });
+  } catch (const std::bad_alloc&) {
+  }
 }
 
 void HttpServer::Impl::pause_accept() {
   accept_pause.emplace(loops[0]->context(), kAcceptPause);
   accept_pause->async_wait([this](const boost::system::error_code& error) {
-    if (!error) accept_next();
+    if (!error) with_memory([this] { accept_next(); });
   });
 }
 

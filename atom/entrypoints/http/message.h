@@ -22,6 +22,8 @@ struct Request {
   Headers headers;         // names in lower case
   std::string body;
   std::string client;  // address of the peer, without its port
+  // While it lives, the body counts against what the server holds of all bodies.
+  std::shared_ptr<const void> body_lease;
 
   // The first field of that (lower-case) name, or empty.
   std::string_view header(std::string_view name) const {
@@ -53,6 +55,8 @@ class ResponseWriter {
   // Bytes of one or several events. False: the client is gone, stop producing.
   virtual bool write(std::string_view bytes) = 0;
   virtual void end() = 0;
+  // False: nobody will read an answer, so that the work for it can be left out.
+  virtual bool has_client() { return true; }
   // Called once, on an I/O thread, when the client goes away before the answer is complete; at once
   // when it already has.
   virtual void on_disconnect(std::function<void()> callback) = 0;

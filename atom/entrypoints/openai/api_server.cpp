@@ -6,6 +6,7 @@
 
 #include "atom/core/check.h"
 #include "atom/core/log.h"
+#include "atom/core/with_memory.h"
 #include "atom/entrypoints/openai/json_writer.h"
 
 namespace atom::openai {
@@ -72,8 +73,8 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
       options_(std::move(options)),
       metrics_(std::make_shared<ApiMetrics>(routes().size())),
       created_(std::time(nullptr)),
-      pool_(options_.pool_threads),
-      compile_pool_(1) {
+      compile_pool_(1),
+      pool_(options_.pool_threads) {
   options_.limits.vocab_size = engine_.vocab_size();
   options_.limits.max_model_len = engine_.max_model_len();
   const std::string_view source = options_.chat_template_source.empty()
@@ -147,6 +148,19 @@ http::Response ApiServer::options_response(const Call& call, const std::string& 
   return response;
 }
 
+// Runs work that answers, and answers in its place when it cannot.
+template <class Work>
+void ApiServer::answering(const std::shared_ptr<http::ResponseWriter>& writer, Work work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    with_memory([&] { writer->send(refuse(503, "out of memory for this request")); });
+  } catch (const std::exception& e) {
+    log_error("a request handler failed: {}", e.what());
+    writer->send(refuse(500, "internal error"));
+  }
+}
+
 void ApiServer::handle(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) {
   const auto call = std::make_shared<Call>(make_call(std::move(request), std::move(writer)));
   const http::Request& req = call->request;
@@ -190,21 +204,19 @@ void ApiServer::handle(http::Request&& request, std::shared_ptr<http::ResponseWr
     return call->fail({.status = 415, .message = "compressed request bodies are not accepted"});
   }
   if (!found->on_pool) return run(*found, call);
-  pool_.push([this, found, call] { run(*found, call); });
+  pool_.push([this, found, call] {
+    if (!call->writer->has_client()) return call->done(499, 0);  // it left while it waited
+    run(*found, call);
+  });
 }
 
 void ApiServer::run(const Route& route, std::shared_ptr<Call> call) {
-  // A handler that takes the call over moves out of it; this answers when it could not.
+  // A handler that takes the call over moves out of it.
   const std::shared_ptr<http::ResponseWriter> writer = call->writer;
-  try {
+  answering(writer, [&] {
     if (std::optional<http::Response> response = (this->*route.handler)(*call))
       call->send(std::move(*response));
-  } catch (const std::bad_alloc&) {
-    writer->send(refuse(503, "out of memory for this request"));
-  } catch (const std::exception& e) {
-    log_error("{}: {}", route.path, e.what());
-    writer->send(refuse(500, "internal error"));
-  }
+  });
 }
 
 std::optional<http::Response> ApiServer::chat_completions(Call& call) {
@@ -247,6 +259,7 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   Generation::Input input{.request = std::move(*request), .model = std::move(*model)};
   if (const Status ready = prepare_prompts(input); !ready) return reject(ready.error());
   call.request.body = {};
+  call.request.body_lease.reset();
   if (const std::optional<GrammarSpec>& grammar = input.request.sampling.grammar) {
     input.grammar = engine_.find_grammar(*grammar);
     if (!input.grammar && engine_.compiles_grammars())
@@ -272,22 +285,28 @@ std::optional<http::Response> ApiServer::compile_and_start(Call& call, Generatio
   };
   const auto work = std::make_shared<Work>(Work{std::move(call), std::move(input)});
   compile_pool_.push([this, work] {
-    Result<std::shared_ptr<const CompiledGrammar>> grammar =
-        engine_.compile_grammar(*work->input.request.sampling.grammar);
-    const std::optional<GrammarSpec>& loose = work->input.parsers.loose_grammar;
-    if (!grammar && loose && grammar.error().code == ErrorCode::kInvalidArgument) {
-      work->input.request.sampling.grammar = loose;
-      grammar = engine_.compile_grammar(*loose);
-    }
-    --num_compiling_;
-    if (!grammar) {
-      metrics_->rejected_by(Rejection::kInvalid).add();
-      return work->call.fail(to_api_error(grammar.error()));
-    }
-    work->input.grammar = std::move(*grammar);
-    std::make_shared<Generation>(engine_, std::move(work->call), std::move(work->input))->start();
+    const std::shared_ptr<http::ResponseWriter> writer = work->call.writer;
+    const std::shared_ptr<void> leave(nullptr, [this](void*) { --num_compiling_; });
+    if (!writer->has_client()) return work->call.done(499, 0);
+    answering(writer, [&] { compile(work->call, work->input); });
   });
   return std::nullopt;
+}
+
+void ApiServer::compile(Call& call, Generation::Input& input) {
+  Result<std::shared_ptr<const CompiledGrammar>> grammar =
+      engine_.compile_grammar(*input.request.sampling.grammar);
+  const std::optional<GrammarSpec>& loose = input.parsers.loose_grammar;
+  if (!grammar && loose && grammar.error().code == ErrorCode::kInvalidArgument) {
+    input.request.sampling.grammar = loose;
+    grammar = engine_.compile_grammar(*loose);
+  }
+  if (!grammar) {
+    metrics_->rejected_by(Rejection::kInvalid).add();
+    return call.fail(to_api_error(grammar.error()));
+  }
+  input.grammar = std::move(*grammar);
+  std::make_shared<Generation>(engine_, std::move(call), std::move(input))->start();
 }
 
 http::Response ApiServer::reject(Rejection reason, const ApiError& error) {

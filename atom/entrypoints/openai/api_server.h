@@ -86,11 +86,14 @@ class ApiServer {
 
   Call make_call(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) const;
   bool key_is_right(const http::Request& request) const;
+  template <class Work>
+  static void answering(const std::shared_ptr<http::ResponseWriter>& writer, Work work);
   void run(const Route& route, std::shared_ptr<Call> call);
   http::Response options_response(const Call& call, const std::string& allowed) const;
 
   std::optional<http::Response> generate(Endpoint endpoint, Call& call);
   std::optional<http::Response> compile_and_start(Call& call, Generation::Input&& input);
+  void compile(Call& call, Generation::Input& input);
   http::Response reject(Rejection reason, const ApiError& error);
   http::Response reject(const Error& error);
   Result<std::string> find_model(std::string_view name) const;
@@ -110,9 +113,9 @@ class ApiServer {
   bool template_knows_developer_ = false;
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
-  WorkQueue pool_;
   std::atomic<int> num_compiling_{0};  // requests in compile_pool_
   WorkQueue compile_pool_;
+  WorkQueue pool_;  // its threads give work to the one above, so they end first
 };
 
 }  // namespace atom::openai

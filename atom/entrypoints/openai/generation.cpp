@@ -68,6 +68,17 @@ void Generation::start() {
   call_.writer->on_disconnect([weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->client_gone();
   });
+  try {
+    return submit_all();
+  } catch (const std::exception& error) {
+    log_error("request {}: {}", call_.request_id, error.what());
+  }
+  with_memory([this] {
+    end_with_error({.status = 503, .message = "the server ran out of memory for this request"});
+  });
+}
+
+void Generation::submit_all() {
   for (size_t i = 0; i < input_.prompt_ids.size(); ++i) {
     Result<RequestId> id = submit(i);
     if (!id && input_.parsers.loose_grammar && id.error().code == ErrorCode::kInvalidArgument &&
@@ -95,13 +106,12 @@ void Generation::start() {
 }
 
 Result<RequestId> Generation::submit(size_t prompt) {
-  return engine_.add_request(
-      {.prompt_token_ids = input_.prompt_ids[prompt],
-       .sampling = input_.request.sampling,
-       .grammar = input_.grammar},
-      [self = shared_from_this(), prompt](RequestOutput&& output) {
-        self->receive(prompt, std::move(output));
-      });
+  return engine_.add_request({.prompt_token_ids = input_.prompt_ids[prompt],
+                              .sampling = input_.request.sampling,
+                              .grammar = input_.grammar},
+                             [self = shared_from_this(), prompt](RequestOutput&& output) {
+                               self->receive(prompt, std::move(output));
+                             });
 }
 
 // The engine's callback. An answer that memory runs out for ends as an error, not in silence.

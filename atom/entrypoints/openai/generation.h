@@ -52,6 +52,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
  private:
   using Clock = std::chrono::steady_clock;
 
+  void submit_all();
   Result<RequestId> submit(size_t prompt);
   void receive(size_t prompt, RequestOutput&& output);
   void on_output(size_t prompt, RequestOutput&& output);
