@@ -53,6 +53,7 @@ const std::vector<Row>& rows() {
        [](const EngineArgs& a) { return a.tensor_parallel_size == 8; }},
       {"--data-parallel-size", "2", [](const EngineArgs& a) { return a.data_parallel_size == 2; }},
       {"--enforce-eager", "", [](const EngineArgs& a) { return a.enforce_eager; }},
+      {"--deterministic", "", [](const EngineArgs& a) { return a.deterministic; }},
       {"--enable-prefix-caching", "", [](const EngineArgs& a) { return a.enable_prefix_caching; }},
       {"--no-enable-prefix-caching", "",
        [](const EngineArgs& a) { return !a.enable_prefix_caching; }},
