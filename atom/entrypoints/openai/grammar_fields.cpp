@@ -29,10 +29,10 @@ Status demand_schema(const json::value& value, std::string name, ApiRequest& req
   GrammarSpec spec{.kind = Kind::kJsonSchema, .text = {}, .param = std::move(name)};
   if (value.is_string()) {
     spec.text = value.get_string();
-  } else if (value.is_object() || value.is_bool()) {
+  } else if (value.is_object()) {
     spec.text = json::serialize(value);
   } else {
-    return type_error(spec.param, "a JSON schema", value);
+    return type_error(spec.param, "a JSON schema (an object or its text)", value);
   }
   return demand(request, std::move(spec));
 }

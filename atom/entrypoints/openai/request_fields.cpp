@@ -1,8 +1,10 @@
 #include "atom/entrypoints/openai/request_fields.h"
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
+#include "atom/core/log.h"
 #include "atom/entrypoints/openai/chat_messages.h"
 #include "atom/entrypoints/openai/field_readers.h"
 #include "atom/entrypoints/openai/json_writer.h"
@@ -228,6 +230,14 @@ constexpr FieldSpec kFields[] = {
     {"priority", kBothEndpoints, K::kRefused, refused},
     {"cache_salt", kBothEndpoints, K::kRefused, refused},
     {"kv_transfer_params", kBothEndpoints, K::kRefused, refused},
+    // Names that other servers have for what binds the answer: never ignored in silence.
+    {"guided_json_object", kBothEndpoints, K::kRefused, refused},
+    {"json_schema", kBothEndpoints, K::kRefused, refused},
+    {"regex", kBothEndpoints, K::kRefused, refused},
+    {"ebnf", kBothEndpoints, K::kRefused, refused},
+    {"grammar", kBothEndpoints, K::kRefused, refused},
+    {"stop_regex", kBothEndpoints, K::kRefused, refused},
+    {"logits_processors", kBothEndpoints, K::kRefused, refused},
     {"functions", kChat, K::kRefused, refused},
     {"function_call", kChat, K::kRefused, refused},
     {"audio", kChat, K::kRefused, refused},
@@ -314,6 +324,17 @@ Status check_together(ApiRequest& request, const RequestLimits& limits) {
   return {};
 }
 
+// Unknown fields are ignored; who debugs a client may see which.
+void log_unknown_fields(const json::object& object, Endpoint endpoint) {
+  if (log_level() > LogLevel::kDebug) return;
+  for (const json::key_value_pair& entry : object) {
+    const bool known = std::any_of(std::begin(kFields), std::end(kFields), [&](const auto& field) {
+      return (field.endpoints & endpoint) != 0 && field.name == std::string_view(entry.key());
+    });
+    if (!known) log_debug("unknown field ignored: {}", clipped(entry.key()));
+  }
+}
+
 }  // namespace
 
 std::span<const FieldSpec> request_fields() { return kFields; }
@@ -323,6 +344,7 @@ Result<ApiRequest> parse_request(Endpoint endpoint, std::string_view body,
   ATOM_ASSIGN_OR_RETURN(const json::object object, parse_body(body));
   ApiRequest request;
   request.endpoint = endpoint;
+  log_unknown_fields(object, endpoint);
   for (const FieldSpec& field : kFields) {
     if ((field.endpoints & endpoint) == 0) continue;
     const json::value* value =
