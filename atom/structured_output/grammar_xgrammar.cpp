@@ -17,21 +17,7 @@
 #include "atom/structured_output/grammar_check.h"
 #include "atom/structured_output/grammar_compiler.h"
 #include "atom/structured_output/work_budget.h"
-
-namespace xgrammar {
-
-namespace {
-thread_local std::string* first_warning = nullptr;
-}  // namespace
-
-// Warnings say what the grammar will not enforce; the first one is kept while someone asks for it.
-void take_warning(const std::string& message) {
-  if (first_warning != nullptr && first_warning->empty()) {
-    *first_warning = message;
-  }
-}
-
-}  // namespace xgrammar
+#include "atom/structured_output/xgrammar_logging.h"
 
 namespace atom {
 namespace {

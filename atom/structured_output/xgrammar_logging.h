@@ -4,7 +4,9 @@
 // the grammar would be looser than what was asked for. Not for use elsewhere.
 #pragma once
 
+#ifndef XGRAMMAR_SUPPORT_LOGGING_H_
 #define XGRAMMAR_SUPPORT_LOGGING_H_
+#endif
 
 #include <iomanip>
 #include <iostream>
@@ -19,7 +21,9 @@ class LogFatalError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-void take_warning(const std::string& message);  // defined by structured_output
+// Where the first warning of this thread goes; nullptr: nobody asks. Warnings say what a grammar
+// will not enforce.
+inline thread_local std::string* first_warning = nullptr;
 
 struct ThrowMessage {
   [[noreturn]] void operator&(std::ostream& stream) const {
@@ -28,7 +32,9 @@ struct ThrowMessage {
 };
 struct TakeWarning {
   void operator&(std::ostream& stream) const {
-    take_warning(static_cast<std::ostringstream&>(stream).str());
+    if (first_warning != nullptr && first_warning->empty()) {
+      *first_warning = static_cast<std::ostringstream&>(stream).str();
+    }
   }
 };
 struct DropMessage {
