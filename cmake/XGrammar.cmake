@@ -23,12 +23,13 @@ if(with_xgrammar)
   add_library(xgrammar STATIC ${sources})
   target_include_directories(xgrammar SYSTEM PUBLIC ${ATOM_XGRAMMAR_DIR}/include
     ${ATOM_XGRAMMAR_DIR}/3rdparty/picojson ${ATOM_XGRAMMAR_DIR}/3rdparty/dlpack/include)
-  target_compile_definitions(xgrammar PRIVATE XGRAMMAR_ENABLE_CPPTRACE=0 XGRAMMAR_ENABLE_INTERNAL_CHECK=0
-    $<$<NOT:$<BOOL:${ATOM_SANITIZE}>>:_GLIBCXX_ASSERTIONS>)
+  target_compile_definitions(xgrammar PRIVATE XGRAMMAR_ENABLE_CPPTRACE=0 XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
   target_compile_options(xgrammar PRIVATE -w -ffunction-sections -fdata-sections -fstack-protector-strong
     -include ${PROJECT_SOURCE_DIR}/atom/structured_output/xgrammar_logging.h)
   set_target_properties(xgrammar PROPERTIES CXX_STANDARD 17)
-  if(ATOM_SANITIZE)
+  if(NOT ATOM_SANITIZE)
+    target_compile_definitions(xgrammar PRIVATE _GLIBCXX_ASSERTIONS)
+  else()
     target_compile_options(xgrammar PRIVATE -fsanitize=${ATOM_SANITIZE} -fno-omit-frame-pointer -g1)
   endif()
 endif()
