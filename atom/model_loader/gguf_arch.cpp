@@ -350,6 +350,11 @@ Result<GgufVocab> read_gguf_vocab(const GgufFile& gguf) {
                         list->size(), vocab.tokens.size());
     }
     for (const double number : *list) {
+      if (!std::isfinite(number)) {
+        return make_error(ErrorCode::kInvalidArgument,
+                          "tokenizer.ggml.{}: out of range (found {}, expected finite numbers)",
+                          key, number);
+      }
       field.push_back(static_cast<typename std::remove_reference_t<decltype(field)>::value_type>(
           std::clamp(number, -1e9, 1e9)));
     }
