@@ -9,6 +9,7 @@
 #include <random>
 
 #include "atom/model_engine/llm_engine.h"
+#include "atom/model_engine/scheduler.h"
 #include "tests/support/byte_tokenizer.h"
 
 namespace atom {
@@ -166,6 +167,59 @@ TEST(GrammarEngine, ARequestThatCannotBeServedIsRefusedAtOnce) {
   EXPECT_EQ(id.error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(id.error().param, "response_format");
   EXPECT_TRUE(engine->generate({byte_ids("p")}, {with(GrammarSpec::Kind::kRegex, "ok")}));
+}
+
+// The matchers of one step share its CPU time: 64 grammars that would take seconds end their own
+// requests, and the stream among them does not wait for them. Counted in CPU time, not wall time.
+TEST(GrammarEngine, HostileGrammarsDoNotHoldUpTheStepOfOthers) {
+  GrammarCompiler compiler(testing_support::make_byte_tokenizer(), testing_support::kByteVocabSize,
+                           {kByteEos}, {.matcher_seconds = 20, .matcher_bytes = 1 << 30});
+  const SchedulerOptions options{.max_num_batched_tokens = 128,
+                                 .max_num_seqs = 128,
+                                 .max_model_len = 256,
+                                 .num_blocks = 4096,
+                                 .vocab_size = testing_support::kByteVocabSize,
+                                 .eos_token_ids = {kByteEos}};
+  Scheduler scheduler(options);
+  constexpr RequestId kGood = 32;
+  for (RequestId id = 0; id <= 64; ++id) {
+    const GenerationRequest request{
+        .prompt_token_ids = {1},
+        .sampling = with(GrammarSpec::Kind::kRegex,
+                         id == kGood ? "[xyz]{60}" : "((a{0,200}){0,200}){0,200}", 200)};
+    const auto grammar = compiler.compile(*request.sampling.grammar);
+    ASSERT_TRUE(grammar) << grammar.error().message;
+    GrammarMatcher matcher(*grammar);
+    ASSERT_TRUE(matcher.start());
+    scheduler.add(Scheduler::make_request(id, request, id, 0, options, &matcher));
+  }
+  std::vector<SequenceUpdate> updates;
+  for (int step = 0; step < 70; ++step) {
+    const ScheduledBatch& batch = scheduler.schedule(step);
+    StepOutput output{.step = batch.step};
+    for (const ScheduledSequence& sequence : batch.sequences) {
+      int32_t id = 'a';
+      while ((sequence.token_bitmask[static_cast<size_t>(id) / 32] >> id % 32 & 1U) == 0) ++id;
+      output.rows.push_back({.id = sequence.id, .token = {.token_id = id}});
+    }
+    if (batch.sequences.empty()) break;
+    ASSERT_TRUE(scheduler.commit(std::move(output), updates));
+  }
+  int64_t good_tokens = 0;
+  int failed = 0;
+  for (const SequenceUpdate& update : updates) {
+    if (update.request_id == kGood) {
+      EXPECT_FALSE(update.error) << update.error->message;
+      ++good_tokens;
+    } else if (update.error) {
+      EXPECT_EQ(update.error->code, ErrorCode::kResourceExhausted) << update.error->message;
+      ++failed;
+    }
+  }
+  EXPECT_GE(good_tokens, 60);
+  EXPECT_EQ(failed, 64);
+  // 20 ms for all and 0.5 ms each, and what a call does between two looks at the clock.
+  EXPECT_LT(scheduler.stats().grammar_seconds_max, 0.020 + 65 * 0.001);
 }
 
 }  // namespace

@@ -64,6 +64,7 @@ struct SchedulerStats {
   int64_t prefix_cache_hits = 0;
   int64_t num_preemptions = 0;
   int64_t num_steps = 0;
+  double grammar_seconds_max = 0;  // CPU time of all grammars in the step where they took most
 };
 
 class Scheduler {
@@ -159,7 +160,8 @@ class Scheduler {
   int32_t num_planned_rows_ = 0;
   bool planned_prompt_ = false;
   std::deque<Flight> in_flight_;
-  int64_t num_deferred_blocks_ = 0;  // references that go when steps in flight are collected
+  GrammarStepBudget grammar_budget_;  // of the step that is being committed
+  int64_t num_deferred_blocks_ = 0;   // references that go when steps in flight are collected
 
   SequenceId next_sequence_id_ = 1;
   uint64_t next_step_ = 1;

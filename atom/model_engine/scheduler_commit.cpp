@@ -52,12 +52,14 @@ Status Scheduler::commit(StepOutput&& output, std::vector<SequenceUpdate>& updat
   take_prompt_logprobs(flight, output, updates);
   SampledRow* row = output.rows.data();
   std::vector<RequestId> done;
+  grammar_budget_ = {};
   for (const FlightEntry& entry : flight.entries) {
     collect_entry(entry, entry.sample ? row++ : nullptr, updates);
     if (entry.sequence->state == SequenceState::kFinished && entry.sequence->in_flight == 0) {
       done.push_back(entry.sequence->request->id);
     }
   }
+  stats_.grammar_seconds_max = std::max(stats_.grammar_seconds_max, grammar_budget_.seconds_spent);
   for (const RequestId id : done) {
     erase_if_done(id);
   }
@@ -106,7 +108,7 @@ void Scheduler::accept_token(Sequence& sequence, SampledToken&& token,
   update.token = std::move(token);
   decide_end(sequence, id, update);
   if (!update.finish_reason && sequence.matcher) {
-    if (const Status moved = sequence.matcher->advance(id); !moved) {
+    if (const Status moved = sequence.matcher->advance(id, &grammar_budget_); !moved) {
       fail_request(*sequence.request, moved.error(), updates);
       return;
     }

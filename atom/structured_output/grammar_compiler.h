@@ -29,9 +29,18 @@ struct GrammarLimits {
   int64_t cache_bytes = 128 << 20;    // compiled grammars kept for later requests
   int64_t total_bytes = 512 << 20;    // compiled grammars alive, in the cache or in use
   // Time that one sequence may spend in its matcher: what it starts with, and what a token adds.
-  double matcher_seconds = 0.5;
+  double matcher_seconds = 0.1;
   double matcher_seconds_per_token = 0.004;
   int64_t matcher_bytes = 16 << 20;  // that one call may add
+};
+
+// CPU time that the matchers of one step may take together, so that no grammar holds up the step of
+// everyone else. A call has `seconds_each` whatever the others do, and at most half of what
+// `seconds_left` still holds: the calls after an expensive one find something too.
+struct GrammarStepBudget {
+  double seconds_each = 0.0005;
+  double seconds_left = 0.02;
+  double seconds_spent = 0;  // so far, by all
 };
 
 // Immutable; shared by every sequence that uses it.
@@ -82,8 +91,9 @@ class GrammarMatcher {
   // The mask of the first token. Errors are advance()'s.
   Status start();
   // Moves on by a token that mask() allowed and computes the next mask. kResourceExhausted: this
-  // grammar costs more time or memory than a sequence has. After an error the matcher is dead.
-  Status advance(int32_t token_id);
+  // grammar costs more time or memory than a sequence has, or more time than `step` (which may be
+  // null) leaves to it. After an error the matcher is dead.
+  Status advance(int32_t token_id, GrammarStepBudget* step = nullptr);
   // The text is complete and nothing may follow.
   bool terminated() const;
   // May any token follow that is not one of `ids`?

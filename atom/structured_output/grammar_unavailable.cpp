@@ -37,7 +37,7 @@ GrammarMatcher::GrammarMatcher(GrammarMatcher&&) noexcept = default;
 GrammarMatcher& GrammarMatcher::operator=(GrammarMatcher&&) noexcept = default;
 std::span<const uint32_t> GrammarMatcher::mask() const { return {}; }
 Status GrammarMatcher::start() { return {}; }
-Status GrammarMatcher::advance(int32_t) { return {}; }
+Status GrammarMatcher::advance(int32_t, GrammarStepBudget*) { return {}; }
 bool GrammarMatcher::terminated() const { return true; }
 bool GrammarMatcher::allows_other_than(std::span<const int32_t>) const { return false; }
 GrammarMatcher GrammarMatcher::fork() const { return GrammarMatcher(std::unique_ptr<Impl>{}); }

@@ -325,23 +325,30 @@ struct GrammarMatcher::Impl {
   int64_t bytes_left = 0;
   bool dead = false;
 
-  // Runs a call of the matcher under what this sequence has left.
+  // Runs a call of the matcher under what this sequence and its step have left.
   template <class Call>
-  Status within_budget(Call call) {
+  Status within_budget(GrammarStepBudget* step, Call call) {
     ATOM_CHECK(!dead) << "a matcher is used after its error";
     std::exception_ptr failure;
     WorkBudget::Ending ending{};
+    const double step_share =
+        step != nullptr ? step->seconds_each + step->seconds_left / 2 : seconds_left;
     {
-      WorkBudget budget({.cpu_seconds = seconds_left, .bytes = bytes_left});
+      WorkBudget budget({.cpu_seconds = std::min(seconds_left, step_share), .bytes = bytes_left});
       try {
         call();
       } catch (...) {
         failure = std::current_exception();
       }
+      const double seconds = budget.seconds();
+      if (step != nullptr) {
+        step->seconds_spent += seconds;
+        step->seconds_left =
+            std::max(0.0, step->seconds_left - std::max(0.0, seconds - step->seconds_each));
+      }
       bytes_left -= budget.bytes();
-      seconds_left =
-          std::min(grammar->limits.matcher_seconds,
-                   seconds_left - budget.seconds() + grammar->limits.matcher_seconds_per_token);
+      seconds_left = std::min(grammar->limits.matcher_seconds,
+                              seconds_left - seconds + grammar->limits.matcher_seconds_per_token);
       ending = budget.exceeded();
     }
     if (!failure && ending == WorkBudget::Ending::kNone) {
@@ -399,16 +406,16 @@ GrammarMatcher::GrammarMatcher(std::shared_ptr<const CompiledGrammar> grammar) {
 std::span<const uint32_t> GrammarMatcher::mask() const { return impl_->mask; }
 
 Status GrammarMatcher::start() {
-  ATOM_RETURN_IF_ERROR(impl_->within_budget([&] { impl_->fill(); }));
+  ATOM_RETURN_IF_ERROR(impl_->within_budget(nullptr, [&] { impl_->fill(); }));
   if (!allows_other_than({}) && !terminated()) {
     return refuse(ErrorCode::kInvalidArgument, "no text of this vocabulary satisfies it");
   }
   return {};
 }
 
-Status GrammarMatcher::advance(int32_t token_id) {
+Status GrammarMatcher::advance(int32_t token_id, GrammarStepBudget* step) {
   bool accepted = false;
-  ATOM_RETURN_IF_ERROR(impl_->within_budget([&] {
+  ATOM_RETURN_IF_ERROR(impl_->within_budget(step, [&] {
     accepted = impl_->matcher.AcceptToken(token_id);
     if (accepted) {
       impl_->fill();
