@@ -349,6 +349,22 @@ TEST_F(ServerTest, BodiesOfClientsThatLeftStillCount) {
   EXPECT_EQ(ByteTokenizer::num_encoded, before + 2);  // the first and the last
 }
 
+TEST_F(ServerTest, TextsBeyondTheContextAreNotTokenised) {
+  start();
+  Client client(port());
+  ByteTokenizer::num_encoded = 0;
+  const std::string text(3 * ((1 << 20) + 1), 'a');  // the context holds 1 << 20 tokens of a byte
+  client.post("/v1/completions", R"({"max_tokens":1,"prompt":["b",")" + text + R"("]})");
+  const std::string answer = client.until("}}");
+  EXPECT_NE(answer.find("HTTP/1.1 400"), std::string::npos) << answer;
+  EXPECT_NE(answer.find("maximum context length is 1048576 tokens"), std::string::npos) << answer;
+  EXPECT_NE(answer.find("context_length_exceeded"), std::string::npos) << answer;
+  EXPECT_EQ(ByteTokenizer::num_encoded, 0);
+  client.post("/v1/completions", R"({"max_tokens":1,"prompt":"b"})");
+  EXPECT_NE(client.until("}}").find("200 OK"), std::string::npos);
+  EXPECT_EQ(ByteTokenizer::num_encoded, 1);
+}
+
 TEST_F(ServerTest, TooManyConnections) {
   start({.max_connections = 3});
   std::vector<std::unique_ptr<Client>> clients;

@@ -77,6 +77,11 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
       pool_(options_.pool_threads) {
   options_.limits.vocab_size = engine_.vocab_size();
   options_.limits.max_model_len = engine_.max_model_len();
+  const Tokenizer& tokenizer = *engine_.tokenizer();
+  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const size_t bytes = tokenizer.token_bytes(static_cast<int32_t>(id)).size();
+    longest_token_ = std::max(longest_token_, static_cast<int64_t>(bytes));
+  }
   const std::string_view source = options_.chat_template_source.empty()
                                       ? engine_.chat_template_source()
                                       : std::string_view(options_.chat_template_source);

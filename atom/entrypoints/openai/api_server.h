@@ -101,6 +101,7 @@ class ApiServer {
   ParserPlan plan_parsers(const ApiRequest& request, std::string_view prompt) const;
   void set_grammar(ApiRequest& request, ParserPlan& plan) const;
   Status prepare_prompts(Generation::Input& input) const;
+  Status check_bytes(const ApiRequest& request, std::string_view param) const;
   Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;
   std::string model_object(const std::string& id) const;
 
@@ -113,6 +114,7 @@ class ApiServer {
   bool template_knows_developer_ = false;
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
+  int64_t longest_token_ = 1;          // bytes
   std::atomic<int> num_compiling_{0};  // requests in compile_pool_
   WorkQueue compile_pool_;
   WorkQueue pool_;  // its threads give work to the one above, so they end first

@@ -11,6 +11,8 @@ namespace atom::openai {
 namespace {
 
 constexpr int64_t kDefaultMaxTokens = 256;
+// A tokenizer may fold characters before it looks for tokens: decomposed Hangul shrinks to a third.
+constexpr int64_t kFolding = 3;
 
 // The last message goes on: whether it does so within its reasoning.
 parsers::ReasoningStart start_within(const parsers::ReasoningFormat& format,
@@ -128,6 +130,7 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
   }
   const bool add_special = request.add_special_tokens.value_or(request.endpoint == kCompletions);
   const char* field = request.endpoint == kChat ? "messages" : "prompt";
+  ATOM_RETURN_IF_ERROR(check_bytes(request, field));
   int64_t longest = 0;
   for (PromptInput& prompt : request.prompts) {
     if (auto* text = std::get_if<std::string>(&prompt)) {
@@ -146,6 +149,22 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
   request.messages = {};
   request.prompts.clear();
   return check_context(request, longest, field);
+}
+
+// Before the time to tokenise is spent: a text with more bytes than the context has room for.
+Status ApiServer::check_bytes(const ApiRequest& request, std::string_view param) const {
+  const int64_t tokens = options_.limits.max_model_len;
+  for (const PromptInput& prompt : request.prompts) {
+    const auto* text = std::get_if<std::string>(&prompt);
+    const auto size = text != nullptr ? static_cast<int64_t>(text->size()) : 0;
+    if (size / longest_token_ / kFolding <= tokens) continue;
+    return field_error(
+        param, str_format("This model's maximum context length is {} tokens. However, your prompt "
+                          "has {} bytes, which no {} tokens can hold. Please reduce the length of "
+                          "the input prompt.",
+                          tokens, size, tokens));
+  }
+  return {};
 }
 
 // Settles max_tokens: the default is 256, and what exceeds the room the longest prompt leaves is
