@@ -183,7 +183,8 @@ openai::ApiOptions api_options(const EngineConfig& engine_config, const ServerCo
   out.limits = {.max_n = config.max_n,
                 .max_logprobs = config.max_logprobs,
                 .max_stop = config.max_stop,
-                .max_sequences = config.max_sequences};
+                .max_sequences = config.max_sequences,
+                .max_answer_bytes = config.max_answer_bytes};
   out.max_in_flight = engine_config.scheduler.max_num_seqs + config.max_queued_requests;
   out.pool_threads =
       config.pool_threads > 0 ? config.pool_threads : std::clamp(available_cpus() / 2, 1, 8);
@@ -229,6 +230,7 @@ Status check_server_config(const ServerConfig& config) {
       {"--max-logprobs", static_cast<double>(config.max_logprobs), 0, kCount},
       {"--max-stop", static_cast<double>(config.max_stop), 0, kCount},
       {"--max-sequences", static_cast<double>(config.max_sequences), 1, kCount},
+      {"--max-answer-bytes", static_cast<double>(config.max_answer_bytes), 1, kBytes},
       {"--timeout-keep-alive", config.timeout_keep_alive, 0.001, kSeconds},
       {"--header-timeout", config.header_timeout, 0.001, kSeconds},
       {"--body-timeout", config.body_timeout, 0.001, kSeconds},

@@ -46,7 +46,8 @@ struct ServerConfig {
   int64_t max_n = 128;
   int64_t max_logprobs = 20;
   int64_t max_stop = 16;
-  int64_t max_sequences = 1024;  // prompts x n of one request
+  int64_t max_sequences = 1024;          // prompts x n of one request
+  int64_t max_answer_bytes = 268435456;  // of one request, kept until it is sent
 
   // Absolute deadlines in seconds.
   double timeout_keep_alive = 75;

@@ -365,6 +365,43 @@ TEST_F(ServerTest, TextsBeyondTheContextAreNotTokenised) {
   EXPECT_EQ(ByteTokenizer::num_encoded, 1);
 }
 
+TEST_F(ServerTest, AnswersThatMemoryCouldNotHoldAreRefused) {
+  start({}, {.limits = {.max_answer_bytes = 100000}});
+  Client client(port());
+  const auto post = [&](const std::string& fields, const std::string& prompt = "a") {
+    client.post("/v1/completions", R"({"prompt":")" + prompt + "\"," + fields + "}");
+    return client.until("}}");
+  };
+  const auto names = [](const std::string& answer, const std::string& field) {
+    return answer.find("HTTP/1.1 400") != std::string::npos &&
+           answer.find("at most 100000 are allowed (--max-answer-bytes)") != std::string::npos &&
+           answer.find(R"("param":")" + field + '"') != std::string::npos;
+  };
+  EXPECT_TRUE(names(post(R"("n":100,"max_tokens":100)"), "n"));
+  EXPECT_TRUE(names(post(R"("max_tokens":100,"logprobs":20)"), "logprobs"));
+  EXPECT_TRUE(names(post(R"("max_tokens":1000000)"), "max_tokens"));
+  const std::string prompt(1000, 'a');
+  EXPECT_TRUE(names(post(R"("n":10,"max_tokens":1,"echo":true)", prompt), "echo"));
+  EXPECT_TRUE(names(post(R"("max_tokens":1,"prompt_logprobs":9)", prompt), "prompt_logprobs"));
+  EXPECT_NE(post(R"("n":10,"max_tokens":100)").find("200 OK"), std::string::npos);
+  EXPECT_EQ(engine_.aborts, 0);
+}
+
+TEST_F(ServerTest, AnAnswerThatOutgrowsItsBoundEnds) {
+  engine_.piece = std::string(1000, 'x');
+  start({}, {.limits = {.max_answer_bytes = 100000}});
+  Client client(port());
+  client.post("/v1/completions", R"({"prompt":"a","max_tokens":5000})");
+  const std::string answer = client.until("}}");
+  EXPECT_NE(answer.find("HTTP/1.1 400"), std::string::npos) << answer;
+  EXPECT_NE(answer.find("grew beyond 100000 bytes"), std::string::npos) << answer;
+  EXPECT_TRUE(eventually([&] { return engine_.aborts == 1; }));
+  EXPECT_GT(engine_.made_by_aborted, 99);
+  EXPECT_TRUE(eventually([&] { return api_->api_metrics().in_flight == 0; }));
+  client.post("/v1/completions", R"({"prompt":"a","max_tokens":5000,"stream":true})");
+  EXPECT_NE(client.until("[DONE]").find("length"), std::string::npos);  // keeps nothing
+}
+
 TEST_F(ServerTest, TooManyConnections) {
   start({.max_connections = 3});
   std::vector<std::unique_ptr<Client>> clients;

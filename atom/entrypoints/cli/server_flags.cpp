@@ -96,6 +96,10 @@ void add_limit_flags(FlagSet& flags, ServerConfig& config) {
             &config.max_stop);
   flags.add({.name = "--max-sequences", .metavar = "N", .help = "prompts x n of one request"},
             &config.max_sequences);
+  flags.add({.name = "--max-answer-bytes",
+             .metavar = "BYTES",
+             .help = "of one request: what is kept until it is sent"},
+            &config.max_answer_bytes);
 }
 
 void add_time_flags(FlagSet& flags, ServerConfig& config) {

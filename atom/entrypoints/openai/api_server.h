@@ -102,6 +102,7 @@ class ApiServer {
   void set_grammar(ApiRequest& request, ParserPlan& plan) const;
   Status prepare_prompts(Generation::Input& input) const;
   Status check_bytes(const ApiRequest& request, std::string_view param) const;
+  Status check_answer(const Generation::Input& input) const;
   Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;
   std::string model_object(const std::string& id) const;
 

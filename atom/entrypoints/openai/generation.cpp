@@ -29,6 +29,15 @@ ResponseFormat::Options format_options(const Call& call, const Generation::Input
       .named_choice = request.tool_choice && request.tool_choice->mode == ToolChoice::Mode::kNamed};
 }
 
+// Bytes that only grow while a whole answer is made.
+size_t kept_size(const ChoiceState& choice) {
+  size_t bytes = choice.text.size() + choice.reasoning.size() + choice.logprobs.size() +
+                 choice.token_ids.size() * sizeof(int32_t);
+  for (const parsers::ToolCallDelta& call : choice.calls)
+    bytes += sizeof(call) + call.arguments.size();
+  return bytes;
+}
+
 }  // namespace
 
 std::unique_ptr<parsers::OutputParser> ParserPlan::make() const {
@@ -149,8 +158,17 @@ void Generation::on_output(size_t prompt, RequestOutput&& output) {
   if (scored && prompt_logprobs_[prompt].empty()) {
     format_.append_prompt_logprobs(prompt_logprobs_[prompt], input_.prompt_ids[prompt],
                                    output.prompt_logprobs, *scored);
+    kept_bytes_ += static_cast<int64_t>(prompt_logprobs_[prompt].size());
   }
   for (ChoiceDelta& delta : output.choices) take_delta(prompt, delta, output, out);
+  if (kept_bytes_ > input_.max_answer_bytes) {
+    lock.unlock();
+    return end_with_error(
+        {.status = 400,
+         .message = str_format("the answer grew beyond {} bytes (--max-answer-bytes); ask for "
+                               "fewer tokens, choices or logprobs, or stream it",
+                               input_.max_answer_bytes)});
+  }
   if (output.finished && --unfinished_ == 0) return finish_locked(out);
   if (out.empty()) return;
   if (!streaming_) {
@@ -172,12 +190,14 @@ void Generation::add_echo(size_t prompt, const RequestOutput& output) {
   const std::vector<int32_t>& ids = input_.prompt_ids[prompt];
   for (size_t i = prompt * n; i < (prompt + 1) * n; ++i) {
     choices_[i].text = input_.prompt_texts[prompt];
+    if (!input_.request.stream) kept_bytes_ += static_cast<int64_t>(choices_[i].text.size());
     if (!input_.request.sampling.logprobs) continue;
     for (size_t t = 0; t < ids.size(); ++t) {
       const std::optional<TokenLogprobs> none;
       format_.add_logprobs(t < output.prompt_logprobs.size() ? output.prompt_logprobs[t] : none,
                            ids[t], choices_[i].logprobs, choices_[i].num_characters);
     }
+    if (!input_.request.stream) kept_bytes_ += static_cast<int64_t>(choices_[i].logprobs.size());
   }
 }
 
@@ -238,6 +258,7 @@ void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutp
   const size_t index =
       prompt * static_cast<size_t>(request.sampling.n) + static_cast<size_t>(delta.index);
   ChoiceState& choice = choices_[index];
+  const size_t before = kept_size(choice);
   count_reasoning(choice, delta.token_ids);
   add_text(index, delta);
   if (request.return_token_ids)
@@ -250,7 +271,10 @@ void Generation::take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutp
     choice.finish_reason = delta.finish_reason;
     choice.stop_reason = std::move(delta.stop_reason);
   }
-  if (!request.stream) return;
+  if (!request.stream) {
+    kept_bytes_ += static_cast<int64_t>(kept_size(choice) - before);
+    return;
+  }
   const bool news = !choice.text.empty() || !choice.reasoning.empty() || !choice.calls.empty() ||
                     choice.finish_reason || !choice.token_ids.empty() || !delta.logprobs.empty();
   if (!news) return;

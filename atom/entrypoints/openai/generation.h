@@ -5,6 +5,7 @@
 // disconnect.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -41,6 +42,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::shared_ptr<const CompiledGrammar> grammar;  // of request.sampling.grammar
     std::string model;                               // as shown in the answer
     ParserPlan parsers;
+    int64_t max_answer_bytes = std::numeric_limits<int64_t>::max();
   };
 
   // The call carries the metrics.
@@ -86,6 +88,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     int64_t generated_tokens = 0;
   };
   std::vector<PromptState> prompts_;
+  int64_t kept_bytes_ = 0;  // in choices_ and prompt_logprobs_, of an answer that is not streamed
   size_t unfinished_ = 0;
   bool streaming_ = false;  // the head of the stream is out
   bool done_ = false;

@@ -148,7 +148,9 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
   }
   request.messages = {};
   request.prompts.clear();
-  return check_context(request, longest, field);
+  ATOM_RETURN_IF_ERROR(check_context(request, longest, field));
+  input.max_answer_bytes = options_.limits.max_answer_bytes;
+  return check_answer(input);
 }
 
 // Before the time to tokenise is spent: a text with more bytes than the context has room for.
@@ -165,6 +167,43 @@ Status ApiServer::check_bytes(const ApiRequest& request, std::string_view param)
                           tokens, size, tokens));
   }
   return {};
+}
+
+// What an answer may come to, by the usual size of a token in JSON; Generation counts what it does
+// come to. Streams keep nothing but the prompts they repeat.
+Status ApiServer::check_answer(const Generation::Input& input) const {
+  constexpr double kText = 16;
+  constexpr double kId = 8;
+  constexpr double kPromptLogprob = 96;
+  const ApiRequest& request = input.request;
+  const SamplingParams& sampling = request.sampling;
+  const double logprob = request.endpoint == kChat ? 128 : 64;
+  const double listed = sampling.logprobs ? logprob * (1.0 + *sampling.logprobs) : 0;
+  const double token = kText + (request.return_token_ids ? kId : 0) + listed;
+  double prompt_tokens = 0;
+  for (const std::vector<int32_t>& ids : input.prompt_ids)
+    prompt_tokens += static_cast<double>(ids.size());
+  const auto n = static_cast<double>(sampling.n);
+  const double made = request.stream ? 0
+                                     : n * static_cast<double>(input.prompt_ids.size()) *
+                                           static_cast<double>(sampling.max_tokens) * token;
+  const double echoed = request.echo ? n * prompt_tokens * token : 0;
+  const double scored = request.prompt_logprobs
+                            ? prompt_tokens * kPromptLogprob * (1.0 + *request.prompt_logprobs)
+                            : 0;
+  const double total = made + echoed + scored;
+  const auto limit = static_cast<double>(options_.limits.max_answer_bytes);
+  if (total <= limit) return {};
+  const char* logprobs = request.endpoint == kChat ? "top_logprobs" : "logprobs";
+  const char* field = scored > made + echoed ? "prompt_logprobs"
+                      : echoed > made        ? "echo"
+                      : sampling.n > 1       ? "n"
+                      : sampling.logprobs    ? logprobs
+                                             : "max_tokens";
+  return field_error(
+      field, str_format("the answer could take {:.0f} bytes; at most {:.0f} are allowed "
+                        "(--max-answer-bytes): ask for less with {}, max_tokens or logprobs",
+                        total, limit, field));
 }
 
 // Settles max_tokens: the default is 256, and what exceeds the room the longest prompt leaves is

@@ -20,6 +20,7 @@ struct RequestLimits {
   int64_t max_logprobs = 20;
   int64_t max_stop = 16;
   int64_t max_sequences = 1024;  // prompts x n
+  int64_t max_answer_bytes = 268435456;
   int64_t vocab_size = 0;
   int64_t max_model_len = 0;
 };

@@ -80,6 +80,11 @@ void LogprobLists::clear() {
   text_offset.clear();
 }
 
+size_t LogprobLists::size() const {
+  return content.size() + tokens.size() + token_logprobs.size() + top_logprobs.size() +
+         text_offset.size();
+}
+
 ResponseFormat::ResponseFormat(Options options, const Tokenizer& tokenizer)
     : options_(std::move(options)), tokenizer_(tokenizer) {
   chunk_head_ = "data: {\"id\":";

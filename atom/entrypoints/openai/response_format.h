@@ -36,6 +36,7 @@ struct LogprobLists {
   std::string text_offset;
 
   void clear();
+  size_t size() const;  // bytes
 };
 
 // What has been produced of one choice: everything for a whole answer, the state between chunks for
