@@ -8,15 +8,6 @@ namespace atom::openai {
 namespace json = boost::json;
 namespace {
 
-void append_ids(std::string& out, std::span<const int32_t> ids) {
-  out += '[';
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (i > 0) out += ',';
-    append_int(out, ids[i]);
-  }
-  out += ']';
-}
-
 void append_member(std::string& out, std::string_view name, std::string_view text) {
   out += ',';
   append_json_string(out, name);

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <random>
 
+#include "atom/core/printable.h"
+
 namespace atom::openai {
 namespace {
 
@@ -91,6 +93,15 @@ void append_int(std::string& out, int64_t value) {
   out.append(buffer, std::to_chars(buffer, buffer + sizeof(buffer), value).ptr);
 }
 
+void append_ids(std::string& out, std::span<const int32_t> ids) {
+  out += '[';
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i > 0) out += ',';
+    append_int(out, ids[i]);
+  }
+  out += ']';
+}
+
 void append_float(std::string& out, float value) {
   if (!std::isfinite(value)) {
     out += "null";
@@ -128,24 +139,8 @@ std::string random_hex() {
 }
 
 std::string clipped(std::string_view text) {
-  static constexpr char kHex[] = "0123456789abcdef";
-  constexpr size_t kMax = 128;
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    if (out.size() >= kMax - 8) return out + "...";
-    const auto c = static_cast<unsigned char>(text[i]);
-    const size_t length = sequence_length(text.substr(i));
-    if (length == 0 || c < 0x20 || c == 0x7f) {
-      out += "\\x";
-      out += kHex[c >> 4];
-      out += kHex[c & 15];
-      ++i;
-    } else {
-      out += text.substr(i, length);
-      i += length;
-    }
-  }
-  return out;
+  constexpr size_t kMax = 120;  // before the last piece, of at most 4 bytes, and the dots
+  return printable(text, kMax);
 }
 
 }  // namespace atom::openai

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -11,8 +12,9 @@ namespace atom::openai {
 
 void append_json_string(std::string& out, std::string_view text);  // with the quotes
 void append_int(std::string& out, int64_t value);
-void append_float(std::string& out, float value);    // not finite: null
-void append_fixed4(std::string& out, double value);  // four decimals
+void append_ids(std::string& out, std::span<const int32_t> ids);  // as a list
+void append_float(std::string& out, float value);                 // not finite: null
+void append_fixed4(std::string& out, double value);               // four decimals
 
 // Number of characters that begin in `text`: in a text cut into pieces anywhere, each counts once.
 int64_t count_characters(std::string_view text);

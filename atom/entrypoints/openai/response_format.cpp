@@ -18,15 +18,6 @@ void separate(std::string& list) {
   if (!list.empty()) list += ',';
 }
 
-void append_ids(std::string& out, const std::vector<int32_t>& ids) {
-  out += '[';
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (i > 0) out += ',';
-    append_int(out, ids[i]);
-  }
-  out += ']';
-}
-
 void append_bytes(std::string& out, std::string_view bytes) {
   out += '[';
   for (size_t i = 0; i < bytes.size(); ++i) {
