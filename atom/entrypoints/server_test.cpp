@@ -71,6 +71,12 @@ class MockEngine final : public openai::EngineClient {
     active_.erase(found);
     ++aborts;
   }
+  bool compiles_grammars() const override { return true; }
+  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec&) override {
+    ++num_compilations;
+    while (hold_grammars) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return make_error(ErrorCode::kInvalidArgument, "not a grammar");
+  }
   EngineStats stats() const override { return {.condition = condition.load()}; }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
   const ChatTemplate* chat_template() const override { return nullptr; }
@@ -79,6 +85,8 @@ class MockEngine final : public openai::EngineClient {
   int64_t vocab_size() const override { return 256; }
 
   std::atomic<int> aborts{0};
+  std::atomic<int> num_compilations{0};
+  std::atomic<bool> hold_grammars{false};
   std::atomic<int64_t> made_by_aborted{0};  // tokens of the last one
   std::atomic<EngineCondition> condition{EngineCondition::kOk};
   std::string piece = "x";  // text of one token
@@ -433,6 +441,30 @@ TEST_F(ServerTest, HealthTellsTheTruth) {
   api_->begin_drain();
   client.send(get);
   EXPECT_NE(client.until("}}").find("\"draining\""), std::string::npos);
+}
+
+// Requests whose grammar is being compiled, or waits for it, are told at once that the server goes;
+// one address has 16 places.
+TEST_F(ServerTest, ADrainAnswersTheRequestsThatWaitForTheirGrammar) {
+  start();
+  engine_.hold_grammars = true;
+  const int before = ByteTokenizer::num_encoded;
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 16; ++i) {
+    clients.push_back(std::make_unique<Client>(port()));
+    clients.back()->post("/v1/completions", R"({"prompt":"a","structured_outputs":{"regex":"a"}})");
+    ASSERT_TRUE(eventually([&] { return ByteTokenizer::num_encoded > before + i; }));
+  }
+  ASSERT_TRUE(eventually([&] { return engine_.num_compilations == 1; }));
+  Client late(port());
+  late.post("/v1/completions", R"({"prompt":"a","structured_outputs":{"regex":"a"}})");
+  EXPECT_NE(late.until("}}").find("queue_full"), std::string::npos);
+  api_->begin_drain();
+  for (const auto& client : clients) {
+    EXPECT_NE(client->until("}}").find("503 "), std::string::npos);
+  }
+  engine_.hold_grammars = false;
+  EXPECT_EQ(engine_.num_compilations, 1);
 }
 
 // Answers that outlive their server are let go of quietly.

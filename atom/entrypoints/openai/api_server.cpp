@@ -13,7 +13,8 @@ namespace atom::openai {
 namespace {
 
 constexpr size_t kMaxRequestId = 128;
-constexpr int kMaxCompiling = 32;  // requests that wait for their grammar
+constexpr size_t kMaxCompiling = 32;    // requests that wait for their grammar
+constexpr int kMaxCompilingOfOne = 16;  // of them, from one address
 
 using Api = ApiServer;
 
@@ -274,44 +275,101 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   return std::nullopt;
 }
 
+// A request that waits for its grammar, or whose grammar is being compiled. Whoever sets `answered`
+// first, the compiling thread or begin_drain(), has the call; `input` is the compiling thread's.
+struct ApiServer::Compilation {
+  Call call;
+  Generation::Input input;
+  std::string client;
+  std::atomic<bool> answered{false};
+};
+
+void ApiServer::begin_drain() {
+  std::vector<std::shared_ptr<Compilation>> compilations;
+  {
+    const std::lock_guard lock(compile_mutex_);
+    draining_.store(true);
+    compilations = compilations_;
+  }
+  for (const auto& work : compilations) {
+    if (work->answered.exchange(true)) continue;
+    answering(work->call.writer, [&] {
+      metrics_->rejected_by(Rejection::kDraining).add();
+      work->call.fail({.status = 503, .message = "the server is shutting down"});
+    });
+  }
+}
+
 // A grammar nobody asked for lately takes up to seconds to compile: on a thread of its own, so that
 // only requests with new grammars wait for each other.
 std::optional<http::Response> ApiServer::compile_and_start(Call& call, Generation::Input&& input) {
-  if (num_compiling_.fetch_add(1) >= kMaxCompiling) {
-    --num_compiling_;
-    return reject(Rejection::kQueueFull,
-                  {.status = 503,
-                   .message = "too many grammars are waiting to be compiled; try again later",
-                   .code = "queue_full"});
+  {
+    const std::lock_guard lock(compile_mutex_);
+    const auto of_client = std::ranges::count_if(
+        compilations_, [&](const auto& work) { return work->client == call.request.client; });
+    if (!draining_.load() && compilations_.size() < kMaxCompiling &&
+        of_client < kMaxCompilingOfOne) {
+      auto work = std::make_shared<Compilation>();
+      compilations_.reserve(kMaxCompiling);
+      compile_pool_.push([this] { compile_next(); });
+      work->client = call.request.client;
+      work->call = std::move(call);
+      work->input = std::move(input);
+      compilations_.push_back(std::move(work));
+      return std::nullopt;
+    }
   }
-  struct Work {
-    Call call;
-    Generation::Input input;
-  };
-  const auto work = std::make_shared<Work>(Work{std::move(call), std::move(input)});
-  compile_pool_.push([this, work] {
-    const std::shared_ptr<http::ResponseWriter> writer = work->call.writer;
-    const std::shared_ptr<void> leave(nullptr, [this](void*) { --num_compiling_; });
-    if (!writer->has_client()) return work->call.done(499, 0);
-    answering(writer, [&] { compile(work->call, work->input); });
-  });
-  return std::nullopt;
+  if (draining_.load())
+    return reject(Rejection::kDraining, {.status = 503, .message = "the server is shutting down"});
+  return reject(Rejection::kQueueFull,
+                {.status = 503,
+                 .message = "too many grammars are waiting to be compiled; try again later",
+                 .code = "queue_full"});
 }
 
-void ApiServer::compile(Call& call, Generation::Input& input) {
+// The oldest request of another client than the last one, if there is one: nobody's many new
+// grammars hold up the one of somebody else for longer than one compilation.
+void ApiServer::compile_next() {
+  std::shared_ptr<Compilation> work;
+  {
+    const std::lock_guard lock(compile_mutex_);
+    for (const auto& candidate : compilations_) {
+      if (!work || (work->client == last_compiled_ && candidate->client != last_compiled_))
+        work = candidate;
+    }
+    if (!work) return;
+    last_compiled_ = work->client;
+  }
+  const std::shared_ptr<void> leave(nullptr, [&](void*) {
+    const std::lock_guard lock(compile_mutex_);
+    std::erase(compilations_, work);
+  });
+  if (work->answered.load()) return;
+  const std::shared_ptr<http::ResponseWriter> writer = work->call.writer;
+  if (!writer->has_client()) {
+    if (!work->answered.exchange(true)) work->call.done(499, 0);
+    return;
+  }
+  answering(writer, [&] { compile(*work); });
+}
+
+void ApiServer::compile(Compilation& work) {
+  Generation::Input& input = work.input;
   Result<std::shared_ptr<const CompiledGrammar>> grammar =
       engine_.compile_grammar(*input.request.sampling.grammar);
   const std::optional<GrammarSpec>& loose = input.parsers.loose_grammar;
-  if (!grammar && loose && grammar.error().code == ErrorCode::kInvalidArgument) {
+  if (!grammar && loose && grammar.error().code == ErrorCode::kInvalidArgument &&
+      !work.answered.load()) {
     input.request.sampling.grammar = loose;
     grammar = engine_.compile_grammar(*loose);
   }
+  if (work.answered.exchange(true)) return;  // begin_drain() was first
   if (!grammar) {
     metrics_->rejected_by(Rejection::kInvalid).add();
-    return call.fail(to_api_error(grammar.error()));
+    return work.call.fail(to_api_error(grammar.error()));
   }
   input.grammar = std::move(*grammar);
-  std::make_shared<Generation>(engine_, std::move(call), std::move(input))->start();
+  std::make_shared<Generation>(engine_, std::move(work.call), std::move(input))->start();
 }
 
 http::Response ApiServer::reject(Rejection reason, const ApiError& error) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <boost/json.hpp>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -49,8 +50,9 @@ class ApiServer {
 
   // An http::Handler.
   void handle(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer);
-  // From now on new generations are refused and /health says so.
-  void begin_drain() { draining_.store(true); }
+  // From now on new generations are refused, also those whose grammar is not compiled yet, and
+  // /health says so.
+  void begin_drain();
   const ApiMetrics& api_metrics() const { return *metrics_; }
 
   // An answer that does not come from a route (http::HttpServer::Refuse); count_refusal() counts
@@ -70,6 +72,8 @@ class ApiServer {
   static std::span<const Route> routes();
 
  private:
+  struct Compilation;
+
   std::optional<http::Response> chat_completions(Call& call);
   std::optional<http::Response> completions(Call& call);
   std::optional<http::Response> list_models(Call& call);
@@ -93,7 +97,8 @@ class ApiServer {
 
   std::optional<http::Response> generate(Endpoint endpoint, Call& call);
   std::optional<http::Response> compile_and_start(Call& call, Generation::Input&& input);
-  void compile(Call& call, Generation::Input& input);
+  void compile_next();
+  void compile(Compilation& work);
   http::Response reject(Rejection reason, const ApiError& error);
   http::Response reject(const Error& error);
   Result<std::string> find_model(std::string_view name) const;
@@ -115,8 +120,10 @@ class ApiServer {
   bool template_knows_developer_ = false;
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
-  int64_t longest_token_ = 1;          // bytes
-  std::atomic<int> num_compiling_{0};  // requests in compile_pool_
+  int64_t longest_token_ = 1;  // bytes
+  std::mutex compile_mutex_;
+  std::vector<std::shared_ptr<Compilation>> compilations_;  // oldest first, one a task of the pool
+  std::string last_compiled_;                               // client whose turn was last
   WorkQueue compile_pool_;
   WorkQueue pool_;  // its threads give work to the one above, so they end first
 };
