@@ -69,22 +69,23 @@ DeviceStatus halves(const LinearArgs& args, DeviceStream stream) {
 
 }  // namespace
 
-// From the tables of docs/gpu_kernels.md (one H200, all variants at M 1 .. 32). For bf16 the ring,
-// but for short rows, where a block's whole share fits into registers, and where x leaves no room
-// for a ring; for e4m3 registers with two blocks a multiprocessor, whose warps the conversion
-// needs.
+// From docs/gpu_kernels.md (one H200): the table of single products and, because readers that take
+// turns cost each other their head start, the chains of a layer's four. Layers of small models:
+// registers for one token, the ring for more; of large ones the ring for one token (bf16) and
+// registers, which leave x room, up to 8; from 9 on the ring for all but small bf16 weights.
 SmallLinearPlan choose_small_plan(const LinearArgs& args) {
   const bool e4m3 = args.weight_dtype == DType::kF8E4M3;
   const bool pair = args.epilogue == LinearEpilogue::kSiluMul;
   const bool few_rows = args.out_features <= 2048;
   const bool is_head = args.out_features >= 65536;
   const bool short_rows = args.in_features < 2048;
-  const bool small = args.out_features * args.in_features < 6 << 20;
+  const bool small = args.out_features * args.in_features < 12 << 20;
+  const int64_t m = args.num_tokens;
   SmallLinearPlan plan{.blocks_per_multiprocessor = 2};
 
-  const bool ring_is_best =
-      !e4m3 && args.num_tokens <= 16 &&
-      (args.num_tokens > 8 ? !small : few_rows || (!short_rows && args.in_features <= 8192));
+  const bool ring_is_best = is_head ? !e4m3 && !short_rows
+                            : small ? m >= 2 && m <= 8
+                                    : !e4m3 && (m == 1 || m > 8);
   plan.row_tiles = pair || short_rows || few_rows ? 2 : 1;
   if (ring_is_best && ring_fits(args, plan.row_tiles)) {
     plan.ring = true;
