@@ -87,7 +87,7 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
                             : small ? m >= 2 && m <= 8
                                     : !e4m3 && (m == 1 || m > 8);
   plan.row_tiles = pair || short_rows || few_rows ? 2 : 1;
-  if (ring_is_best && ring_fits(args, plan.row_tiles)) {
+  if (m <= 16 && ring_is_best && ring_fits(args, plan.row_tiles)) {
     plan.ring = true;
     return plan;
   }
