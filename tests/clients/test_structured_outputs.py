@@ -190,7 +190,9 @@ def test_hostile_grammars_end_within_their_budget(demo, name):
     answer = httpx.post(demo.base + "/v1/completions", timeout=120,
                         json={"model": NAME, "prompt": "x", "max_tokens": 8, "temperature": 1, "seed": 1, **HOSTILE[name]})
     took = time.monotonic() - began
-    assert answer.status_code in (200, 400), answer.text
+    # Served, refused at the start, or ended alone when following it costs the others too much.
+    too_costly = answer.status_code == 503 and "too costly to follow" in answer.text
+    assert answer.status_code in (200, 400) or too_costly, answer.text
     if answer.status_code == 400:
         assert answer.json()["error"]["param"] == list(HOSTILE[name])[0]
     assert took < 30  # CPU budgets, on a machine that may be busy
