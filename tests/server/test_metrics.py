@@ -1,6 +1,7 @@
 """/metrics as Prometheus sees it: syntax, vLLM's names, and numbers that add up under load and after aborts."""
 import concurrent.futures
 import json
+import pytest
 import math
 import pathlib
 import re
