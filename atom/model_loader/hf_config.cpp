@@ -6,6 +6,7 @@
 #include "atom/model_loader/json_fields.h"
 #include "atom/model_loader/mapped_file.h"
 #include "atom/model_loader/model_family.h"
+#include "atom/model_loader/rope_config.h"
 #include "atom/model_loader/text.h"
 
 namespace atom {
@@ -108,89 +109,6 @@ Status refuse_layer_types(const json::object& object) {
 template <class T>
 void assign(T& field, const std::optional<T>& value) {
   if (value) field = *value;
-}
-
-Status read_llama3_scaling(const JsonFields& fields, RopeConfig& rope) {
-  for (const auto& [key, field] : {std::pair{"low_freq_factor", &rope.low_freq_factor},
-                                   std::pair{"high_freq_factor", &rope.high_freq_factor}}) {
-    ATOM_ASSIGN_OR_RETURN(const std::optional<double> value, fields.positive_number(key));
-    if (!value)
-      return make_error(ErrorCode::kInvalidArgument, "{}{}: missing (expected a positive number)",
-                        fields.prefix, key);
-    *field = *value;
-  }
-  if (rope.high_freq_factor <= rope.low_freq_factor) {
-    return make_error(
-        ErrorCode::kInvalidArgument,
-        "{}high_freq_factor: not above low_freq_factor (found {}, expected more than {})",
-        fields.prefix, rope.high_freq_factor, rope.low_freq_factor);
-  }
-  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> original,
-                        fields.integer("original_max_position_embeddings", 1, kMaxTokenId));
-  if (!original) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "{}original_max_position_embeddings: missing (expected a positive integer)",
-                      fields.prefix);
-  }
-  rope.original_max_position_embeddings = *original;
-  return {};
-}
-
-Status read_rope_scaling(const JsonFields& fields, RopeConfig& rope) {
-  ATOM_ASSIGN_OR_RETURN(std::optional<std::string> kind, fields.string("rope_type"));
-  if (!kind) {
-    ATOM_ASSIGN_OR_RETURN(kind, fields.string("type"));
-  }
-  if (!kind) {
-    if (fields.prefix == "rope_parameters.") return {};
-    return make_error(ErrorCode::kInvalidArgument,
-                      "{}rope_type: missing (expected default, linear or llama3)", fields.prefix);
-  }
-  if (*kind == "default") return {};
-  if (*kind != "linear" && *kind != "llama3") {
-    return make_error(
-        ErrorCode::kUnsupported,
-        "{}rope_type: not supported (found \"{}\", expected default, linear or llama3)",
-        fields.prefix, printable(*kind));
-  }
-  ATOM_ASSIGN_OR_RETURN(const std::optional<double> factor, fields.number("factor"));
-  if (!factor || *factor < 1.0) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "{}factor: out of range (found {}, expected a number of at least 1)",
-                      fields.prefix, factor ? str_format("{}", *factor) : "nothing");
-  }
-  rope.factor = *factor;
-  rope.scaling = *kind == "linear" ? RopeConfig::Scaling::kLinear : RopeConfig::Scaling::kLlama3;
-  return rope.scaling == RopeConfig::Scaling::kLlama3 ? read_llama3_scaling(fields, rope)
-                                                      : Status{};
-}
-
-// `rope_theta` + `rope_scaling`, or `rope_parameters` of newer transformers, which holds both.
-Status read_rope(const JsonFields& fields, RopeConfig& rope) {
-  ATOM_ASSIGN_OR_RETURN(const std::optional<double> theta, fields.positive_number("rope_theta"));
-  assign(rope.theta, theta);
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    const json::value* value = json_field(fields.object, key);
-    if (value == nullptr) continue;
-    if (!value->is_object()) {
-      return make_error(ErrorCode::kInvalidArgument,
-                        "{}: wrong type (found {}, expected an object)", key,
-                        describe_json(*value));
-    }
-    const JsonFields inner{value->get_object(), str_format("{}.", key)};
-    ATOM_ASSIGN_OR_RETURN(const std::optional<double> inner_theta,
-                          inner.positive_number("rope_theta"));
-    assign(rope.theta, inner_theta);
-    ATOM_ASSIGN_OR_RETURN(const std::optional<double> partial,
-                          inner.number("partial_rotary_factor"));
-    if (partial && *partial != 1.0) {
-      return make_error(ErrorCode::kUnsupported,
-                        "{}.partial_rotary_factor: not supported (found {}, expected 1)", key,
-                        *partial);
-    }
-    ATOM_RETURN_IF_ERROR(read_rope_scaling(inner, rope));
-  }
-  return {};
 }
 
 Result<std::string> read_weight_dtype(const JsonFields& fields) {

@@ -83,6 +83,23 @@ TEST(HfConfig, ReadsRopeInEveryForm) {
   EXPECT_EQ(config->rope.factor, 2.0);
   EXPECT_EQ(with("rope_scaling", R"({"rope_type":"default"})")->rope.scaling,
             RopeConfig::Scaling::kNone);
+  config = with(
+      "rope_scaling",
+      R"({"type":"yarn","factor":40,"beta_fast":16,"mscale":1.0,"mscale_all_dim":0.707,"original_max_position_embeddings":4096})");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->rope.scaling, RopeConfig::Scaling::kYarn);
+  EXPECT_EQ(config->rope.beta_fast, 16.0);
+  EXPECT_EQ(config->rope.beta_slow, 1.0);
+  EXPECT_TRUE(config->rope.truncate);
+  EXPECT_NEAR(config->rope.latent_mscale, 1.2608037, 1e-6);  // 0.0707 ln 40 + 1
+  EXPECT_NEAR(config->rope.attention_factor, 1.3688879 / 1.2608037, 1e-6);
+  config = with(
+      "rope_scaling",
+      R"({"rope_type":"yarn","factor":32.0,"truncate":false,"original_max_position_embeddings":4096})");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_FALSE(config->rope.truncate);
+  EXPECT_EQ(config->rope.latent_mscale, 1.0);
+  EXPECT_NEAR(config->rope.attention_factor, 1.3465736, 1e-6);
   config = with("rope_parameters", R"({"rope_theta":1000000.0,"rope_type":"default"})");
   ASSERT_TRUE(config) << config.error().message;
   EXPECT_EQ(config->rope.theta, 1000000.0);
@@ -100,13 +117,23 @@ TEST(HfConfig, RefusesWrongRope) {
   EXPECT_REFUSED(with("rope_theta", "1e999"), "rope_theta");
   EXPECT_REFUSED(with("rope_theta", "[1]"), "rope_theta", "found a list");
   EXPECT_REFUSED(with("rope_theta", "true"), "rope_theta", "found true");
-  for (const char* kind : {"yarn", "dynamic", "longrope", "su", "mrope"}) {
+  for (const char* kind : {"ntk", "dynamic", "longrope", "su", "mrope"}) {
     EXPECT_REFUSED(with("rope_scaling", "{\"type\":\"" + std::string(kind) + "\",\"factor\":2}"),
                    "rope_scaling.rope_type", kind, "llama3");
     EXPECT_REFUSED(
         with("rope_parameters", "{\"rope_type\":\"" + std::string(kind) + "\",\"factor\":2}"),
         "rope_parameters.rope_type", kind);
   }
+  EXPECT_REFUSED(with("rope_scaling", R"({"type":"yarn","factor":40})"),
+                 "rope_scaling.original_max_position_embeddings", "missing");
+  EXPECT_REFUSED(
+      with("rope_scaling",
+           R"({"type":"yarn","factor":4,"original_max_position_embeddings":9,"beta_fast":0.5})"),
+      "rope_scaling.beta_fast", "below beta_slow", "0.5");
+  EXPECT_REFUSED(
+      with("rope_parameters",
+           R"({"type":"yarn","factor":4,"original_max_position_embeddings":9,"rope_theta":1})"),
+      "rope_theta", "found 1", "more than 1");
   EXPECT_REFUSED(with("rope_scaling", "{}"), "rope_scaling.rope_type", "missing");
   EXPECT_REFUSED(with("rope_scaling", "3"), "rope_scaling", "found 3", "an object");
   EXPECT_REFUSED(with("rope_scaling", R"({"type":"linear"})"), "rope_scaling.factor", "nothing");

@@ -46,6 +46,10 @@ std::string rope_text(const RopeConfig& rope) {
                        rope.factor, rope.low_freq_factor, rope.high_freq_factor,
                        rope.original_max_position_embeddings);
   }
+  if (rope.scaling == RopeConfig::Scaling::kYarn) {
+    text += str_format(", YaRN scaling, factor {}, original context {}", rope.factor,
+                       rope.original_max_position_embeddings);
+  }
   if (!rope.freq_divisors.empty()) text += ", frequency divisors from the file";
   return text;
 }
@@ -110,12 +114,25 @@ std::string as_text(const Checkpoint& checkpoint) {
   return out;
 }
 
+const char* scaling_name(RopeConfig::Scaling scaling) {
+  switch (scaling) {
+    case RopeConfig::Scaling::kLinear:
+      return "linear";
+    case RopeConfig::Scaling::kLlama3:
+      return "llama3";
+    case RopeConfig::Scaling::kYarn:
+      return "yarn";
+    default:
+      return "none";
+  }
+}
+
 json::object config_json(const ModelConfig& c) {
   json::object rope{{"theta", c.rope.theta},
                     {"scaling", nullptr},
                     {"freq_divisors", !c.rope.freq_divisors.empty()}};
   if (c.rope.scaling != RopeConfig::Scaling::kNone) {
-    rope["scaling"] = c.rope.scaling == RopeConfig::Scaling::kLinear ? "linear" : "llama3";
+    rope["scaling"] = scaling_name(c.rope.scaling);
     rope["factor"] = c.rope.factor;
   }
   json::object out{{"vocab_size", c.vocab_size},

@@ -11,13 +11,20 @@
 namespace atom {
 
 struct RopeConfig {
-  enum class Scaling { kNone, kLinear, kLlama3 };
+  enum class Scaling { kNone, kLinear, kLlama3, kYarn };
   double theta = 10000.0;
   Scaling scaling = Scaling::kNone;
   double factor = 1.0;
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   int64_t original_max_position_embeddings = 0;
+  // YaRN: rotations per original context between which frequencies are interpolated, whether those
+  // bounds are rounded outwards, and what cosines and sines are multiplied by.
+  double beta_fast = 32.0;
+  double beta_slow = 1.0;
+  bool truncate = true;
+  double attention_factor = 1.0;
+  double latent_mscale = 1.0;  // of mscale_all_dim: DeepSeek's softmax scale is times its square
   std::vector<float> freq_divisors =
       {};  // GGUF rope_freqs.weight, [head_dim / 2]; empty when absent
 };
@@ -34,6 +41,7 @@ struct ModelConfig {
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
+  int64_t rotary_dim = 0;  // of a head's dimensions, those that rotate
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;

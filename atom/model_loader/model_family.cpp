@@ -132,6 +132,7 @@ Status complete_config(ModelConfig& config, ConfigSource source, const ModelFami
   }
   ATOM_RETURN_IF_ERROR(check_range(key(&ModelConfig::head_dim), config.head_dim, 1,
                                    row_of(&ModelConfig::head_dim).max));
+  if (config.rotary_dim == 0) config.rotary_dim = config.head_dim;
   for (const int32_t id : config.eos_token_ids) {
     if (id >= config.vocab_size) {
       return make_error(ErrorCode::kInvalidArgument,

@@ -30,7 +30,7 @@ Tensor Embedding::operator()(const ExecContext& ctx, const Tensor& ids) const {
 Tensor RotaryEmbedding::operator()(const ExecContext& ctx) const {
   Tensor out = ctx.arena->allocate(
       DType::kF32, {ctx.attention->num_tokens, static_cast<int64_t>(inv_freq.size()) * 2});
-  ctx.ops->rope_cos_sin(ctx, inv_freq, out);
+  ctx.ops->rope_cos_sin(ctx, inv_freq, scale, out);
   return out;
 }
 

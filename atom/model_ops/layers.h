@@ -45,6 +45,7 @@ struct Embedding {
 // Rotary frequencies of a model and the cos/sin rows of a step, shared by all its layers.
 struct RotaryEmbedding {
   std::vector<float> inv_freq;  // [rotary_dim / 2]
+  float scale = 1.0F;           // of cosines and sines
 
   static RotaryEmbedding create(const RopeConfig& rope, int64_t rotary_dim);
   // f32 [num_tokens, rotary_dim] for the positions of ctx.attention

@@ -103,9 +103,10 @@ struct OpTable {
                        const float* weight, float eps, const Tensor& out) = nullptr;
   // out [num_tokens, n] = silu(gate_up[:, :n]) * gate_up[:, n:]; gate_up [num_tokens, 2n]
   void (*silu_mul)(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) = nullptr;
-  // cos_sin f32 [num_tokens, rotary_dim] of ctx.attention->positions; inv_freq [rotary_dim / 2];
-  // angle = float(position) * inv_freq in f32, as the reference implementation
-  void (*rope_cos_sin)(const ExecContext& ctx, std::span<const float> inv_freq,
+  // cos_sin f32 [num_tokens, rotary_dim] of ctx.attention->positions: cosines times `scale`, then
+  // sines times `scale`; inv_freq [rotary_dim / 2]; angle = float(position) * inv_freq in f32, as
+  // the reference implementation
+  void (*rope_cos_sin)(const ExecContext& ctx, std::span<const float> inv_freq, float scale,
                        const Tensor& cos_sin) = nullptr;
   void (*qk_norm_rope_kv_write)(const ExecContext& ctx,
                                 const QkNormRopeKvWriteParams& params) = nullptr;

@@ -38,6 +38,22 @@ TEST(Rotary, Llama3KeepsShortWavelengthsAndDividesLongOnes) {
   EXPECT_FLOAT_EQ(scaled.inv_freq[2], 0.00470075387F);            // 167: divided
 }
 
+// Values of the rule of transformers' rope_type "yarn" for DeepSeek-V3's numbers.
+TEST(Rotary, YarnKeepsFastFrequenciesAndDividesSlowOnes) {
+  const RopeConfig rope{.theta = 10000.0,
+                        .scaling = RopeConfig::Scaling::kYarn,
+                        .factor = 40.0,
+                        .original_max_position_embeddings = 4096,
+                        .attention_factor = 1.25};
+  const auto rotary = RotaryEmbedding::create(rope, 64);
+  EXPECT_FLOAT_EQ(rotary.scale, 1.25F);
+  EXPECT_FLOAT_EQ(rotary.inv_freq[0], 1.0F);
+  EXPECT_FLOAT_EQ(rotary.inv_freq[10], 0.0562341325F);    // the last that is kept
+  EXPECT_FLOAT_EQ(rotary.inv_freq[11], 0.0390069266F);    // between
+  EXPECT_FLOAT_EQ(rotary.inv_freq[23], 3.33380358e-05F);  // divided
+  EXPECT_FLOAT_EQ(rotary.inv_freq[31], 3.33380358e-06F);
+}
+
 TEST(Rotary, GgufDivisorsApplyPerFrequency) {
   const auto rotary =
       RotaryEmbedding::create({.theta = 10000.0, .freq_divisors = {1.0F, 2.0F, 4.0F, 8.0F}}, 8);

@@ -4,7 +4,7 @@ namespace atom {
 
 Decoder::Decoder(const ModelConfig& config)
     : config_(config),
-      rotary_(RotaryEmbedding::create(config.rope, config.head_dim)),
+      rotary_(RotaryEmbedding::create(config.rope, config.rotary_dim)),
       layers_(static_cast<size_t>(config.num_hidden_layers)) {
   const auto eps = static_cast<float>(config.rms_norm_eps);
   norm_.eps = eps;

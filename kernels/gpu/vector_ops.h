@@ -51,11 +51,12 @@ struct SiluMulArgs {
 };
 DeviceStatus silu_mul(const SiluMulArgs& args, DeviceStream stream);
 
-// cos_sin [num_tokens, 2 * half]: cosines of float(position) * inv_freq, then sines.
+// cos_sin [num_tokens, 2 * half]: cosines of float(position) * inv_freq, then sines, times scale.
 struct RopeCosSinArgs {
   const int32_t* positions = nullptr;  // [num_tokens]
   const float* inv_freq = nullptr;     // [half]
   float* cos_sin = nullptr;
+  float scale = 1.0F;
   int64_t num_tokens = 0;
   int64_t half = 0;
 };

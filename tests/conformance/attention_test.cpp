@@ -110,7 +110,7 @@ std::vector<float> run(Context& ctx, Scene& scene, std::vector<float>& qkv) {
         std::pow(10000.0F, -2.0F * static_cast<float>(i) / static_cast<float>(scene.rotary())));
   }
   const Tensor cos_sin = matrix(angles, tokens, scene.rotary());
-  ctx->ops->rope_cos_sin(*ctx, inv_freq, cos_sin);
+  ctx->ops->rope_cos_sin(*ctx, inv_freq, 1.0F, cos_sin);
   const Tensor input = matrix(qkv, tokens, scene.row());
   ctx->ops->qk_norm_rope_kv_write(*ctx, {.qkv = input,
                                          .num_heads = s.num_heads,

@@ -407,10 +407,10 @@ OpTable make_ops() {
   table.silu_mul = [](const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) {
     later(ctx, [=](const ExecContext& c) { c.ops->silu_mul(c, gate_up, out); });
   };
-  table.rope_cos_sin = [](const ExecContext& ctx, std::span<const float> inv_freq,
+  table.rope_cos_sin = [](const ExecContext& ctx, std::span<const float> inv_freq, float scale,
                           const Tensor& cos_sin) {
-    later(ctx, [inv = std::vector<float>(inv_freq.begin(), inv_freq.end()),
-                cos_sin](const ExecContext& c) { c.ops->rope_cos_sin(c, inv, cos_sin); });
+    later(ctx, [inv = std::vector<float>(inv_freq.begin(), inv_freq.end()), scale,
+                cos_sin](const ExecContext& c) { c.ops->rope_cos_sin(c, inv, scale, cos_sin); });
   };
   table.qk_norm_rope_kv_write = [](const ExecContext& ctx, const QkNormRopeKvWriteParams& params) {
     later(ctx, [=](const ExecContext& c) { c.ops->qk_norm_rope_kv_write(c, params); });

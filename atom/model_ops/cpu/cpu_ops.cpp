@@ -72,7 +72,8 @@ void silu_mul(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) 
   });
 }
 
-void rope_cos_sin(const ExecContext& ctx, std::span<const float> inv_freq, const Tensor& cos_sin) {
+void rope_cos_sin(const ExecContext& ctx, std::span<const float> inv_freq, float scale,
+                  const Tensor& cos_sin) {
   const auto half = static_cast<int64_t>(inv_freq.size());
   const int32_t* positions = ctx.attention->positions;
   parallel_ranges(ctx, cos_sin.dim(0), min_rows(16 * half), [&](cpu::Range tokens) {
@@ -80,8 +81,8 @@ void rope_cos_sin(const ExecContext& ctx, std::span<const float> inv_freq, const
       float* row = cos_sin.data_as<float>() + m * 2 * half;
       for (int64_t i = 0; i < half; ++i) {
         const float angle = static_cast<float>(positions[m]) * inv_freq[static_cast<size_t>(i)];
-        row[i] = std::cos(angle);
-        row[half + i] = std::sin(angle);
+        row[i] = std::cos(angle) * scale;
+        row[half + i] = std::sin(angle) * scale;
       }
     }
   });

@@ -55,7 +55,7 @@ void silu_mul_op(const ExecContext& ctx, const Tensor& gate_up, const Tensor& ou
 
 // The frequencies are the model's: they go to the device with its first step, which is not
 // captured.
-void rope_cos_sin_op(const ExecContext& ctx, std::span<const float> inv_freq,
+void rope_cos_sin_op(const ExecContext& ctx, std::span<const float> inv_freq, float scale,
                      const Tensor& cos_sin) {
   BackendContext& context = context_of(ctx);
   if (!std::ranges::equal(inv_freq, context.inv_freq)) {
@@ -68,6 +68,7 @@ void rope_cos_sin_op(const ExecContext& ctx, std::span<const float> inv_freq,
                 rope_cos_sin({.positions = ctx.attention->positions,
                               .inv_freq = static_cast<const float*>(context.inv_freq_device.data()),
                               .cos_sin = cos_sin.data_as<float>(),
+                              .scale = scale,
                               .num_tokens = cos_sin.dim(0),
                               .half = std::ssize(inv_freq)},
                              ctx.stream));

@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kThreads) rope_cos_sin_kernel(const RopeCosSin
   float cosine = 0.0F;
   sincosf(angle, &sine, &cosine);
   float* row = args.cos_sin + token * 2 * args.half;
-  row[frequency] = cosine;
-  row[args.half + frequency] = sine;
+  row[frequency] = cosine * args.scale;
+  row[args.half + frequency] = sine * args.scale;
 }
 
 // Two runs of eight values of a head: [first, first + 8) and [second, second + 8).
