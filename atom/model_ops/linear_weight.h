@@ -45,4 +45,20 @@ struct LinearWeight {
   bool defined() const { return out_features > 0; }
 };
 
+// One matrix per head, [out_features, in_features] each, packed as one weight in which a head's
+// rows are followed by zero rows up to `row_stride`, so that every head starts where kernels can.
+struct HeadsWeight {
+  static constexpr int64_t kRowAlignment = 16;
+
+  int64_t num_heads = 0;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  LinearWeight weight;  // [num_heads * row_stride(), in_features]
+
+  int64_t row_stride() const {
+    return (out_features + kRowAlignment - 1) / kRowAlignment * kRowAlignment;
+  }
+  bool defined() const { return num_heads > 0; }
+};
+
 }  // namespace atom

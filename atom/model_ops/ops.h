@@ -69,9 +69,47 @@ struct PagedAttentionParams {
   const float* sinks = nullptr;  // [num_heads] extra softmax logit without value, or none
 };
 
+// Latent attention (MLA). A token's cache row is its normed latent [rank] followed by its
+// rotated key part [rope]: one KV head, no values apart (PagedKvCache::v is none). The
+// up-projections of keys and values are absorbed: queries come in latent space and attention
+// returns latents, both through linear_heads. Prefill and decode are this one form: another order
+// of sums (expanded keys for prompts) would give a token other bits in a chunk than alone.
+struct MlaCacheWriteParams {
+  MlaShape shape;
+  Tensor q;       // [num_tokens, num_heads * (nope + rope)]
+  Tensor latent;  // [num_tokens, rank + rope] as projected
+  // [num_tokens, num_heads * (rank + rope)]: the rotated parts of q go to the last `rope` of each
+  // head; the rest is not touched
+  Tensor query;
+  const float* norm = nullptr;  // [rank] RMSNorm weight of the latent
+  float norm_eps = 1e-6F;
+  Tensor cos_sin;  // f32 [num_tokens, rope]; pairs (2i, 2i + 1) rotate
+  PagedKvCache cache;
+};
+
+struct MlaAttentionParams {
+  MlaShape shape;
+  Tensor query;  // [num_tokens, num_heads * (rank + rope)]
+  Tensor out;    // [num_tokens, num_heads * rank]: weighted sums of latents
+  float scale = 1.0F;
+  PagedKvCache cache;
+};
+
+// out[t, h, :out_features] = x[t, h, :in_features] . weight_h^T: heads of x and out lie x_stride
+// and out_stride values apart; what is not named is not touched.
+struct LinearHeadsParams {
+  Tensor x;    // [num_tokens, num_heads * x_stride]
+  Tensor out;  // [num_tokens, num_heads * out_stride]
+  int64_t x_stride = 0;
+  int64_t out_stride = 0;
+};
+
 struct OpTable {
   std::string_view name;
   int64_t max_head_dim = 0;  // of paged_attention; a larger model is refused at load
+  // Of mla_attention; 0: the backend has no latent attention.
+  int64_t max_latent_rank = 0;
+  int64_t max_latent_rope = 0;
   DType activation_dtype = DType::kF32;
   DType residual_dtype = DType::kF32;
 
@@ -111,6 +149,12 @@ struct OpTable {
   void (*qk_norm_rope_kv_write)(const ExecContext& ctx,
                                 const QkNormRopeKvWriteParams& params) = nullptr;
   void (*paged_attention)(const ExecContext& ctx, const PagedAttentionParams& params) = nullptr;
+  // All three or none.
+  void (*mla_cache_write)(const ExecContext& ctx, const MlaCacheWriteParams& params) = nullptr;
+  void (*mla_attention)(const ExecContext& ctx, const MlaAttentionParams& params) = nullptr;
+  // `weights` as pack_linear packed them, from one part of num_heads * heads_row_stride rows.
+  void (*linear_heads)(const ExecContext& ctx, const HeadsWeight& weights,
+                       const LinearHeadsParams& params) = nullptr;
   // A layer of a small step in fewer passes, for up to max_fused_tokens tokens (0: the backend has
   // none of these). Same shapes and meaning as the ops they stand for; roundings may differ.
   int64_t max_fused_tokens = 0;

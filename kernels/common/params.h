@@ -37,4 +37,13 @@ struct PagedKvCache {
   float v_scale = 1.0F;
 };
 
+// Sizes of latent attention (MLA): a cache row is `rank` values of the latent and `rope` of the
+// rotated key part; a query head as projected has `nope` values before its `rope` rotated ones.
+struct MlaShape {
+  int64_t num_heads = 0;
+  int64_t rank = 0;  // kv_lora_rank
+  int64_t rope = 0;  // qk_rope_head_dim
+  int64_t nope = 0;  // qk_nope_head_dim
+};
+
 }  // namespace atom

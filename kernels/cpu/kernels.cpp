@@ -65,6 +65,8 @@ const Kernels& reference_kernels() {
       .silu_mul = reference::silu_mul,
       .qk_norm_rope_kv_write = reference::qk_norm_rope_kv_write,
       .attention = reference::attention,
+      .mla_cache_write = reference::mla_cache_write,
+      .mla_attention = reference::mla_attention,
   };
   return kTable;
 }

@@ -9,6 +9,7 @@
 
 #include "kernels/common/dtype.h"
 #include "kernels/common/params.h"
+#include "kernels/cpu/mla.h"
 
 namespace atom::cpu {
 
@@ -126,6 +127,11 @@ struct Kernels {
   void (*silu_mul)(const float* gate_up, float* out, int64_t n, Range tokens) = nullptr;
   void (*qk_norm_rope_kv_write)(const QkvArgs& args, Range tokens) = nullptr;
   void (*attention)(const AttentionArgs& args, const AttentionItem& item) = nullptr;
+  void (*mla_cache_write)(const MlaCacheWriteArgs& args, Range tokens) = nullptr;
+  void (*mla_attention)(const MlaAttentionArgs& args, const MlaItem& item) = nullptr;
+  int64_t mla_part_keys = 0;  // 0: an item always has all parts
+  // Merges the states of all parts of the item's rows, in order, and writes `out`.
+  void (*mla_merge)(const MlaAttentionArgs& args, const MlaItem& item) = nullptr;
 };
 
 const Kernels& reference_kernels();

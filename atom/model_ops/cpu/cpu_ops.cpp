@@ -11,13 +11,6 @@
 namespace atom {
 namespace {
 
-// Below this many elements a loop costs less than waking a thread.
-constexpr int64_t kMinParallelElements = 16384;
-
-int64_t min_rows(int64_t elements_per_row) {
-  return std::max<int64_t>(1, kMinParallelElements / std::max<int64_t>(1, elements_per_row));
-}
-
 void embedding(const ExecContext& ctx, const Tensor& ids, const Tensor& table, const Tensor& out) {
   const int64_t size = table.dim(1);
   ATOM_CHECK(out.dim(0) == ids.dim(0) && out.dim(1) == size) << out.dim(0) << " x " << out.dim(1);
@@ -202,6 +195,11 @@ CpuOpTable make_cpu_op_table(const cpu::Kernels& kernels) {
   table.rope_cos_sin = rope_cos_sin;
   table.qk_norm_rope_kv_write = qk_norm_rope_kv_write;
   table.paged_attention = paged_attention;
+  table.max_latent_rank = cpu::kMaxLatentRank;
+  table.max_latent_rope = cpu::kMaxLatentRope;
+  table.mla_cache_write = mla_cache_write_cpu;
+  table.mla_attention = mla_attention_cpu;
+  table.linear_heads = linear_heads_cpu;
   table.fill_random = fill_random;
   table.gather_rows = gather_rows;
   table.sample = sample_cpu;

@@ -24,8 +24,21 @@ Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts
 void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
                 const Tensor& out);
 
+// mla_ops.cpp
+void mla_cache_write_cpu(const ExecContext& ctx, const MlaCacheWriteParams& params);
+void mla_attention_cpu(const ExecContext& ctx, const MlaAttentionParams& params);
+void linear_heads_cpu(const ExecContext& ctx, const HeadsWeight& weights,
+                      const LinearHeadsParams& params);
+
 inline const cpu::Kernels& kernels_of(const ExecContext& ctx) {
   return *static_cast<const CpuOpTable*>(ctx.ops)->kernels;
+}
+
+// Below this many elements a loop costs less than waking a thread.
+inline constexpr int64_t kMinParallelElements = 16384;
+
+inline int64_t min_rows(int64_t elements_per_row) {
+  return std::max<int64_t>(1, kMinParallelElements / std::max<int64_t>(1, elements_per_row));
 }
 
 // Runs body(cpu::Range) over [0, count) in about `per_thread` ranges per thread, none below

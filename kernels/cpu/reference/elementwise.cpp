@@ -8,18 +8,6 @@
 namespace atom::cpu::reference {
 namespace {
 
-void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out) {
-  double squares = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  }
-  const double inverse =
-      1.0 / std::sqrt(squares / static_cast<double>(size) + static_cast<double>(eps));
-  for (int64_t i = 0; i < size; ++i) {
-    out[i] = static_cast<float>(static_cast<double>(x[i]) * inverse) * weight[i];
-  }
-}
-
 // Pairs (i, i + rotary_dim / 2) turn by the angle whose cosine and sine are given.
 void rotate(float* head, const float* cos_sin, int64_t rotary_dim) {
   const int64_t half = rotary_dim / 2;
@@ -34,6 +22,18 @@ void rotate(float* head, const float* cos_sin, int64_t rotary_dim) {
 }
 
 }  // namespace
+
+void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out) {
+  double squares = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  }
+  const double inverse =
+      1.0 / std::sqrt(squares / static_cast<double>(size) + static_cast<double>(eps));
+  for (int64_t i = 0; i < size; ++i) {
+    out[i] = static_cast<float>(static_cast<double>(x[i]) * inverse) * weight[i];
+  }
+}
 
 void rms_norm(const RmsNormArgs& args, Range tokens) {
   for (int64_t m = tokens.begin; m < tokens.end; ++m) {

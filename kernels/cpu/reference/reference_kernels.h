@@ -16,6 +16,12 @@ void silu_mul(const float* gate_up, float* out, int64_t n, Range tokens);
 void qk_norm_rope_kv_write(const QkvArgs& args, Range tokens);
 void attention(const AttentionArgs& args, const AttentionItem& item);
 
+void mla_cache_write(const MlaCacheWriteArgs& args, Range tokens);
+void mla_attention(const MlaAttentionArgs& args, const MlaItem& item);
+
+// out [size] = x / rms(x) * weight
+void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out);
+
 // One row of `size` values of the KV cache, as f32 times `scale`, and back.
 void load_cache_row(DType dtype, const void* row, int64_t size, float scale, float* out);
 void store_cache_row(DType dtype, const float* values, int64_t size, float scale, void* row);

@@ -5,20 +5,12 @@
 // decode give the same bits.
 #include <math.h>
 
-#include "kernels/cpu/simd/cache_rows.h"
+#include "kernels/cpu/simd/attention_tiles.h"
 #include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace atom::cpu::ATOM_ISA {
 namespace {
-
-constexpr int64_t kKeys = 64;     // per block
-constexpr int64_t kMaxRows = 32;  // query rows that share a loaded block
-#if defined(__AVX512F__)
-constexpr int kTileRows = 6, kTileVecs = 4;
-#else
-constexpr int kTileRows = 3, kTileVecs = 2;
-#endif
 
 // One pass over the keys for up to kMaxRows rows. Strides are padded to whole vectors.
 struct Workspace {
@@ -31,66 +23,6 @@ struct Workspace {
   const float* query[kMaxRows];
   int64_t first[kMaxRows], last[kMaxRows];  // visible positions of a row, last included
 };
-
-// c[r][n] += sum over k in [k_begin, k_end), in order, of a[r][k] * b[k][n], for 16 * kVecs
-// columns.
-template <int kRows, int kVecs>
-ATOM_INLINE void multiply(const float* const* a, const float* b, int64_t b_stride, Range k,
-                          float* c, int64_t c_stride) {
-  F acc[kRows][kVecs];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVecs; ++v) {
-      acc[r][v] = f_load(c + r * c_stride + v * 16);
-    }
-  }
-  for (int64_t i = k.begin; i < k.end; ++i) {
-    F row[kVecs];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVecs; ++v) {
-      row[v] = f_load(b + i * b_stride + v * 16);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const F factor = f_set(a[r][i]);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        acc[r][v] = f_fma(factor, row[v], acc[r][v]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVecs; ++v) {
-      f_store(c + r * c_stride + v * 16, acc[r][v]);
-    }
-  }
-}
-
-template <int kRows>
-void multiply_width(const float* const* a, const float* b, int64_t width, Range k, float* c) {
-  int64_t n = 0;
-  for (; n + kTileVecs * 16 <= width; n += kTileVecs * 16) {
-    multiply<kRows, kTileVecs>(a, b + n, width, k, c + n, width);
-  }
-  for (; n < width; n += 16) {
-    multiply<kRows, 1>(a, b + n, width, k, c + n, width);
-  }
-}
-
-// c [rows, width] += a [rows, k] . b [k, width]
-void multiply_rows(const float* const* a, int64_t rows, const float* b, int64_t width, Range k,
-                   float* c) {
-  int64_t r = 0;
-  for (; r + kTileRows <= rows; r += kTileRows) {
-    multiply_width<kTileRows>(a + r, b, width, k, c + r * width);
-  }
-  for (; r < rows; ++r) {
-    multiply_width<1>(a + r, b, width, k, c + r * width);
-  }
-}
 
 // Where the keys and values of an item lie.
 struct Pages {
@@ -107,17 +39,6 @@ struct Pages {
            row_bytes;
   }
 };
-
-template <DType kType>
-ATOM_INLINE F load_first(const uint8_t* row, int64_t i, int64_t size) {
-  if (i + 16 <= size) {
-    return load_cache<kType>(row, i);
-  }
-  uint8_t lanes[64] = {};
-  const int64_t bytes = cache_value_bytes(kType);
-  memcpy(lanes, row + i * bytes, static_cast<size_t>((size - i) * bytes));
-  return load_cache<kType>(lanes, 0);
-}
 
 // Fills keys and values of positions [begin + keys.begin, begin + keys.end); the rest of the block
 // is zero.
@@ -149,46 +70,6 @@ void load_keys(const Pages& pages, int64_t begin, Range keys, int64_t width, Wor
       transpose16(&rows[0][0], &w.keys[i][j], kKeys);
     }
   }
-}
-
-// One block of scores of a row becomes weights; the row's running maximum and total are renewed.
-// Returns by how much the row's earlier sums shrink.
-ATOM_INLINE F softmax_block(float* scores, Range keys, float scale, float* top, float* total) {
-  for (int64_t j = 0; j < keys.begin; ++j) {
-    scores[j] = -INFINITY;
-  }
-  for (int64_t j = keys.end; j < kKeys; ++j) {
-    scores[j] = -INFINITY;
-  }
-  F s[kKeys / 16];
-  F highest = f_set(*top);
-  const F factor = f_set(scale);
-#pragma GCC unroll 4
-  for (int v = 0; v < kKeys / 16; ++v) {
-    s[v] = f_mul(f_load(scores + v * 16), factor);
-    highest = f_max(highest, s[v]);
-  }
-  const float new_top = f_highest(highest);
-  const F shrink = f_exp(f_set(*top - new_top));
-  F sum = f_mul(f_load(total), shrink);
-#pragma GCC unroll 4
-  for (int v = 0; v < kKeys / 16; ++v) {
-    s[v] = f_exp(f_sub(s[v], f_set(new_top)));
-    f_store(scores + v * 16, s[v]);
-  }
-  for (int64_t j = 0; j < keys.begin; ++j) {
-    scores[j] = 0.0F;
-  }
-  for (int64_t j = keys.end; j < kKeys; ++j) {
-    scores[j] = 0.0F;
-  }
-#pragma GCC unroll 4
-  for (int v = 0; v < kKeys / 16; ++v) {
-    sum = f_add(sum, f_load(scores + v * 16));
-  }
-  f_store(total, sum);
-  *top = new_top;
-  return shrink;
 }
 
 // The keys of block [begin, begin + kKeys) that row r sees, relative to begin.

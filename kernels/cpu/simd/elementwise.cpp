@@ -10,6 +10,22 @@
 namespace atom::cpu::ATOM_ISA {
 namespace {
 
+// Pairs (i, i + rotary_dim / 2) turn by the angle whose cosine and sine are given.
+void rotate(float* head, const float* cos_sin, int64_t rotary_dim) {
+  const int64_t half = rotary_dim / 2;
+  for (int64_t i = 0; i < half; i += 16) {
+    const int64_t count = half - i;
+    const F cos = f_load_first(cos_sin + i, count);
+    const F sin = f_load_first(cos_sin + half + i, count);
+    const F a = f_load_first(head + i, count);
+    const F b = f_load_first(head + half + i, count);
+    f_store_first(head + i, f_sub(f_mul(a, cos), f_mul(b, sin)), count);
+    f_store_first(head + half + i, f_add(f_mul(b, cos), f_mul(a, sin)), count);
+  }
+}
+
+}  // namespace
+
 void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out) {
   F squares[2] = {f_zero(), f_zero()};
   int64_t i = 0;
@@ -30,22 +46,6 @@ void norm_row(const float* x, const float* weight, float eps, int64_t size, floa
     f_store_first(out + i, f_mul(scaled, f_load_first(weight + i, size - i)), size - i);
   }
 }
-
-// Pairs (i, i + rotary_dim / 2) turn by the angle whose cosine and sine are given.
-void rotate(float* head, const float* cos_sin, int64_t rotary_dim) {
-  const int64_t half = rotary_dim / 2;
-  for (int64_t i = 0; i < half; i += 16) {
-    const int64_t count = half - i;
-    const F cos = f_load_first(cos_sin + i, count);
-    const F sin = f_load_first(cos_sin + half + i, count);
-    const F a = f_load_first(head + i, count);
-    const F b = f_load_first(head + half + i, count);
-    f_store_first(head + i, f_sub(f_mul(a, cos), f_mul(b, sin)), count);
-    f_store_first(head + half + i, f_add(f_mul(b, cos), f_mul(a, sin)), count);
-  }
-}
-
-}  // namespace
 
 void rms_norm(const RmsNormArgs& args, Range tokens) {
   const int64_t size = args.hidden_size;

@@ -14,9 +14,15 @@ void prepare_bf16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out
 void prepare_bf16_tiles(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out,
                         Range tokens);
 void prepare_int16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
+void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out);
 void rms_norm(const RmsNormArgs& args, Range tokens);
 void silu_mul(const float* gate_up, float* out, int64_t n, Range tokens);
 void qk_norm_rope_kv_write(const QkvArgs& args, Range tokens);
 void attention(const AttentionArgs& args, const AttentionItem& item);
+
+constexpr int64_t kMlaPartKeys = 512;
+void mla_cache_write(const MlaCacheWriteArgs& args, Range tokens);
+void mla_attention(const MlaAttentionArgs& args, const MlaItem& item);
+void mla_merge(const MlaAttentionArgs& args, const MlaItem& item);
 
 }  // namespace atom::cpu::ATOM_ISA

@@ -93,6 +93,10 @@ constexpr Kernels kKernels{
     .silu_mul = silu_mul,
     .qk_norm_rope_kv_write = qk_norm_rope_kv_write,
     .attention = attention,
+    .mla_cache_write = mla_cache_write,
+    .mla_attention = mla_attention,
+    .mla_part_keys = kMlaPartKeys,
+    .mla_merge = mla_merge,
 };
 
 }  // namespace atom::cpu::ATOM_ISA
