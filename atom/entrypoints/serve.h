@@ -42,7 +42,7 @@ struct ServerConfig {
   int64_t max_connections = 10000;
   int64_t max_queued_requests =
       4096;  // waiting sequences beyond --max-num-seqs, then 503 + Retry-After
-  int64_t max_stream_backlog = 262144;  // unsent bytes of one blocked stream before it is aborted
+  int64_t max_stream_backlog = 4194304;  // unsent bytes of one blocked stream before it is aborted
   int64_t max_n = 128;
   int64_t max_logprobs = 20;
   int64_t max_stop = 16;

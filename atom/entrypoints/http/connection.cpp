@@ -2,6 +2,8 @@
 // requests, writes without ever blocking, and notices when the client is gone or too slow.
 #include "atom/entrypoints/http/connection.h"
 
+#include <netinet/tcp.h>
+
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <new>
@@ -20,6 +22,9 @@ constexpr std::chrono::milliseconds kLingerTime{2000};
 // A reader must take this much (or all there is) in each write time-out: a byte now and then is no
 // progress.
 constexpr size_t kMinProgress = 16 << 10;
+// What the kernel takes beyond what it has sent. Without it, its buffer grows to megabytes: a whole
+// answer would count as taken by a client that reads nothing. It asks for more when half is left.
+constexpr int kKernelUnsent = 2 * kMinProgress;
 constexpr std::chrono::milliseconds kTick{250};
 
 }  // namespace
@@ -133,6 +138,8 @@ void Connection::start() {
   boost::system::error_code error;
   socket_.non_blocking(true, error);
   socket_.set_option(tcp::no_delay(true), error);
+  ::setsockopt(socket_.native_handle(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kKernelUnsent,
+               sizeof(kKernelUnsent));
   const tcp::endpoint peer = socket_.remote_endpoint(error);
   if (!error) client_ = peer.address().to_string();
   // A connection that never says anything gets as long as one that has fallen silent.

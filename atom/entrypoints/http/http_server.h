@@ -22,7 +22,7 @@ struct HttpOptions {
   ParserLimits parser;
   int64_t max_total_body_bytes = 536870912;
   int64_t max_connections = 10000;
-  int64_t max_stream_backlog = 262144;
+  int64_t max_stream_backlog = 4194304;
   std::chrono::milliseconds keep_alive_timeout{75'000};
   std::chrono::milliseconds header_timeout{10'000};
   std::chrono::milliseconds body_timeout{30'000};
