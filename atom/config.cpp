@@ -278,6 +278,7 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
 }
 
 std::string api_key_from_environment() { return trimmed(environment("ATOM_API_KEY")); }
+std::string openai_api_key_from_environment() { return trimmed(environment("OPENAI_API_KEY")); }
 
 bool environment_allows_colour() {
   const std::string term = environment("TERM");

@@ -106,6 +106,8 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args);
 
 // ATOM_API_KEY without surrounding white space; empty when unset.
 std::string api_key_from_environment();
+// OPENAI_API_KEY, what clients send; empty when unset.
+std::string openai_api_key_from_environment();
 // NO_COLOR is unset or empty, and TERM names a terminal that is not dumb.
 bool environment_allows_colour();
 

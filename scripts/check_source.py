@@ -19,6 +19,7 @@ TOLERANCE = 4 / 3
 UPPER_ROOMS = {
     "atom/core": ["entrypoints", "model_engine", "models", "model_ops", "model_loader", "tokenizer"],
     "atom/tokenizer": ["entrypoints", "model_engine", "models", "model_ops", "model_loader"],
+    "atom/benchmark": ["entrypoints", "model_engine", "models", "model_ops", "structured_output"],
     "atom/structured_output": ["entrypoints", "model_engine", "models", "model_ops", "model_loader"],
     "atom/chat_template": ["entrypoints", "model_engine", "models", "model_ops", "model_loader"],
     "atom/model_ops": ["entrypoints", "model_engine", "models"],

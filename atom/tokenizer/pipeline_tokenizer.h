@@ -39,6 +39,7 @@ class PipelineTokenizer final : public Tokenizer {
   std::optional<int32_t> token_to_id(std::string_view token) const override;
   bool is_special(int32_t id) const override;
   int64_t vocab_size() const override { return vocab_size_; }
+  int64_t base_vocab_size() const override { return parts_.model.vocab().size(); }
   std::string_view bos_token() const override { return parts_.bos_token; }
   std::string_view eos_token() const override { return parts_.eos_token; }
   std::string_view pad_token() const override { return parts_.pad_token; }

@@ -49,6 +49,8 @@ class Tokenizer {
   virtual std::optional<int32_t> token_to_id(std::string_view token) const = 0;
   virtual bool is_special(int32_t id) const = 0;
   virtual int64_t vocab_size() const = 0;  // largest id + 1
+  // Without the added tokens: `vocab_size` of transformers' tokenizers.
+  virtual int64_t base_vocab_size() const { return vocab_size(); }
 
   // Special tokens as tokenizer_config.json names them; empty when there is none.
   virtual std::string_view bos_token() const = 0;

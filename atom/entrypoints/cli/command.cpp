@@ -23,8 +23,8 @@ constexpr Command kCommands[] = {
     {"tokenize", "text lines to token ids, or back with --decode", tokenize_command},
     {"render", "render chat templates: JSON lines in, JSON lines out", render_command},
     {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", inspect_command},
+    {"bench", "measure a running server: serve, sweep, compare", bench_command},
     {"profile", nullptr, nullptr},
-    {"bench", nullptr, nullptr},
 };
 
 std::string program_help() {

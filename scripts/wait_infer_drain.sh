@@ -1,0 +1,20 @@
+#!/bin/bash
+# wait_infer_drain.sh [PORT=8000] [TIMEOUT_SECONDS=600]
+# Waits until the server on PORT runs no request and has none waiting (status 0; 1 when time runs out).
+set -u
+port=${1:-8000} limit=${2:-600}
+end=$((SECONDS + limit))
+while [ $SECONDS -lt $end ]; do
+  if ! page=$(curl -sf --max-time 5 "http://localhost:$port/metrics"); then
+    echo "The server on port $port does not answer" >&2
+    exit 1
+  fi
+  busy=$(printf '%s\n' "$page" | awk '/^vllm:num_requests_(running|waiting)[{ ]/ {n += $NF} END {print n + 0}')
+  if [ "$busy" = 0 ]; then
+    echo "Drained"
+    exit 0
+  fi
+  sleep 0.5
+done
+echo "Still $busy requests after $limit s" >&2
+exit 1

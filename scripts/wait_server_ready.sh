@@ -1,0 +1,21 @@
+#!/bin/bash
+# wait_server_ready.sh [PORT=8000] [PID] [LOG] [TIMEOUT_SECONDS=1200]
+# Waits until GET /health on PORT succeeds and prints "Server is ready!" (status 0). Where PID has ended it prints
+# "Server process died" and the end of LOG (status 1); after TIMEOUT_SECONDS it gives up (status 1).
+set -u
+port=${1:-8000} pid=${2:-} log=${3:-} limit=${4:-1200}
+end=$((SECONDS + limit))
+while [ $SECONDS -lt $end ]; do
+  if curl -sf -o /dev/null --max-time 5 "http://localhost:$port/health"; then
+    echo "Server is ready!"
+    exit 0
+  fi
+  if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null; then
+    echo "Server process died"
+    [ -n "$log" ] && [ -f "$log" ] && tail -n 20 "$log" >&2
+    exit 1
+  fi
+  sleep 0.2
+done
+echo "The server did not get ready within $limit s" >&2
+exit 1
