@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Serves every Llama and Qwen3 model of the parity pack (plain weights and GGUF) with the real binary, one after
+# Serves every Llama and Qwen3 model of the parity pack (plain, quantised and GGUF) with the real binary, one after
 # the other, and compares echoed logprobs, greedy tokens and batches with the references (check.py of the pack).
 # Usage: parity.sh [REGEX of model names]. Environment: ATOM_SHARED_DIR (default ../shared), ARGS (further
 # flags of `atom serve`). The logits themselves are compared by atom_golden_test (CTest), without a server.
@@ -11,8 +11,7 @@ if [ ! -f "$parity/parity.tar.xz" ]; then
   echo "parity: $parity/parity.tar.xz is not there, nothing to compare" >&2
   exit 0
 fi
-models='^(llama2-mha-f16|llama3-gqa|llama31-rope-scaling|llama-head-dim|llama-biases-f32|smollm2-tied'
-models+='|qwen3-tied|qwen3-untied|gguf-llama.*|gguf-qwen3-.*)$'
+models='^(llama.*|smollm2-tied|qwen3-.*|gguf-llama.*|gguf-qwen3-.*)$'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

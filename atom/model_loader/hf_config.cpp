@@ -6,6 +6,7 @@
 #include "atom/model_loader/json_fields.h"
 #include "atom/model_loader/mapped_file.h"
 #include "atom/model_loader/model_family.h"
+#include "atom/model_loader/quantization_reader.h"
 #include "atom/model_loader/rope_config.h"
 #include "atom/model_loader/text.h"
 
@@ -15,10 +16,6 @@ namespace {
 
 constexpr int64_t kMaxConfigBytes = 16 << 20;
 constexpr int64_t kMaxTokenId = INT32_MAX;
-
-// Schemes that quantisation readers exist for; a scheme adds its row here and its reader elsewhere.
-constexpr const char* kSupportedQuantization =
-    "unquantised safetensors (BF16, F16, F32) and GGUF files";
 
 Result<const ModelFamily*> read_family(const JsonFields& fields) {
   const json::value* list = json_field(fields.object, "architectures");
@@ -42,22 +39,6 @@ Result<const ModelFamily*> read_family(const JsonFields& fields) {
                       find_family(architecture, "")->model_type);
   }
   return family;
-}
-
-Status refuse_quantization(const json::object& object) {
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    const json::value* value = json_field(object, key);
-    if (value == nullptr) continue;
-    std::string method = describe_json(*value);
-    if (value->is_object()) {
-      const json::value* name = json_field(value->get_object(), "quant_method");
-      method = name == nullptr ? "none named" : describe_json(*name);
-    }
-    return make_error(ErrorCode::kUnsupported,
-                      "{}.quant_method: not supported (found {}, expected {})", key, method,
-                      kSupportedQuantization);
-  }
-  return {};
 }
 
 // Features that change the numbers and that no family here has: refused instead of silently
@@ -173,8 +154,8 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
   ATOM_ASSIGN_OR_RETURN(const json::object object, parse_json_object(text));
   const JsonFields fields{object, ""};
   ATOM_ASSIGN_OR_RETURN(const ModelFamily* family, read_family(fields));
-  ATOM_RETURN_IF_ERROR(refuse_quantization(object));
   ModelConfig config{.architecture = family->architecture, .model_type = family->model_type};
+  ATOM_ASSIGN_OR_RETURN(config.quantization, read_quantization(object));
   for (const ConfigRow& row : config_rows()) {
     ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> value,
                           fields.integer(row.hf_key, 1, row.max));

@@ -202,13 +202,8 @@ TEST(HfConfig, RefusesForeignModels) {
   EXPECT_TRUE(with("auto_map",
                    R"({"AutoModel":"modeling_evil.Evil"})"));  // ignored: no code of a model is run
   EXPECT_TRUE(with("quantization_config", "null"));
-  for (const char* method : {"gptq", "awq", "fp8", "compressed-tensors", "unheard_of"}) {
-    EXPECT_REFUSED(
-        with("quantization_config", "{\"quant_method\":\"" + std::string(method) + "\"}"),
-        "quantization_config.quant_method", method, "unquantised safetensors", "GGUF");
-  }
-  EXPECT_REFUSED(with("quantization_config", "{}"), "quantization_config.quant_method",
-                 "none named");
+  EXPECT_REFUSED(with("quantization_config", R"({"quant_method":"unheard_of"})"),
+                 "quantization_config.quant_method", "unheard_of", "compressed-tensors", "GGUF");
   const std::string qwen =
       R"({"architectures":["Qwen3ForCausalLM"],"hidden_size":64,"intermediate_size":16,"num_hidden_layers":4,
     "num_attention_heads":32,"vocab_size":12,"use_sliding_window":true,"sliding_window":128,"max_window_layers":2})";

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "atom/model_loader/quantization_config.h"
+
 namespace atom {
 
 struct RopeConfig {
@@ -49,6 +51,7 @@ struct ModelConfig {
   bool attention_output_bias = false;
   bool mlp_bias = false;
   RopeConfig rope = {};
+  QuantizationConfig quantization = {};
   std::vector<int32_t> eos_token_ids = {};  // config.json and generation_config.json together
   std::optional<int32_t> bos_token_id = {};
 };

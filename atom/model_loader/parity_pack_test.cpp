@@ -52,8 +52,8 @@ TEST_F(ParityPack, OpensWhatIsSupportedAndRefusesTheRestByName) {
     ++refused;
     EXPECT_REFUSED(checkpoint, name, "not supported", "expected");
   }
-  EXPECT_EQ(opened, 16);
-  EXPECT_EQ(refused, 33);
+  EXPECT_GE(opened, 29);  // every dense Llama and Qwen3 model, in every format
+  EXPECT_EQ(opened + refused, 49);
 }
 
 TEST_F(ParityPack, ReadsTheOdditiesOfEachCheckpoint) {

@@ -15,16 +15,18 @@ namespace {
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr size_t kMaxRank = 8;
 constexpr size_t kMaxNameBytes = 4096;
-constexpr std::string_view kSupportedTypes = "F32, F16, BF16, F8_E4M3, I8, U8, I32, I64, BOOL";
+constexpr std::string_view kSupportedTypes =
+    "F32, F16, BF16, F8_E4M3, F8_E8M0, I8, U8, I32, I64, BOOL";
 
 struct TypeRow {
   std::string_view name;
   DType dtype;
 };
 constexpr TypeRow kTypes[] = {
-    {"F32", DType::kF32},        {"F16", DType::kF16}, {"BF16", DType::kBF16},
-    {"F8_E4M3", DType::kF8E4M3}, {"I8", DType::kI8},   {"U8", DType::kU8},
-    {"I32", DType::kI32},        {"I64", DType::kI64}, {"BOOL", DType::kBool},
+    {"F32", DType::kF32},        {"F16", DType::kF16},        {"BF16", DType::kBF16},
+    {"F8_E4M3", DType::kF8E4M3}, {"F8_E8M0", DType::kF8E8M0}, {"I8", DType::kI8},
+    {"U8", DType::kU8},          {"I32", DType::kI32},        {"I64", DType::kI64},
+    {"BOOL", DType::kBool},
 };
 
 std::string tensor_text(std::string_view name) { return "tensor \"" + printable(name) + "\""; }

@@ -28,27 +28,17 @@ Status status_of(DeviceStatus failed, const char* doing) {
 
 // Rows [begin, begin + count) of a part as bf16.
 void convert_rows(const WeightPart& part, int64_t begin, int64_t count, uint16_t* out) {
-  const DType dtype = part.format.dtype;
-  const cpu::RowSource source{.data = static_cast<const uint8_t*>(part.data),
-                              .rows = part.rows,
-                              .row_bytes = dtype_bytes(dtype, part.cols),
-                              .rotary_heads = part.rotary_heads};
-  if (dtype == DType::kBF16 && part.rotary_heads == 0) {
-    std::memcpy(out, source.data + begin * source.row_bytes,
-                static_cast<size_t>(count * source.row_bytes));
-    return;
-  }
-  const cpu::PackArgs args{
-      .sources = &source, .num_sources = 1, .dtype = dtype, .rows = part.rows, .cols = part.cols};
+  const cpu::RowSource source = row_source(part);
+  const auto bytes = static_cast<size_t>(part.cols * kBF16Bytes);
   std::vector<float> values(static_cast<size_t>(part.cols));
   for (int64_t row = begin; row < begin + count; ++row) {
-    const uint8_t* stored = cpu::source_row(args, row);
-    if (dtype == DType::kBF16) {
-      std::memcpy(out, stored, static_cast<size_t>(source.row_bytes));
+    const cpu::StoredRow stored = cpu::stored_row(source, row);
+    if (part.format.dtype == DType::kBF16) {
+      std::memcpy(out, stored.data, bytes);
       out += part.cols;
       continue;
     }
-    cpu::dequantize(dtype, stored, 0, part.cols, values.data());
+    cpu::dequantize_row(stored, 0, part.cols, values.data());
     out = std::ranges::transform(values, out, f32_to_bf16).out;
   }
 }

@@ -38,19 +38,10 @@ class DeviceWeights : public testing::Test {
     return bytes;
   }
   static std::vector<uint16_t> expected(const WeightPart& part) {
-    const cpu::RowSource source{.data = static_cast<const uint8_t*>(part.data),
-                                .rows = part.rows,
-                                .row_bytes = dtype_bytes(part.format.dtype, part.cols),
-                                .rotary_heads = part.rotary_heads};
-    const cpu::PackArgs args{.sources = &source,
-                             .num_sources = 1,
-                             .dtype = part.format.dtype,
-                             .rows = part.rows,
-                             .cols = part.cols};
     std::vector<float> row(static_cast<size_t>(part.cols));
     std::vector<uint16_t> values;
     for (int64_t r = 0; r < part.rows; ++r) {
-      cpu::dequantize(part.format.dtype, cpu::source_row(args, r), 0, part.cols, row.data());
+      dequantize_rows(part, r, 1, row.data());
       for (const float value : row) {
         values.push_back(f32_to_bf16(value));
       }

@@ -12,7 +12,12 @@
 
 namespace atom {
 
-// One checkpoint tensor, as stored: [rows, cols] = [out_features, in_features].
+namespace cpu {
+struct RowSource;
+}
+
+// One checkpoint tensor, as stored: [rows, cols] = [out_features, in_features]. A view: rows of a
+// larger tensor (an expert of a stacked one, every second row) are a part of their own.
 struct WeightPart {
   const void* data = nullptr;  // may be unaligned
   DataFormat format;
@@ -23,7 +28,22 @@ struct WeightPart {
   // logical order.
   int64_t rotary_heads = 0;
   bool on_device = false;  // bf16, made there (dummy weights)
+  // Separate scales and zero points (DataFormat), [ceil(stored rows / block_n), scales_per_row]
+  const void* scales = nullptr;
+  const uint8_t* zeros = nullptr;
+  int64_t row_bytes = 0;  // from stored row to stored row; 0: rows are dense
+  int64_t first_row = 0;  // row r is stored row first_row + r * row_step
+  int64_t row_step = 1;
 };
+
+// Rows begin, begin + step ... of a part (one without rotary_heads), `count` of them.
+WeightPart part_rows(const WeightPart& part, int64_t begin, int64_t count, int64_t step = 1);
+
+// The real values of rows [begin, begin + count), in logical order: out [count, cols].
+void dequantize_rows(const WeightPart& part, int64_t begin, int64_t count, float* out);
+
+// The part as the kernels see it.
+cpu::RowSource row_source(const WeightPart& part);
 
 struct LinearSegment {
   DataFormat format;

@@ -54,8 +54,12 @@ WeightLoader::WeightLoader(const ExecContext& ctx, const Checkpoint& checkpoint,
 
 void WeightLoader::fail(std::string message) { problems_.push_back(std::move(message)); }
 
-const CheckpointTensor* WeightLoader::take(const std::string& name,
-                                           std::initializer_list<int64_t> shape) {
+const CheckpointTensor* WeightLoader::find(const std::string& name) const {
+  return checkpoint_.find(name);
+}
+
+const CheckpointTensor* WeightLoader::checked(const std::string& name,
+                                              std::initializer_list<int64_t> shape) {
   const CheckpointTensor* tensor = checkpoint_.find(name);
   if (tensor == nullptr) {
     missing_.push_back(name);
@@ -66,6 +70,15 @@ const CheckpointTensor* WeightLoader::take(const std::string& name,
     fail(str_format("{}: tensor {} has shape {}, the model needs {}", tensor->file, name,
                     shape_text(tensor->shape), shape_text(shape)));
     return nullptr;
+  }
+  return tensor;
+}
+
+const CheckpointTensor* WeightLoader::take(const std::string& name,
+                                           std::initializer_list<int64_t> shape) {
+  const CheckpointTensor* tensor = checked(name, shape);
+  if (tensor != nullptr) {
+    checkpoint_.prefetch(*tensor);
   }
   return tensor;
 }
@@ -111,7 +124,7 @@ Status WeightLoader::pack(std::span<const WeightPart> sources, Precision precisi
 void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features,
                           Precision precision) {
   std::vector<WeightPart> sources;
-  std::vector<const CheckpointTensor*> tensors;
+  std::vector<StoredWeight> stored;
   dummy_buffers_.resize(std::max(dummy_buffers_.size(), parts.size()));
   for (const LinearPart& part : parts) {
     if (options_.dummy != DummyWeights::kNone) {
@@ -121,32 +134,59 @@ void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t 
       }
       continue;
     }
-    const CheckpointTensor* tensor = take(part.prefix + ".weight", {part.rows, in_features});
-    if (tensor == nullptr) {
-      continue;
+    if (auto weight = stored_weight(part.prefix, part.rows, in_features)) {
+      sources.push_back(weight->part);
+      stored.push_back(std::move(*weight));
     }
-    checkpoint_.prefetch(*tensor);
-    tensors.push_back(tensor);
-    sources.push_back({.data = tensor->data,
-                       .format = {.dtype = tensor->dtype},
-                       .rows = part.rows,
-                       .cols = in_features,
-                       .rotary_heads = tensor->row_order == RowOrder::kInterleavedRotary
-                                           ? tensor->rotary_heads
-                                           : 0});
   }
   if (sources.size() == parts.size()) {
-    if (Status packed = pack(sources, precision, layer.weight); !packed) {
-      fail(str_format("{}: {}", parts.front().prefix, packed.error().message));
-    }
+    pack_parts(layer.weight, sources, parts.front().prefix, precision);
   }
-  for (const CheckpointTensor* tensor : tensors) {
-    checkpoint_.release(*tensor);
-  }
+  std::ranges::for_each(stored, [&](const StoredWeight& weight) { done_with(weight); });
   if (ctx_.runtime == nullptr) {
     dummy_buffers_.clear();  // packing made a copy
   }
   load_bias(layer, parts);
+}
+
+std::optional<StoredWeight> WeightLoader::stored_weight(const std::string& prefix, int64_t rows,
+                                                        int64_t in_features) {
+  StoredWeight weight;
+  if (options_.dummy != DummyWeights::kNone) {
+    weight.memory.emplace_back();
+    weight.part = dummy_part(rows, in_features, weight.memory.back());
+    return weight.part.data == nullptr ? std::nullopt : std::optional(std::move(weight));
+  }
+  const QuantizationConfig& config = checkpoint_.config().quantization;
+  if (!read_weight(*this, {prefix, rows, in_features}, config, weight)) {
+    return std::nullopt;
+  }
+  return weight;
+}
+
+std::optional<StoredWeight> WeightLoader::stacked_weight(const std::string& name, int64_t count,
+                                                         int64_t rows, int64_t in_features) {
+  if (options_.dummy != DummyWeights::kNone) {
+    return stored_weight(name, count * rows, in_features);
+  }
+  StoredWeight weight;
+  if (!read_stacked_weight(*this, {name, rows, in_features}, count, weight)) {
+    return std::nullopt;
+  }
+  return weight;
+}
+
+void WeightLoader::done_with(const StoredWeight& weight) {
+  for (const CheckpointTensor* tensor : weight.tensors) {
+    checkpoint_.release(*tensor);
+  }
+}
+
+void WeightLoader::pack_parts(LinearWeight& out, std::span<const WeightPart> parts,
+                              const std::string& name, Precision precision) {
+  if (Status packed = pack(parts, precision, out); !packed) {
+    fail(str_format("{}: {}", name, packed.error().message));
+  }
 }
 
 void WeightLoader::load_bias(Linear& layer, const std::vector<LinearPart>& parts) {
@@ -226,7 +266,7 @@ void WeightLoader::embedding(Embedding& out, const std::string& name, int64_t vo
     out.table = Tensor(const_cast<void*>(part.data), DType::kBF16, {vocab_size, hidden_size});
     return;
   }
-  const CheckpointTensor* tensor = take(name, {vocab_size, hidden_size});
+  const CheckpointTensor* tensor = checked(name, {vocab_size, hidden_size});
   if (tensor == nullptr) {
     return;
   }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,10 +18,12 @@
 #include "atom/model_loader/checkpoint.h"
 #include "atom/model_ops/layers.h"
 #include "atom/models/causal_lm.h"
+#include "atom/models/weight_schemes.h"
 
 namespace atom {
 
-// One checkpoint tensor `prefix + ".weight"` of a Linear, and `prefix + ".bias"` when the layer has
+// One checkpoint weight `prefix` of a Linear (prefix + ".weight", or what a quantised checkpoint
+// stores in its place), and `prefix + ".bias"` when the layer has
 // one.
 struct LinearPart {
   std::string prefix;
@@ -31,7 +34,7 @@ struct LinearPart {
 // The LM head keeps its precision: it costs little and decides the tokens.
 enum class Precision { kMayQuantize, kKeep };
 
-class WeightLoader {
+class WeightLoader : private TensorSource {
  public:
   WeightLoader(const ExecContext& ctx, const Checkpoint& checkpoint,
                const ModelLoadOptions& options);
@@ -40,6 +43,19 @@ class WeightLoader {
   // quantised where the backend does that, unless `precision` keeps them.
   void linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features,
               Precision precision = Precision::kMayQuantize);
+  // The weight of one part as the checkpoint stores it, in any format, for layers that need its
+  // values or only some rows (part_rows, dequantize_rows); nothing after a reported problem. Give
+  // it to done_with() afterwards.
+  std::optional<StoredWeight> stored_weight(const std::string& prefix, int64_t rows,
+                                            int64_t in_features);
+  // The same for experts stacked in one tensor: see read_stacked_weight. With dummy weights, of
+  // count * rows rows.
+  std::optional<StoredWeight> stacked_weight(const std::string& name, int64_t count, int64_t rows,
+                                             int64_t in_features);
+  void done_with(const StoredWeight& weight);
+  // Packs such parts, rows stacked, as linear() does; `name` is for messages.
+  void pack_parts(LinearWeight& out, std::span<const WeightPart> parts, const std::string& name,
+                  Precision precision = Precision::kMayQuantize);
   // f32 [size]
   void vector(Buffer& out, const std::string& name, int64_t size);
   // [vocab_size, hidden_size], left where it is mapped, or bf16 on a device
@@ -51,14 +67,20 @@ class WeightLoader {
   Status finish();
 
  private:
-  const CheckpointTensor* take(const std::string& name, std::initializer_list<int64_t> shape);
+  const CheckpointTensor* find(const std::string& name) const override;
+  const CheckpointTensor* take(const std::string& name,
+                               std::initializer_list<int64_t> shape) override;
+  // take() without reading ahead: for a table that stays mapped.
+  const CheckpointTensor* checked(const std::string& name, std::initializer_list<int64_t> shape);
+  const ParallelFor& parallel() const override { return ctx_.parallel; }
+  void fail(std::string message) override;
+
   WeightPart dummy_part(int64_t rows, int64_t cols, Buffer& memory);
   Status pack(std::span<const WeightPart> sources, Precision precision, LinearWeight& out);
   // The values as f32 in host memory; empty after a failure.
   Buffer host_vector(const std::string& name, int64_t size);
   void place(Buffer host, Buffer& out);
   void load_bias(Linear& layer, const std::vector<LinearPart>& parts);
-  void fail(std::string message);
 
   const ExecContext& ctx_;
   const Checkpoint& checkpoint_;

@@ -73,4 +73,18 @@ static inline uint8_t f32_to_f8e4m3(float value) {
   return static_cast<uint8_t>(sign | ((rounded - 0x3c000000U) >> 20));
 }
 
+// OCP e2m1, in the low four bits.
+static inline float f4e2m1_to_f32(uint32_t code) {
+  const float magnitude[8] = {0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F};
+  return (code & 8U) != 0 ? -magnitude[code & 7U] : magnitude[code & 7U];
+}
+
+// 2^(value - 127); 255 is NaN.
+static inline float f8e8m0_to_f32(uint8_t value) {
+  if (value == 255) {
+    return bits_float(0x7fc00000U);
+  }
+  return bits_float(value == 0 ? 0x00400000U : uint32_t{value} << 23);
+}
+
 }  // namespace atom

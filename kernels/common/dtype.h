@@ -1,7 +1,8 @@
 // Element types that kernels and engine share. C++20: device code includes this file.
-// A block type (Q8_0 ... Q6_K) packs `block_size` values with their scales into `block_bytes`
-// bytes; the layouts are those of GGUF (ggml-common.h). To add a type: one enum value, one row in
-// `dtype_info`.
+// kU4 and kF4E2M1 hold two values a byte, the first in the low nibble; their scales, like those of
+// kF8E4M3 and kI8, are stored apart (data_format.h). A block type (Q8_0 ... Q6_K) packs
+// `block_size` values with their scales into `block_bytes` bytes; the layouts are those of GGUF
+// (ggml-common.h). To add a type: one enum value, one row in `dtype_info`.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,9 @@ enum class DType : uint8_t {
   kI32,
   kI64,
   kBool,
+  kU4,      // unsigned integers 0 ... 15
+  kF4E2M1,  // OCP e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives
+  kF8E8M0,  // 2^(byte - 127), 255 is NaN: scales of MX formats
   kQ8_0,
   kQ4_0,
   kQ4_1,
@@ -51,6 +55,12 @@ constexpr DTypeInfo dtype_info(DType dtype) {
       return {"i64", 1, 8};
     case DType::kBool:
       return {"bool", 1, 1};
+    case DType::kU4:
+      return {"u4", 2, 1};
+    case DType::kF4E2M1:
+      return {"fp4_e2m1", 2, 1};
+    case DType::kF8E8M0:
+      return {"fp8_e8m0", 1, 1};
     case DType::kQ8_0:
       return {"q8_0", 32, 34};
     case DType::kQ4_0:

@@ -14,7 +14,8 @@ struct Int16Sums {
   int32_t half[2];  // sums of the integers of columns 0-15 and 16-31
 };
 
-// Activations as 16-bit integers per 32 columns; every array is [cols / 32][num_tokens].
+// Activations as 16-bit integers per 32 columns; every array is
+// [ceil(cols / 32)][num_tokens]; columns beyond the last are zero.
 struct Int16View {
   Int16Planes* planes;
   Int16Sums* sums;
@@ -23,14 +24,14 @@ struct Int16View {
 
   __attribute__((always_inline))
   Int16View(const uint8_t* memory, int64_t num_tokens, int64_t cols) {
-    const int64_t count = num_tokens * (cols / 32);
+    const int64_t count = num_tokens * ((cols + 31) / 32);
     planes = reinterpret_cast<Int16Planes*>(const_cast<uint8_t*>(memory));
     sums = reinterpret_cast<Int16Sums*>(planes + count);
     scale = reinterpret_cast<float*>(sums + count);
     scaled_sum = scale + count;
   }
   __attribute__((always_inline)) static int64_t bytes(int64_t num_tokens, int64_t cols) {
-    return num_tokens * (cols / 32) * 80;
+    return num_tokens * ((cols + 31) / 32) * 80;
   }
 
   __attribute__((always_inline)) int32_t half_sum(int64_t index, int part, int parts) const {

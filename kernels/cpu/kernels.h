@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/common/data_format.h"
 #include "kernels/common/dtype.h"
 #include "kernels/common/params.h"
 #include "kernels/cpu/mla.h"
@@ -24,19 +25,33 @@ enum LinearKernel : int32_t {
   kPanelsInt16,  // panels of integers, activations as 16-bit integers per 32 columns
 };
 
-// One source tensor of a packed segment: [rows, cols] blocks of one dtype, rows `row_bytes` apart.
+// Rows of one stored weight tensor, `row_bytes` apart, and its separate scales if it has any:
+// scales and zeros [ceil(stored rows / block_n), ceil(cols / block_k)].
 struct RowSource {
   const uint8_t* data = nullptr;
   int64_t rows = 0;
   int64_t row_bytes = 0;
   int64_t rotary_heads = 0;  // see WeightPart
+  DataFormat format = {};
+  int64_t cols = 0;
+  const uint8_t* scales = nullptr;
+  const uint8_t* zeros = nullptr;
+  int64_t first_row = 0;  // row r is stored row first_row + r * row_step
+  int64_t row_step = 1;
+};
+
+// Where a row of some source lies.
+struct StoredRow {
+  const RowSource* source = nullptr;
+  int64_t row = 0;
+  const uint8_t* data = nullptr;
 };
 
 struct PackArgs {
   const RowSource* sources = nullptr;  // stacked along rows
   int64_t num_sources = 0;
-  DType dtype = DType::kF32;
-  int64_t rows = 0;  // of all sources
+  DataFormat format = {};  // as packed (packed_format)
+  int64_t rows = 0;        // of all sources
   int64_t cols = 0;
   uint8_t* out = nullptr;
 };
@@ -47,7 +62,7 @@ struct LinearArgs {
   const uint8_t* input = nullptr;  // x as `prepare_input` wrote it, where the kernel asks for it
   int64_t num_tokens = 0;
   const uint8_t* weight = nullptr;  // packed
-  DType dtype = DType::kF32;
+  DataFormat format = {};
   int64_t rows = 0;
   int64_t cols = 0;
   const float* bias = nullptr;  // [rows] or none
@@ -112,8 +127,9 @@ inline constexpr int64_t kMaxHeadDim = 256;
 struct Kernels {
   const char* name = nullptr;
   // Bytes that a segment takes when packed for `kernel`, and the kernel that suits a weight.
-  int64_t (*packed_bytes)(int32_t kernel, DType dtype, int64_t rows, int64_t cols) = nullptr;
-  int32_t (*choose_linear)(DType dtype, bool exact_activations) = nullptr;
+  int64_t (*packed_bytes)(int32_t kernel, const DataFormat& format, int64_t rows,
+                          int64_t cols) = nullptr;
+  int32_t (*choose_linear)(const DataFormat& format, bool exact_activations) = nullptr;
   void (*pack)(int32_t kernel, const PackArgs& args, Range panels) = nullptr;
   // x in the kernel's own layout: its size (0: the kernel reads x itself), and the conversion of
   // some rows.
@@ -144,11 +160,27 @@ struct KernelTables {
 KernelTables available_kernels();
 const Kernels& best_kernels();
 
-// out [count] = values [begin, begin + count) of a row of any weight dtype; for block types, begin
-// and count are multiples of the block size.
+// out [count] = values [begin, begin + count) of a row of any weight dtype without separate scales;
+// for block types, begin and count are multiples of the block size.
 void dequantize(DType dtype, const uint8_t* row, int64_t begin, int64_t count, float* out);
 
-// The stored row of logical row `row` of all sources.
-const uint8_t* source_row(const PackArgs& args, int64_t row);
+// The same for a row of any source, in any format; for GGUF types begin and count as above, for
+// kU4 and kF4E2M1 begin is even.
+void dequantize_row(const StoredRow& row, int64_t begin, int64_t count, float* out);
+
+// Logical row `row` of one source, and of all sources of `args`.
+StoredRow stored_row(const RowSource& source, int64_t row);
+StoredRow stored_row(const PackArgs& args, int64_t row);
+
+// The scales, and the zero points, of all tiles of a row.
+const uint8_t* scale_row(const StoredRow& row);
+const uint8_t* zero_row(const StoredRow& row);
+
+// A weight as it is packed: like it is stored, but scales stand per row: parts whose scales are
+// cut differently become one segment.
+constexpr DataFormat packed_format(DataFormat stored) {
+  stored.block_n = has_scales(stored) ? 1 : 0;
+  return stored;
+}
 
 }  // namespace atom::cpu

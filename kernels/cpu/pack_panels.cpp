@@ -12,6 +12,7 @@ namespace {
 // stores.
 struct PanelRows {
   const uint8_t* row[kPanelRows];
+  StoredRow stored[kPanelRows];
 };
 
 uint32_t load_u32(const uint8_t* p) {
@@ -44,7 +45,7 @@ void transpose_halves(const PanelRows& rows, int64_t offset, int64_t stride, int
 void pack_bf16(const PanelRows& rows, int64_t cols, uint8_t* out) {
   transpose_words(rows, 0, cols / 2, 0, out);
   uint8_t* last = out + cols / 2 * 64;
-  memset(last, 0, static_cast<size_t>(out + panel_bytes(DType::kBF16, cols) - last));
+  memset(last, 0, static_cast<size_t>(out + panel_bytes({.dtype = DType::kBF16}, cols) - last));
   if (cols % 2 != 0) {
     for (int64_t r = 0; r < kPanelRows; ++r) {
       memcpy(last + r * 4, rows.row[r] + (cols - 1) * 2, 2);
@@ -104,9 +105,79 @@ void pack_q6_k(const PanelRows& rows, int64_t blocks, uint8_t* out) {
   }
 }
 
-void pack_panel(const PanelRows& rows, DType dtype, int64_t cols, uint8_t* out) {
+// Bytes of a row, padded with zeros to whole blocks of 32 columns, as quads, each xor `flip`.
+void pack_bytes(const PanelRows& rows, int64_t cols, uint8_t flip, uint8_t* out) {
+  const uint32_t flips = 0x01010101U * flip;
+  const int64_t words = cols / 4;
+  transpose_words(rows, 0, words, flips, out);
+  memset(out + words * 64, flip, static_cast<size_t>(column_blocks(cols) * 8 - words) * 64);
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    for (int64_t i = words * 4; i < cols; ++i) {
+      out[words * 64 + r * 4 + i % 4] = rows.row[r][i] ^ flip;
+    }
+  }
+}
+
+// Eight nibbles of a word to eight bytes, the lowest first.
+uint64_t spread_nibbles(uint32_t word) {
+  uint64_t x = word;
+  x = (x | (x << 16)) & 0x0000ffff0000ffffU;
+  x = (x | (x << 8)) & 0x00ff00ff00ff00ffU;
+  return (x | (x << 4)) & 0x0f0f0f0f0f0f0f0fU;
+}
+
+// 32 columns of a row, two a byte, as 16 bytes: low nibbles columns 0-15, high nibbles 16-31.
+void pair_nibbles(const uint8_t* row, int64_t nbytes, uint8_t out[16]) {
+  uint8_t bytes[16] = {};
+  memcpy(bytes, row, static_cast<size_t>(std::min<int64_t>(nbytes, 16)));
+  for (int half = 0; half < 2; ++half) {
+    const uint64_t pairs = spread_nibbles(load_u32(bytes + 4 * half)) |
+                           (spread_nibbles(load_u32(bytes + 8 + 4 * half)) << 4);
+    memcpy(out + 8 * half, &pairs, sizeof(pairs));
+  }
+}
+
+void pack_nibbles(const PanelRows& rows, int64_t cols, uint8_t* out) {
+  const int64_t bytes = (cols + 1) / 2;
+  for (int64_t b = 0; b < column_blocks(cols); ++b, out += 256) {
+    for (int64_t r = 0; r < kPanelRows; ++r) {
+      uint8_t paired[16];
+      pair_nibbles(rows.row[r] + b * 16, bytes - b * 16, paired);
+      for (int64_t j = 0; j < 4; ++j) {
+        memcpy(out + j * 64 + r * 4, paired + 4 * j, 4);
+      }
+    }
+  }
+}
+
+void pack_scales(const PanelRows& rows, const DataFormat& format, int64_t cols, uint8_t* out) {
+  const int64_t size = dtype_bytes(format.scale_dtype, 1);
+  uint8_t* scales = out + panel_scales_at(format, cols);
+  uint8_t* zeros = out + panel_zeros_at(format, cols);
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    for (int64_t i = 0; i < scales_per_row(format, cols); ++i) {
+      memcpy(scales + (i * kPanelRows + r) * size, scale_row(rows.stored[r]) + i * size,
+             static_cast<size_t>(size));
+      if (format.has_zeros) {
+        zeros[i * kPanelRows + r] = zero_row(rows.stored[r])[i];
+      }
+    }
+  }
+}
+
+void pack_panel(const PanelRows& rows, const DataFormat& format, int64_t cols, uint8_t* out) {
   constexpr uint32_t kSignedToOffset = 0x80808080U;
-  switch (dtype) {
+  switch (format.dtype) {
+    case DType::kI8:
+      pack_bytes(rows, cols, 0x80, out);
+      return pack_scales(rows, format, cols, out);
+    case DType::kF8E4M3:
+      pack_bytes(rows, cols, 0, out);
+      return pack_scales(rows, format, cols, out);
+    case DType::kU4:
+    case DType::kF4E2M1:
+      pack_nibbles(rows, cols, out);
+      return pack_scales(rows, format, cols, out);
     case DType::kF32:
       return transpose_words(rows, 0, cols, 0, out);
     case DType::kF16:
@@ -131,13 +202,14 @@ void pack_panel(const PanelRows& rows, DType dtype, int64_t cols, uint8_t* out) 
 }  // namespace
 
 void pack_panels(const PackArgs& args, Range panels) {
-  const int64_t bytes = panel_bytes(args.dtype, args.cols);
+  const int64_t bytes = panel_bytes(args.format, args.cols);
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     PanelRows rows;
     for (int64_t r = 0; r < kPanelRows; ++r) {
-      rows.row[r] = source_row(args, std::min(p * kPanelRows + r, args.rows - 1));
+      rows.stored[r] = stored_row(args, std::min(p * kPanelRows + r, args.rows - 1));
+      rows.row[r] = rows.stored[r].data;
     }
-    pack_panel(rows, args.dtype, args.cols, args.out + p * bytes);
+    pack_panel(rows, args.format, args.cols, args.out + p * bytes);
   }
 }
 

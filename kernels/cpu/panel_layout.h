@@ -1,8 +1,8 @@
 // How weights lie in memory for the SIMD kernels. A panel is 16 output features (kPanelRows); one
 // 32-bit lane of a vector belongs to one feature. Values along k come in quads (4 bytes), pairs (2
 // x 16 bit) or singles, so that a kernel broadcasts the matching piece of x and never shuffles.
-// Nothing is re-coded: packing only transposes 32-bit words, and the size is that of the checkpoint
-// (Q4_K + 3 %, Q6_K + 1 %).
+// Nothing is re-coded: packing only transposes 32-bit words (and pairs nibbles 16 columns apart),
+// and the size is that of the checkpoint (Q4_K + 3 %, Q6_K + 1 %).
 //
 //   F32   [cols][16] f32
 //   F16   [cols][16] f16
@@ -18,11 +18,16 @@
 //   Q6_K  per 256 columns: low nibbles [2][16][16][4], high bits [2][8][16][4], scales [16][16] i8,
 //   d [16]
 //         f16, 32 bytes of padding
+//
+// Formats with separate scales; columns are padded to a multiple of 32, x with zeros:
+//   I8, F8E4M3   per 32 columns: quads [8][16][4], I8 as u8 (value + 128)
+//   U4, F4E2M1   per 32 columns: nibble quads as Q4_0
+//   then for all: scales [scales_per_row][16] in scale_dtype, zero points [scales_per_row][16] u8
 #pragma once
 
 #include <stdint.h>
 
-#include "kernels/common/dtype.h"
+#include "kernels/common/data_format.h"
 
 namespace atom::cpu {
 
@@ -30,9 +35,28 @@ inline constexpr int64_t kQ4KBytes = 2048 + 128 + 128 + 32 + 32;
 inline constexpr int64_t kQ6KBytes = 2048 + 1024 + 256 + 32 + 32;
 inline constexpr int64_t kQ4_1Bytes = 256 + 32 + 32;
 
-static inline int64_t panel_bytes(DType dtype, int64_t cols) {
+static inline int64_t column_blocks(int64_t cols) { return (cols + 31) / 32; }
+
+// Where the scales and the zero points of a panel begin (formats with separate scales).
+static inline int64_t panel_scales_at(const DataFormat& format, int64_t cols) {
+  const bool nibbles = format.dtype == DType::kU4 || format.dtype == DType::kF4E2M1;
+  return column_blocks(cols) * (nibbles ? 256 : 512);
+}
+static inline int64_t panel_zeros_at(const DataFormat& format, int64_t cols) {
+  return panel_scales_at(format, cols) +
+         scales_per_row(format, cols) * 16 * dtype_bytes(format.scale_dtype, 1);
+}
+
+static inline int64_t panel_bytes(const DataFormat& format, int64_t cols) {
   int64_t bytes = 0;
-  switch (dtype) {
+  switch (format.dtype) {
+    case DType::kI8:
+    case DType::kF8E4M3:
+    case DType::kU4:
+    case DType::kF4E2M1:
+      bytes =
+          panel_zeros_at(format, cols) + (format.has_zeros ? scales_per_row(format, cols) * 16 : 0);
+      break;
     case DType::kF32:
       bytes = cols * 64;
       break;

@@ -26,13 +26,13 @@ void run_head(const cpu::Kernels& kernels, const HeadsWeight& weights,
     std::copy_n(from + t * x_row, cols, x + t * cols);
   }
   const int64_t head_bytes =
-      kernels.packed_bytes(segment.kernel, segment.format.dtype, weights.row_stride(), cols);
+      kernels.packed_bytes(segment.kernel, segment.format, weights.row_stride(), cols);
   cpu::LinearArgs args{
       .x = x,
       .num_tokens = count,
       .weight = static_cast<const uint8_t*>(weights.weight.packed.data()) + segment.offset +
                 head * head_bytes,
-      .dtype = segment.format.dtype,
+      .format = segment.format,
       .rows = weights.out_features,
       .cols = cols,
       .out = params.out.data_as<float>() + token * out_row + head * params.out_stride,

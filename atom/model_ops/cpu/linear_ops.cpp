@@ -1,13 +1,18 @@
 // Packing and running linear layers on the CPU: checks, segments and work splitting; kernels do the
 // rest.
 #include <algorithm>
+#include <bit>
 
 #include "atom/model_ops/cpu/cpu_ops.h"
 
 namespace atom {
 namespace {
 
-bool is_weight_dtype(DType dtype) {
+// Types whose values are numbers by themselves or carry their scales along, and types that need
+// scales of their own.
+enum class Storage { kUnknown, kPlain, kScaled };
+
+Storage storage_of(DType dtype) {
   switch (dtype) {
     case DType::kF32:
     case DType::kF16:
@@ -17,25 +22,62 @@ bool is_weight_dtype(DType dtype) {
     case DType::kQ4_1:
     case DType::kQ4_K:
     case DType::kQ6_K:
-      return true;
+      return Storage::kPlain;
+    case DType::kI8:
+    case DType::kF8E4M3:
+    case DType::kU4:
+    case DType::kF4E2M1:
+      return Storage::kScaled;
     default:
-      return false;
+      return Storage::kUnknown;
   }
+}
+
+// Kernels find the scale of a block of 32 columns with a shift.
+bool is_group(int64_t block_k, int64_t cols) {
+  return block_k < 0 || block_k >= cols ||
+         (block_k >= 32 && std::has_single_bit(uint64_t(block_k)));
+}
+
+Status check_scales(const WeightPart& part) {
+  const DataFormat& f = part.format;
+  const bool floats = f.scale_dtype == DType::kF32 || f.scale_dtype == DType::kF16 ||
+                      f.scale_dtype == DType::kBF16 || f.scale_dtype == DType::kF8E8M0;
+  if (part.scales == nullptr || !floats || f.block_k == 0 || f.block_n < -1) {
+    return make_error(ErrorCode::kUnsupported,
+                      "the CPU backend has no linear layer for weights of type {} with scales of "
+                      "type {} per [{}, {}]",
+                      dtype_name(f.dtype), dtype_name(f.scale_dtype), f.block_n, f.block_k);
+  }
+  if (!is_group(f.block_k, part.cols)) {
+    return make_error(ErrorCode::kUnsupported,
+                      "groups of {} columns are not supported (expected 32, 64, 128 ... or whole "
+                      "rows)",
+                      f.block_k);
+  }
+  if (f.has_zeros && (f.dtype != DType::kU4 || part.zeros == nullptr)) {
+    return make_error(ErrorCode::kUnsupported, "zero points need weights of type u4 (found {})",
+                      dtype_name(f.dtype));
+  }
+  return {};
 }
 
 Status check_part(const WeightPart& part, int64_t cols) {
   const DType dtype = part.format.dtype;
-  if (!is_weight_dtype(dtype) || part.format.block_n != 0 || part.format.block_k != 0) {
+  const Storage storage = storage_of(dtype);
+  if (storage == Storage::kUnknown || (storage == Storage::kScaled) != has_scales(part.format)) {
     return make_error(ErrorCode::kUnsupported,
                       "the CPU backend has no linear layer for weights of type {}{}",
-                      dtype_name(dtype), part.format.block_n != 0 ? " with separate scales" : "");
+                      dtype_name(dtype), has_scales(part.format) ? " with separate scales" : "");
   }
   if (part.rows <= 0 || part.cols <= 0 || part.cols != cols) {
     return make_error(ErrorCode::kInvalidArgument,
                       "cannot pack a weight of shape [{}, {}] with {} columns", part.rows,
                       part.cols, cols);
   }
-  if (part.cols % dtype_info(dtype).block_size != 0) {
+  if (storage == Storage::kScaled) {
+    ATOM_RETURN_IF_ERROR(check_scales(part));
+  } else if (part.cols % dtype_info(dtype).block_size != 0) {
     return make_error(ErrorCode::kInvalidArgument,
                       "{} columns are not a multiple of the {} block of {}", part.cols,
                       dtype_info(dtype).block_size, dtype_name(dtype));
@@ -53,11 +95,12 @@ std::vector<LinearSegment> make_segments(const cpu::Kernels& kernels,
   std::vector<LinearSegment> segments;
   int64_t row = 0;
   for (const WeightPart& part : parts) {
-    if (segments.empty() || segments.back().format != part.format) {
+    const DataFormat format = cpu::packed_format(part.format);
+    if (segments.empty() || segments.back().format != format) {
       segments.push_back(
-          {.format = part.format,
+          {.format = format,
            .row_begin = row,
-           .kernel = kernels.choose_linear(part.format.dtype, compute == ComputeType::kFloat32)});
+           .kernel = kernels.choose_linear(format, compute == ComputeType::kFloat32)});
     }
     segments.back().rows += part.rows;
     row += part.rows;
@@ -75,16 +118,13 @@ void pack_segment(const ExecContext& ctx, const LinearSegment& segment,
   int64_t row = 0;
   for (const WeightPart& part : parts) {
     if (row >= segment.row_begin && row < segment.row_begin + segment.rows) {
-      sources.push_back({.data = static_cast<const uint8_t*>(part.data),
-                         .rows = part.rows,
-                         .row_bytes = dtype_bytes(part.format.dtype, part.cols),
-                         .rotary_heads = part.rotary_heads});
+      sources.push_back(row_source(part));
     }
     row += part.rows;
   }
   const cpu::PackArgs args{.sources = sources.data(),
                            .num_sources = static_cast<int64_t>(sources.size()),
-                           .dtype = segment.format.dtype,
+                           .format = segment.format,
                            .rows = segment.rows,
                            .cols = weight.in_features,
                            .out = static_cast<uint8_t*>(weight.packed.data()) + segment.offset};
@@ -147,8 +187,8 @@ Status pack_linear_cpu(const ExecContext& ctx, std::span<const WeightPart> parts
   for (LinearSegment& segment : weight.segments) {
     constexpr int64_t kAlignment = 64;
     segment.offset = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    bytes = segment.offset + kernels.packed_bytes(segment.kernel, segment.format.dtype,
-                                                  segment.rows, weight.in_features);
+    bytes = segment.offset +
+            kernels.packed_bytes(segment.kernel, segment.format, segment.rows, weight.in_features);
     weight.out_features += segment.rows;
   }
   ATOM_ASSIGN_OR_RETURN(weight.packed, Buffer::allocate(bytes, PageSize::kHuge));
@@ -177,7 +217,7 @@ void linear_cpu(const ExecContext& ctx, const Tensor& x, const LinearWeight& wei
         .x = x.data_as<float>(),
         .num_tokens = x.dim(0),
         .weight = static_cast<const uint8_t*>(weight.packed.data()) + segment.offset,
-        .dtype = segment.format.dtype,
+        .format = segment.format,
         .rows = segment.rows,
         .cols = weight.in_features,
         .bias = bias == nullptr ? nullptr : bias + segment.row_begin,

@@ -134,4 +134,59 @@ void dequantize(DType dtype, const uint8_t* row, int64_t begin, int64_t count, f
   }
 }
 
+namespace {
+
+float load_scale(DType dtype, const uint8_t* scales, int64_t index) {
+  if (dtype == DType::kF8E8M0) {
+    return f8e8m0_to_f32(scales[index]);
+  }
+  float value = 0;
+  decode_plain(dtype, scales + dtype_bytes(dtype, index), 1, &value);
+  return value;
+}
+
+// The stored number itself, before zero point and scale.
+float load_value(DType dtype, const uint8_t* row, int64_t i) {
+  const auto nibble = static_cast<uint8_t>(i % 2 == 0 ? row[i / 2] & 15 : row[i / 2] >> 4);
+  switch (dtype) {
+    case DType::kF8E4M3:
+      return f8e4m3_to_f32(row[i]);
+    case DType::kI8:
+      return static_cast<float>(static_cast<int8_t>(row[i]));
+    case DType::kU4:
+      return static_cast<float>(nibble);
+    case DType::kF4E2M1:
+      return f4e2m1_to_f32(nibble);
+    default:
+      return 0.0F;
+  }
+}
+
+int64_t tile_row(const StoredRow& row) {
+  const int64_t block = row.source->format.block_n;
+  return (block <= 0 ? 0 : row.row / block) * scales_per_row(row.source->format, row.source->cols);
+}
+
+}  // namespace
+
+const uint8_t* scale_row(const StoredRow& row) {
+  return row.source->scales + dtype_bytes(row.source->format.scale_dtype, tile_row(row));
+}
+
+const uint8_t* zero_row(const StoredRow& row) { return row.source->zeros + tile_row(row); }
+
+void dequantize_row(const StoredRow& row, int64_t begin, int64_t count, float* out) {
+  const DataFormat& format = row.source->format;
+  if (!has_scales(format)) {
+    return dequantize(format.dtype, row.data, begin, count, out);
+  }
+  const float middle = format.dtype == DType::kU4 ? 8.0F : 0.0F;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t tile = format.block_k <= 0 ? 0 : (begin + i) / format.block_k;
+    const float zero = format.has_zeros ? static_cast<float>(zero_row(row)[tile]) : middle;
+    out[i] = (load_value(format.dtype, row.data, begin + i) - zero) *
+             load_scale(format.scale_dtype, scale_row(row), tile);
+  }
+}
+
 }  // namespace atom::cpu

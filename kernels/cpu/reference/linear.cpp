@@ -6,20 +6,25 @@
 
 namespace atom::cpu {
 
-const uint8_t* source_row(const PackArgs& args, int64_t row) {
-  const RowSource* source = args.sources;
-  while (row >= source->rows) {
-    row -= source->rows;
-    ++source;
-  }
-  if (source->rotary_heads > 0) {
-    const int64_t head_rows = source->rows / source->rotary_heads;
+StoredRow stored_row(const RowSource& source, int64_t row) {
+  if (source.rotary_heads > 0) {
+    const int64_t head_rows = source.rows / source.rotary_heads;
     const int64_t head = row / head_rows;
     const int64_t i = row % head_rows;
     const int64_t half = head_rows / 2;
     row = head * head_rows + (i < half ? 2 * i : 2 * (i - half) + 1);
   }
-  return source->data + row * source->row_bytes;
+  row = source.first_row + row * source.row_step;
+  return {.source = &source, .row = row, .data = source.data + row * source.row_bytes};
+}
+
+StoredRow stored_row(const PackArgs& args, int64_t row) {
+  const RowSource* source = args.sources;
+  while (row >= source->rows) {
+    row -= source->rows;
+    ++source;
+  }
+  return stored_row(*source, row);
 }
 
 namespace reference {
@@ -29,13 +34,37 @@ constexpr int64_t kChunk =
     256;  // values of a weight row decoded at a time; a multiple of every block
 constexpr int64_t kTokenTile = 64;  // rows of x that share a decoded chunk
 
+// Packed: rows one after the other, each with its values as stored, its scales, its zero points.
+struct PackedRow {
+  int64_t value_bytes = 0;
+  int64_t scale_bytes = 0;
+  int64_t zero_bytes = 0;
+
+  PackedRow(const DataFormat& format, int64_t cols) {
+    value_bytes = row_bytes(format.dtype, cols);
+    if (has_scales(format)) {
+      scale_bytes = scales_per_row(format, cols) * dtype_bytes(format.scale_dtype, 1);
+      zero_bytes = format.has_zeros ? scales_per_row(format, cols) : 0;
+    }
+  }
+  int64_t bytes() const { return value_bytes + scale_bytes + zero_bytes; }
+};
+
 void dot_row(const LinearArgs& args, int64_t row, Range tokens) {
-  const uint8_t* weight = args.weight + row * dtype_bytes(args.dtype, args.cols);
+  const PackedRow layout(args.format, args.cols);
+  const uint8_t* packed = args.weight + row * layout.bytes();
+  const RowSource source{.data = packed,
+                         .rows = 1,
+                         .format = args.format,
+                         .cols = args.cols,
+                         .scales = packed + layout.value_bytes,
+                         .zeros = packed + layout.value_bytes + layout.scale_bytes};
+  const StoredRow weight = stored_row(source, 0);
   double sums[kTokenTile] = {};
   float values[kChunk];
   for (int64_t k = 0; k < args.cols; k += kChunk) {
     const int64_t count = std::min(kChunk, args.cols - k);
-    dequantize(args.dtype, weight, k, count, values);
+    dequantize_row(weight, k, count, values);
     for (int64_t m = tokens.begin; m < tokens.end; ++m) {
       const float* x = args.x + m * args.cols + k;
       double sum = sums[m - tokens.begin];
@@ -53,17 +82,26 @@ void dot_row(const LinearArgs& args, int64_t row, Range tokens) {
 
 }  // namespace
 
-int64_t packed_bytes(int32_t, DType dtype, int64_t rows, int64_t cols) {
-  return rows * dtype_bytes(dtype, cols);
+int64_t packed_bytes(int32_t, const DataFormat& format, int64_t rows, int64_t cols) {
+  return rows * PackedRow(format, cols).bytes();
 }
 
-int32_t choose_linear(DType, bool) { return kStoredRows; }
+int32_t choose_linear(const DataFormat&, bool) { return kStoredRows; }
 
 void pack(int32_t, const PackArgs& args, Range panels) {
-  const int64_t row_bytes = dtype_bytes(args.dtype, args.cols);
+  const PackedRow layout(args.format, args.cols);
   const int64_t end = std::min(panels.end * kPanelRows, args.rows);
   for (int64_t row = panels.begin * kPanelRows; row < end; ++row) {
-    memcpy(args.out + row * row_bytes, source_row(args, row), static_cast<size_t>(row_bytes));
+    const StoredRow stored = stored_row(args, row);
+    uint8_t* to = args.out + row * layout.bytes();
+    memcpy(to, stored.data, static_cast<size_t>(layout.value_bytes));
+    if (layout.scale_bytes > 0) {
+      memcpy(to + layout.value_bytes, scale_row(stored), static_cast<size_t>(layout.scale_bytes));
+    }
+    if (layout.zero_bytes > 0) {
+      memcpy(to + layout.value_bytes + layout.scale_bytes, zero_row(stored),
+             static_cast<size_t>(layout.zero_bytes));
+    }
   }
 }
 

@@ -32,7 +32,7 @@ constexpr int kTokens = 6;  // 24 accumulators, 4 weights, 1 broadcast
 template <int kNumPanels, int kNumTokens>
 void run_tile(const LinearArgs& args, int64_t token, int64_t first_panel) {
   const int64_t pairs = bf16_pairs(args.cols);
-  const int64_t bytes = panel_bytes(args.dtype, args.cols);
+  const int64_t bytes = panel_bytes(args.format, args.cols);
   const uint8_t* weight = args.weight + first_panel * bytes;
   const auto* x = reinterpret_cast<const int32_t*>(args.input) + token * pairs;
   F acc[kNumTokens][kNumPanels];

@@ -25,7 +25,7 @@ template <int kNumPanels, int kNumTiles>
 ATOM_INLINE void multiply(const LinearArgs& args, int64_t token, int64_t second,
                           int64_t first_panel, Sums& sums) {
   const int64_t chunks = bf16_chunks(args.cols);
-  const int64_t bytes = panel_bytes(args.dtype, args.cols);
+  const int64_t bytes = panel_bytes(args.format, args.cols);
   const uint8_t* weight = args.weight + first_panel * bytes;
   const uint8_t* x = args.input + token * kChunkBytes;
   const int64_t step = args.num_tokens * kChunkBytes;

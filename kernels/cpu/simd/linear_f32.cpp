@@ -25,13 +25,12 @@ struct Tile {
 
 // out [count][16] = columns [k, k + count) of a panel
 template <class Format>
-void decode_quads(const uint8_t* panel, int64_t cols, int64_t k, int64_t count,
-                  float (*out)[kPanelRows]) {
+void decode_quads(const LinearArgs& args, const uint8_t* panel, Range k, float (*out)[kPanelRows]) {
   Format format{};
-  format.blocks = cols / 32;
+  format.set_up(args.format, args.cols);
   const I byte = i_set(0xff);
   const F offset = f_set(static_cast<float>(Format::kOffset));
-  for (int64_t b = k / 32; b < (k + count) / 32; ++b, out += 32) {
+  for (int64_t b = k.begin / 32; b < (k.end + 31) / 32; ++b, out += 32) {
     I quads[8];
     format.quads(panel, b, quads);
     const F minimum = format.minimum(panel, b);
@@ -59,9 +58,45 @@ void decode_bf16(const uint8_t* panel, int64_t k, int64_t count, float (*out)[kP
   }
 }
 
-void decode(DType dtype, const uint8_t* panel, int64_t cols, Range k, float (*out)[kPanelRows]) {
+// Each byte of e4m3 with its sign where f32 has it and an exponent 120 too small; the factor 2^120
+// corrects that and makes subnormals right as well. NaN (0x7f) would read 480 and is put back.
+ATOM_INLINE F decode_f8(I byte, F scale) {
+  const I magnitude = i_and(byte, i_set(0x7f));
+  const F value = f_mul(as_f32(i_shl<20>(magnitude)), f_set(0x1p120F));
+  const I nan = i_and(i_shr<7>(i_add(magnitude, i_set(1))), i_set(1));
+  const I sign = i_shl<24>(i_and(byte, i_set(0x80)));
+  return f_mul(as_f32(i_or(i_or(as_i32(value), sign), i_sub(i_zero(), nan))), scale);
+}
+
+void decode_f8_quads(const LinearArgs& args, const uint8_t* panel, Range k,
+                     float (*out)[kPanelRows]) {
+  GroupScales scales{};
+  scales.set_up(args.format, args.cols);
+  const I byte = i_set(0xff);
+  for (int64_t b = k.begin / 32; b < (k.end + 31) / 32; ++b) {
+    const F scale = scales.group_scale(panel, b);
+    for (int j = 0; j < 8; ++j, out += 4) {
+      const I quad = i_load(panel + b * 512 + j * 64);
+      f_store(out[0], decode_f8(i_and(quad, byte), scale));
+      f_store(out[1], decode_f8(i_and(i_shr<8>(quad), byte), scale));
+      f_store(out[2], decode_f8(i_and(i_shr<16>(quad), byte), scale));
+      f_store(out[3], decode_f8(i_shr<24>(quad), scale));
+    }
+  }
+}
+
+void decode(const LinearArgs& args, const uint8_t* panel, Range k, float (*out)[kPanelRows]) {
   const int64_t count = k.end - k.begin;
-  switch (dtype) {
+  switch (args.format.dtype) {
+    case DType::kI8:
+      return decode_quads<FormatI8>(args, panel, k, out);
+    case DType::kU4:
+      return args.format.has_zeros ? decode_quads<FormatU4<true>>(args, panel, k, out)
+                                   : decode_quads<FormatU4<false>>(args, panel, k, out);
+    case DType::kF4E2M1:
+      return decode_quads<FormatF4>(args, panel, k, out);
+    case DType::kF8E4M3:
+      return decode_f8_quads(args, panel, k, out);
     case DType::kF32:
       memcpy(out, panel + k.begin * 64, static_cast<size_t>(count) * 64);
       return;
@@ -73,15 +108,15 @@ void decode(DType dtype, const uint8_t* panel, int64_t cols, Range k, float (*ou
     case DType::kBF16:
       return decode_bf16(panel, k.begin, count, out);
     case DType::kQ8_0:
-      return decode_quads<FormatQ8_0>(panel, cols, k.begin, count, out);
+      return decode_quads<FormatQ8_0>(args, panel, k, out);
     case DType::kQ4_0:
-      return decode_quads<FormatQ4_0>(panel, cols, k.begin, count, out);
+      return decode_quads<FormatQ4_0>(args, panel, k, out);
     case DType::kQ4_1:
-      return decode_quads<FormatQ4_1>(panel, cols, k.begin, count, out);
+      return decode_quads<FormatQ4_1>(args, panel, k, out);
     case DType::kQ4_K:
-      return decode_quads<FormatQ4_K>(panel, cols, k.begin, count, out);
+      return decode_quads<FormatQ4_K>(args, panel, k, out);
     case DType::kQ6_K:
-      return decode_quads<FormatQ6_K>(panel, cols, k.begin, count, out);
+      return decode_quads<FormatQ6_K>(args, panel, k, out);
     default:
       return;
   }
@@ -127,7 +162,7 @@ ATOM_INLINE void multiply(const Tile& tile, const float* x, int64_t x_stride, in
 // order.
 template <DType kType, int kNumPanels>
 void stream_row(const LinearArgs& args, int64_t token, int64_t first_panel) {
-  const int64_t bytes = panel_bytes(kType, args.cols);
+  const int64_t bytes = panel_bytes(args.format, args.cols);
   const uint8_t* weight = args.weight + first_panel * bytes;
   const float* x = args.x + token * args.cols;
   const I high = i_set(static_cast<int32_t>(0xffff0000U));
@@ -164,10 +199,10 @@ void stream_row(const LinearArgs& args, int64_t token, int64_t first_panel) {
 
 template <int kNumPanels>
 void run_tile(const LinearArgs& args, Range tokens, int64_t first_panel, Tile& tile) {
-  const int64_t bytes = panel_bytes(args.dtype, args.cols);
+  const int64_t bytes = panel_bytes(args.format, args.cols);
   const int64_t count = tokens.end - tokens.begin;
   if (count == 1) {
-    switch (args.dtype) {
+    switch (args.format.dtype) {
       case DType::kF32:
         return stream_row<DType::kF32, kNumPanels>(args, tokens.begin, first_panel);
       case DType::kF16:
@@ -182,8 +217,7 @@ void run_tile(const LinearArgs& args, Range tokens, int64_t first_panel, Tile& t
   for (int64_t k = 0; k < args.cols; k += kChunk) {
     const int64_t end = k + kChunk < args.cols ? k + kChunk : args.cols;
     for (int p = 0; p < kNumPanels; ++p) {
-      decode(args.dtype, args.weight + (first_panel + p) * bytes, args.cols, {k, end},
-             tile.weight[p]);
+      decode(args, args.weight + (first_panel + p) * bytes, {k, end}, tile.weight[p]);
     }
     const float* x = args.x + tokens.begin * args.cols + k;
     int64_t t = 0;

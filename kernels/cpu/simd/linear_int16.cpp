@@ -165,10 +165,10 @@ ATOM_INLINE void add_block_tiles(const Block<Format, kNumPanels>& block, const I
 template <class Format, int kNumPanels>
 void run_tile(const LinearArgs& args, const Int16View& x, Range tokens, int64_t first_panel,
               Tile& tile) {
-  const int64_t blocks = args.cols / 32;
+  const int64_t blocks = column_blocks(args.cols);
   Format format{};
-  format.blocks = blocks;
-  const int64_t bytes = panel_bytes(args.dtype, args.cols);
+  format.set_up(args.format, args.cols);
+  const int64_t bytes = panel_bytes(args.format, args.cols);
   const uint8_t* panel[kNumPanels];
   for (int p = 0; p < kNumPanels; ++p) {
     panel[p] = args.weight + (first_panel + p) * bytes;
@@ -242,9 +242,9 @@ void run(const LinearArgs& args, Range tokens, Range panels) {
 // One row of x: the largest magnitude of 32 columns becomes 127 * 256, so both planes fit signed
 // bytes. Not a number or infinite: the scale of the block is NaN, and so is every output that uses
 // it.
-ATOM_INLINE void quantize_block(const float* x, Int16View& out, int64_t index) {
-  const F a = f_load(x);
-  const F b = f_load(x + 16);
+ATOM_INLINE void quantize_block(const float* x, int64_t count, Int16View& out, int64_t index) {
+  const F a = f_load_first(x, count);
+  const F b = count > 16 ? f_load_first(x + 16, count - 16) : f_zero();
   const float top = f_highest(f_max(f_abs(a), f_abs(b)));
   const F poison = f_add(f_mul(a, f_zero()), f_mul(b, f_zero()));
   const bool usable = top > 1e-30F && !f_any_nan(poison);
@@ -269,14 +269,21 @@ ATOM_INLINE void quantize_block(const float* x, Int16View& out, int64_t index) {
 void prepare_int16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens) {
   Int16View view(out, num_tokens, cols);
   for (int64_t m = tokens.begin; m < tokens.end; ++m) {
-    for (int64_t b = 0; b < cols / 32; ++b) {
-      quantize_block(x + m * cols + b * 32, view, b * num_tokens + m);
+    for (int64_t b = 0; b < column_blocks(cols); ++b) {
+      quantize_block(x + m * cols + b * 32, cols - b * 32, view, b * num_tokens + m);
     }
   }
 }
 
 void linear_int16(const LinearArgs& args, Range tokens, Range panels) {
-  switch (args.dtype) {
+  switch (args.format.dtype) {
+    case DType::kI8:
+      return run<FormatI8>(args, tokens, panels);
+    case DType::kU4:
+      return args.format.has_zeros ? run<FormatU4<true>>(args, tokens, panels)
+                                   : run<FormatU4<false>>(args, tokens, panels);
+    case DType::kF4E2M1:
+      return run<FormatF4>(args, tokens, panels);
     case DType::kQ8_0:
       return run<FormatQ8_0>(args, tokens, panels);
     case DType::kQ4_0:

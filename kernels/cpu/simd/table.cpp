@@ -21,12 +21,14 @@ constexpr bool kHasVnni = true;
 constexpr bool kHasVnni = false;
 #endif
 
-int64_t packed_bytes(int32_t, DType dtype, int64_t rows, int64_t cols) {
-  return (rows + kPanelRows - 1) / kPanelRows * panel_bytes(dtype, cols);
+int64_t packed_bytes(int32_t, const DataFormat& format, int64_t rows, int64_t cols) {
+  return (rows + kPanelRows - 1) / kPanelRows * panel_bytes(format, cols);
 }
 
-int32_t choose_linear(DType dtype, bool exact_activations) {
-  if (exact_activations || dtype == DType::kF32 || dtype == DType::kF16) {
+int32_t choose_linear(const DataFormat& format, bool exact_activations) {
+  const DType dtype = format.dtype;
+  if (exact_activations || dtype == DType::kF32 || dtype == DType::kF16 ||
+      dtype == DType::kF8E4M3) {
     return kPanelsF32;
   }
   if (dtype == DType::kBF16) {
@@ -34,7 +36,8 @@ int32_t choose_linear(DType dtype, bool exact_activations) {
   }
   // Sums of two products of stored bytes above 128 do not fit the 16 bits of the instructions
   // before VNNI.
-  return kHasVnni || dtype != DType::kQ8_0 ? kPanelsInt16 : kPanelsF32;
+  const bool large = dtype == DType::kQ8_0 || dtype == DType::kI8;
+  return kHasVnni || !large ? kPanelsInt16 : kPanelsF32;
 }
 
 void pack(int32_t, const PackArgs& args, Range panels) { pack_panels(args, panels); }

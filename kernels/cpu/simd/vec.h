@@ -223,6 +223,18 @@ ATOM_INLINE I dot4(I acc, I x, I y) {
 
 #endif
 
+// Byte i of the result is table[low four bits of byte i of x]; x has no byte above 15.
+ATOM_INLINE I i_lookup16(const uint8_t table[16], I x) {
+#if defined(__AVX512F__)
+  return _mm512_shuffle_epi8(
+      _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), x);
+#else
+  const __m256i both =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(both, x.a), _mm256_shuffle_epi8(both, x.b)};
+#endif
+}
+
 ATOM_INLINE F f_load_bf16(const void* p) { return as_f32(i_shl<16>(i_load_u16(p))); }
 
 // The bf16 of each lane, nearest even, in its low 16 bits.
