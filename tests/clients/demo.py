@@ -14,3 +14,10 @@ def demo_model():
     if not os.path.exists(given):
         pytest.skip("no demo model: run scripts/fetch_demo_model.sh, or set ATOM_DEMO_MODEL")
     return given
+
+
+def built_without_grammars(message):
+    """Whether a refusal of a schema is that of a build without the grammar library. Where its source package lies in the
+    tree (scripts/fetch_xgrammar.sh), the same words are a fault."""
+    package = pathlib.Path(__file__).resolve().parents[2] / "third_party" / "xgrammar-0.2.8"
+    return "not in this build" in message and not package.exists()

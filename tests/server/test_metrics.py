@@ -1,7 +1,6 @@
 """/metrics as Prometheus sees it: syntax, vLLM's names, and numbers that add up under load and after aborts."""
 import concurrent.futures
 import json
-import pytest
 import math
 import pathlib
 import re
@@ -105,8 +104,6 @@ def test_names_types_labels_and_buckets_are_those_of_vllm(server):
     assert info.value == 1 and int(info.labels["block_size"]) == 16 and int(info.labels["num_gpu_blocks"]) > 0
 
 
-# OPEN: failed once in three runs on a loaded machine; cause unknown.
-@pytest.mark.xfail(strict=False, reason="fails now and then under load: to be understood")
 def test_numbers_add_up_under_load_and_after_aborts(server):
     before = idle(server)
     client = openai.OpenAI(base_url=server.base + "/v1", api_key="none", max_retries=0)
@@ -130,19 +127,21 @@ def test_numbers_add_up_under_load_and_after_aborts(server):
         usages = [future.result() for future in usages]
     after = idle(server)
     ended = {reason: count - finished(before)[reason] for reason, count in finished(after).items()}
-    assert ended == {"stop": 0, "length": 80, "abort": 10, "error": 0}
+    late = 10 - ended["abort"]  # 400 tokens can be made before the server hears that the client left
+    assert ended == {"stop": 0, "length": 80 + late, "abort": 10 - late, "error": 0}
 
     def grew(name, suffix=""):
         return value(after, name, suffix) - value(before, name, suffix)
 
-    assert grew("vllm:request_generation_tokens", "_sum") == sum(u.completion_tokens for u in usages)
-    assert grew("vllm:request_prompt_tokens", "_sum") == 2 * sum(u.prompt_tokens for u in usages)
-    assert grew("vllm:request_params_max_tokens", "_sum") == 80 * 8
+    assert grew("vllm:request_generation_tokens", "_sum") == sum(u.completion_tokens for u in usages) + 400 * late
+    left_prompt = httpx.post(server.base + "/tokenize", json={"prompt": ENDLESS["prompt"]}).json()["count"]
+    assert grew("vllm:request_prompt_tokens", "_sum") == 2 * sum(u.prompt_tokens for u in usages) + left_prompt * late
+    assert grew("vllm:request_params_max_tokens", "_sum") == 80 * 8 + 400 * late
     # The aborted ones have a first token, but no latency.
     assert grew("vllm:time_to_first_token_seconds", "_count") == 90
     for name in ("e2e_request_latency", "request_queue_time", "request_prefill_time", "request_decode_time",
                  "request_inference_time", "request_time_per_output_token"):
-        assert grew(f"vllm:{name}_seconds", "_count") == 80, name
+        assert grew(f"vllm:{name}_seconds", "_count") == 80 + late, name
     assert grew("vllm:inter_token_latency_seconds", "_count") >= 80 * 7
     phases = sum(grew(f"vllm:request_{p}_time_seconds", "_sum") for p in ("queue", "prefill", "decode"))
     assert math.isclose(phases, grew("vllm:e2e_request_latency_seconds", "_sum"), rel_tol=0.2, abs_tol=0.05)
@@ -182,6 +181,8 @@ def test_label_values_are_escaped(start_server):
     families = scrape(server)
     assert families["vllm:num_requests_running"].samples[0].labels["model_name"] == name
     assert server.stop() == 0
+
+
 def test_dashboard_and_table_name_existing_metrics(server):
     httpx.post(server.base + "/v1/completions", json=TINY)
     names = {s.name for f in idle(server).values() for s in f.samples}
