@@ -8,6 +8,8 @@
 #include <string>
 
 #include "atom/model_ops/gpu_backend.h"
+#include "atom/models/causal_lm.h"
+#include "kernels/cpu/mla.h"
 
 namespace atom {
 namespace {
@@ -67,11 +69,39 @@ int64_t available_host_bytes() {
 
 double mib(int64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
 
+// Values of a layer's attention matrices.
+int64_t attention_weights(const ModelConfig& model) {
+  const LatentConfig& latent = model.latent;
+  if (latent.kv_lora_rank == 0) {
+    const int64_t heads = model.num_attention_heads + model.num_key_value_heads;
+    return 2 * heads * model.head_dim * model.hidden_size;
+  }
+  const int64_t queries = model.num_attention_heads * model.head_dim;
+  const int64_t query_weights = latent.q_lora_rank == 0
+                                    ? model.hidden_size * queries
+                                    : latent.q_lora_rank * (model.hidden_size + queries);
+  return query_weights + model.hidden_size * (latent.kv_lora_rank + latent.qk_rope_head_dim) +
+         model.num_attention_heads *
+             (latent.kv_lora_rank * (latent.qk_nope_head_dim + latent.v_head_dim) +
+              latent.v_head_dim * model.hidden_size);
+}
+
+// Values per token of a layer's attention, at their most.
+int64_t attention_activations(const ModelConfig& model) {
+  const LatentConfig& latent = model.latent;
+  const int64_t heads = model.num_attention_heads;
+  if (latent.kv_lora_rank == 0) {
+    return 2 * (heads + model.num_key_value_heads) * model.head_dim;
+  }
+  const int64_t row = latent.kv_lora_rank + latent.qk_rope_head_dim;
+  return row + heads * row +
+         std::max(heads * model.head_dim + 2 * latent.q_lora_rank,
+                  heads * (latent.kv_lora_rank + latent.v_head_dim));
+}
+
 // bf16 matrices of a dense model; norms and biases are lost in them.
 int64_t dummy_weight_bytes(const ModelConfig& model) {
-  const int64_t heads = model.num_attention_heads + model.num_key_value_heads;
-  const int64_t layer = 2 * heads * model.head_dim * model.hidden_size +
-                        3 * model.intermediate_size * model.hidden_size;
+  const int64_t layer = attention_weights(model) + 3 * model.intermediate_size * model.hidden_size;
   const int64_t tables = model.tie_word_embeddings ? 1 : 2;
   return 2 * (model.num_hidden_layers * layer + tables * model.vocab_size * model.hidden_size);
 }
@@ -86,15 +116,16 @@ int64_t workspace_bytes(const ModelConfig& model, int64_t step_tokens, int64_t l
                         ActivationBytes bytes) {
   // Per token: residual, streams of hidden size, rotary rows, the larger of the two sublayers, and
   // a copy of the widest input in a kernel's own layout.
-  const int64_t heads = model.num_attention_heads * model.head_dim;
-  const int64_t kv_heads = model.num_key_value_heads * model.head_dim;
-  const int64_t attention = 2 * heads + 2 * kv_heads;
+  const int64_t heads =
+      model.num_attention_heads * std::max(model.head_dim, model.latent.v_head_dim);
+  const int64_t attention = attention_activations(model);
   const int64_t mlp = 3 * model.intermediate_size;
   const int64_t activations = 5 * model.hidden_size + std::max(attention, mlp) +
                               std::max({model.intermediate_size, heads, model.hidden_size});
   const int64_t per_token =
       activations * bytes.activation + model.hidden_size * bytes.residual + model.head_dim * 4;
   return step_tokens * per_token + logit_rows * (model.vocab_size + model.hidden_size) * 4 +
+         (model.latent.kv_lora_rank > 0 ? cpu::kMlaStates * int64_t{sizeof(float)} : 0) +
          16 * kMiB;  // op scratch and alignment
 }
 
@@ -120,8 +151,8 @@ Result<MemoryPlan> start_plan(const EngineConfig& config, const ModelConfig& mod
               .param = "--max-model-len"});
   }
   plan.max_model_len = config.scheduler.max_model_len.value_or(model.max_position_embeddings);
-  plan.bytes_per_block = 2 * model.num_hidden_layers * model.num_key_value_heads *
-                         config.cache.block_size * model.head_dim *
+  const KvCacheSpec cache = kv_cache_spec(model);
+  plan.bytes_per_block = cache.num_layers * cache.token_size() * config.cache.block_size *
                          dtype_bytes(kv_cache_dtype(config), 1);
   return plan;
 }

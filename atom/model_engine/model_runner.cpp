@@ -76,7 +76,7 @@ class CpuModelRunner final : public Executor {
         dtype_bytes(dtype, plan_.num_blocks * spec.num_kv_heads * block_size_ * spec.head_dim);
     for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
       ATOM_ASSIGN_OR_RETURN(Buffer k, Buffer::allocate(half));
-      ATOM_ASSIGN_OR_RETURN(Buffer v, Buffer::allocate(half));
+      ATOM_ASSIGN_OR_RETURN(Buffer v, Buffer::allocate(spec.has_values ? half : 0));
       kv_caches_.push_back({.k = k.data(),
                             .v = v.data(),
                             .dtype = dtype,

@@ -4,6 +4,7 @@
 #include <boost/json.hpp>
 
 #include "atom/model_loader/json_fields.h"
+#include "atom/model_loader/latent_config.h"
 #include "atom/model_loader/mapped_file.h"
 #include "atom/model_loader/model_family.h"
 #include "atom/model_loader/quantization_reader.h"
@@ -164,6 +165,9 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
                         row.max);
     }
     config.*row.field = value.value_or(0);
+  }
+  if (family->has_latent_attention) {
+    ATOM_RETURN_IF_ERROR(read_latent_attention(fields, config));
   }
   ATOM_RETURN_IF_ERROR(read_flags(fields, *family, config));
   ATOM_RETURN_IF_ERROR(refuse_foreign_features(fields, *family, config));

@@ -106,6 +106,37 @@ TEST(HfConfig, ReadsRopeInEveryForm) {
   EXPECT_EQ(with("rope_parameters", R"({"rope_theta":7})")->rope.theta, 7.0);
 }
 
+// DeepSeek-V3's attention, dense.
+Result<ModelConfig> latent(const std::string& key, const std::string& value) {
+  std::map<std::string, std::string> fields{{"kv_lora_rank", "512"},     {"q_lora_rank", "1536"},
+                                            {"qk_nope_head_dim", "128"}, {"qk_rope_head_dim", "64"},
+                                            {"v_head_dim", "96"},        {"head_dim", "64"}};
+  fields[key] = value;
+  std::string text =
+      R"({"architectures":["DeepseekV3ForCausalLM"],"model_type":"deepseek_v3","hidden_size":64,
+          "intermediate_size":16,"num_hidden_layers":1,"num_attention_heads":6,"vocab_size":12)";
+  for (const auto& [name, number] : fields) {
+    if (!number.empty()) text += ",\"" + name + "\":" + number;
+  }
+  return parse_hf_config(text + "}");
+}
+
+TEST(HfConfig, ReadsLatentAttention) {
+  const auto config = latent("q_lora_rank", "1536");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->latent.q_lora_rank, 1536);
+  EXPECT_EQ(config->latent.v_head_dim, 96);
+  EXPECT_EQ(config->head_dim, 192);  // of queries and keys, whatever "head_dim" says
+  EXPECT_EQ(config->rotary_dim, 64);
+  EXPECT_EQ(latent("q_lora_rank", "null")->latent.q_lora_rank, 0);
+  EXPECT_REFUSED(latent("kv_lora_rank", ""), "kv_lora_rank", "missing");
+  EXPECT_REFUSED(latent("v_head_dim", ""), "v_head_dim", "missing");
+  EXPECT_REFUSED(latent("qk_rope_head_dim", "0"), "qk_rope_head_dim", "found 0", "expected 1");
+  EXPECT_REFUSED(latent("qk_rope_head_dim", "7"), "qk_rope_head_dim", "found 7", "even");
+  EXPECT_REFUSED(latent("kv_lora_rank", "99999999"), "kv_lora_rank", "found 99999999");
+  EXPECT_REFUSED(latent("rope_interleave", "false"), "rope_interleave", "found false");
+}
+
 TEST(HfConfig, RefusesWrongRope) {
   for (const char* value : {"0", "-1", "-0.5"}) {
     EXPECT_REFUSED(with("rope_theta", value), "rope_theta", "found " + std::string(value),

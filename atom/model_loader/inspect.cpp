@@ -62,6 +62,20 @@ std::string ids_text(const std::vector<int32_t>& ids) {
   return text.empty() ? "none" : text;
 }
 
+std::string attention_text(const ModelConfig& c) {
+  const LatentConfig& latent = c.latent;
+  if (latent.kv_lora_rank == 0) {
+    return str_format("{} heads, {} KV heads, head dimension {}", c.num_attention_heads,
+                      c.num_key_value_heads, c.head_dim);
+  }
+  std::string text =
+      str_format("latent (MLA), {} heads, cached row {} + {}, head dimension {} + {}, value {}",
+                 c.num_attention_heads, latent.kv_lora_rank, latent.qk_rope_head_dim,
+                 latent.qk_nope_head_dim, latent.qk_rope_head_dim, latent.v_head_dim);
+  if (latent.q_lora_rank > 0) text += str_format(", query rank {}", latent.q_lora_rank);
+  return text;
+}
+
 std::string biases_text(const ModelConfig& config) {
   std::string text;
   const auto add = [&](bool present, const char* name) {
@@ -89,8 +103,7 @@ std::string as_text(const Checkpoint& checkpoint) {
   line("format", checkpoint.format_name() + (c.weight_dtype.empty() ? "" : ", " + c.weight_dtype));
   line("layers", str_format("{}", c.num_hidden_layers));
   line("hidden size", str_format("{}, intermediate {}", c.hidden_size, c.intermediate_size));
-  line("attention", str_format("{} heads, {} KV heads, head dimension {}", c.num_attention_heads,
-                               c.num_key_value_heads, c.head_dim));
+  line("attention", attention_text(c));
   line("biases", biases_text(c));
   line("context", str_format("{} tokens", c.max_position_embeddings));
   line("rotary", rope_text(c.rope));
@@ -151,6 +164,13 @@ json::object config_json(const ModelConfig& c) {
                    {"eos_token_ids", json::value_from(c.eos_token_ids)},
                    {"bos_token_id", nullptr}};
   if (c.bos_token_id) out["bos_token_id"] = *c.bos_token_id;
+  if (c.latent.kv_lora_rank > 0) {
+    out["kv_lora_rank"] = c.latent.kv_lora_rank;
+    out["q_lora_rank"] = c.latent.q_lora_rank;
+    out["qk_nope_head_dim"] = c.latent.qk_nope_head_dim;
+    out["qk_rope_head_dim"] = c.latent.qk_rope_head_dim;
+    out["v_head_dim"] = c.latent.v_head_dim;
+  }
   return out;
 }
 

@@ -31,6 +31,15 @@ struct RopeConfig {
       {};  // GGUF rope_freqs.weight, [head_dim / 2]; empty when absent
 };
 
+// Latent attention (DeepSeek's MLA); kv_lora_rank 0 = the family has plain attention.
+struct LatentConfig {
+  int64_t q_lora_rank = 0;  // 0: queries are projected at once
+  int64_t kv_lora_rank = 0;
+  int64_t qk_nope_head_dim = 0;
+  int64_t qk_rope_head_dim = 0;
+  int64_t v_head_dim = 0;
+};
+
 struct ModelConfig {
   std::string architecture = {};  // "LlamaForCausalLM"
   std::string model_type = {};    // "llama"
@@ -52,6 +61,7 @@ struct ModelConfig {
   bool mlp_bias = false;
   RopeConfig rope = {};
   QuantizationConfig quantization = {};
+  LatentConfig latent = {};
   std::vector<int32_t> eos_token_ids = {};  // config.json and generation_config.json together
   std::optional<int32_t> bos_token_id = {};
 };

@@ -25,6 +25,36 @@ constexpr ModelFamily kFamilies[] = {
      .gguf_interleaved_rotary = false,
      .has_mlp_bias = false,
      .has_sliding_window = true},
+    {.architecture = "DeepseekV2ForCausalLM",
+     .model_type = "deepseek_v2",
+     .gguf_arch = "",
+     .default_kv_heads = 0,
+     .default_head_dim = 0,
+     .default_max_positions = 2048,
+     .gguf_interleaved_rotary = false,
+     .has_mlp_bias = false,
+     .has_sliding_window = false,
+     .has_latent_attention = true},
+    {.architecture = "DeepseekV3ForCausalLM",
+     .model_type = "deepseek_v3",
+     .gguf_arch = "",
+     .default_kv_heads = 0,
+     .default_head_dim = 0,
+     .default_max_positions = 4096,
+     .gguf_interleaved_rotary = false,
+     .has_mlp_bias = false,
+     .has_sliding_window = false,
+     .has_latent_attention = true},
+    {.architecture = "DeepseekV3ForCausalLM",
+     .model_type = "kimi_k2",
+     .gguf_arch = "",
+     .default_kv_heads = 0,
+     .default_head_dim = 0,
+     .default_max_positions = 4096,
+     .gguf_interleaved_rotary = false,
+     .has_mlp_bias = false,
+     .has_sliding_window = false,
+     .has_latent_attention = true},
 };
 
 constexpr ConfigRow kConfigRows[] = {
@@ -50,7 +80,7 @@ std::string join_families(Name name) {
   std::string out;
   std::set<std::string_view> seen;
   for (const ModelFamily& family : kFamilies) {
-    if (!seen.insert(name(family)).second) continue;
+    if (*name(family) == '\0' || !seen.insert(name(family)).second) continue;
     out += (out.empty() ? "" : ", ") + std::string(name(family));
   }
   return out;
@@ -72,7 +102,7 @@ const ModelFamily* find_family(std::string_view architecture, std::string_view m
 
 const ModelFamily* find_gguf_family(std::string_view gguf_arch) {
   for (const ModelFamily& family : kFamilies) {
-    if (gguf_arch == family.gguf_arch) return &family;
+    if (!gguf_arch.empty() && gguf_arch == family.gguf_arch) return &family;
   }
   return nullptr;
 }

@@ -16,7 +16,7 @@ namespace atom {
 struct ModelFamily {
   const char* architecture;  // config.json `architectures`
   const char* model_type;    // config.json `model_type`
-  const char* gguf_arch;     // general.architecture
+  const char* gguf_arch;     // general.architecture; "": not read from GGUF files
   // What the family's config class assumes when config.json is silent; 0 = derived from the other
   // numbers.
   int64_t default_kv_heads;
@@ -25,6 +25,7 @@ struct ModelFamily {
   bool gguf_interleaved_rotary;  // Q and K rows of its GGUF files are permuted
   bool has_mlp_bias;
   bool has_sliding_window;  // config.json may ask for it; refused until it is built
+  bool has_latent_attention = false;
 };
 
 std::span<const ModelFamily> model_families();

@@ -75,6 +75,31 @@ struct Attention {
               const PagedKvCache& cache, const Tensor& heads) const;
 };
 
+// Latent attention (DeepSeek's MLA), absorbed: queries go through `key_up` into latent space,
+// attend to the cached latents, and `value_up` turns what they bring into values (mla.cpp).
+struct MlaAttention {
+  MlaShape shape;
+  int64_t v_head_dim = 0;
+  float scale = 1.0F;  // of scores
+  Linear q_a_proj;     // [q_lora_rank, hidden_size]; undefined when queries are projected at once
+  RmsNorm q_a_layernorm;   // [q_lora_rank]
+  Linear q_proj;           // [num_heads * (nope + rope), q_lora_rank or hidden_size]
+  Linear kv_a_proj;        // [rank + rope, hidden_size]
+  RmsNorm kv_a_layernorm;  // [rank]
+  HeadsWeight key_up;      // per head [rank, nope]
+  HeadsWeight value_up;    // per head [v_head_dim, rank]
+  Linear o_proj;           // [hidden_size, num_heads * v_head_dim]
+
+  bool defined() const { return shape.num_heads > 0; }
+  // x [num_tokens, hidden_size], cos_sin [num_tokens, rope] -> [num_tokens, hidden_size]
+  Tensor operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
+                    const PagedKvCache& cache) const;
+
+ private:
+  // -> [num_tokens, num_heads * (nope + rope)]
+  Tensor project_queries(const ExecContext& ctx, const Tensor& x) const;
+};
+
 // down(silu(gate(x)) * up(x))
 struct GatedMlp {
   Linear gate_up_proj;  // [2 * intermediate_size, hidden_size]

@@ -20,7 +20,14 @@ struct KvCacheSpec {
   int64_t num_layers = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
+  bool has_values = true;  // false: latent attention, whose rows are keys and values at once
+
+  // Values that a token takes in one layer.
+  int64_t token_size() const { return (has_values ? 2 : 1) * num_kv_heads * head_dim; }
 };
+
+// Known before anything is loaded.
+KvCacheSpec kv_cache_spec(const ModelConfig& config);
 
 class CausalLM {
  public:

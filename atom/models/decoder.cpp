@@ -24,6 +24,13 @@ void Decoder::load(WeightLoader& weights) {
   for (size_t i = 0; i < layers_.size(); ++i) {
     load_layer(weights, str_format("model.layers.{}.", i), layers_[i]);
   }
+  for (size_t i = layers_.size();; ++i) {
+    const std::string prefix = str_format("model.layers.{}.", i);
+    if (!weights.has(prefix + "eh_proj.weight")) {
+      break;
+    }
+    weights.ignore_prefix(prefix);
+  }
   weights.vector(norm_.weight, "model.norm.weight", c.hidden_size);
   const char* head = c.tie_word_embeddings ? "model.embed_tokens" : "lm_head";
   weights.linear(lm_head_, {{.prefix = head, .rows = c.vocab_size}}, c.hidden_size,
@@ -35,20 +42,9 @@ void Decoder::load(WeightLoader& weights) {
 
 void Decoder::load_layer(WeightLoader& weights, const std::string& prefix, DecoderLayer& layer) {
   const ModelConfig& c = config_;
-  const int64_t q_rows = c.num_attention_heads * c.head_dim;
-  const int64_t kv_rows = c.num_key_value_heads * c.head_dim;
-  const std::string attn = prefix + "self_attn.";
   const std::string mlp = prefix + "mlp.";
   weights.vector(layer.input_layernorm.weight, prefix + "input_layernorm.weight", c.hidden_size);
-  weights.linear(layer.self_attn.qkv_proj,
-                 {{.prefix = attn + "q_proj", .rows = q_rows, .has_bias = c.attention_bias},
-                  {.prefix = attn + "k_proj", .rows = kv_rows, .has_bias = c.attention_bias},
-                  {.prefix = attn + "v_proj", .rows = kv_rows, .has_bias = c.attention_bias}},
-                 c.hidden_size);
-  weights.linear(
-      layer.self_attn.o_proj,
-      {{.prefix = attn + "o_proj", .rows = c.hidden_size, .has_bias = c.attention_output_bias}},
-      q_rows);
+  load_attention(weights, prefix + "self_attn.", layer);
   weights.vector(layer.post_attention_layernorm.weight, prefix + "post_attention_layernorm.weight",
                  c.hidden_size);
   weights.linear(
@@ -61,11 +57,35 @@ void Decoder::load_layer(WeightLoader& weights, const std::string& prefix, Decod
                  c.intermediate_size);
 }
 
-KvCacheSpec Decoder::kv_cache_spec() const {
-  return {.num_layers = config_.num_hidden_layers,
-          .num_kv_heads = config_.num_key_value_heads,
-          .head_dim = config_.head_dim};
+void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,
+                             DecoderLayer& layer) {
+  const ModelConfig& c = config_;
+  const int64_t q_rows = c.num_attention_heads * c.head_dim;
+  const int64_t kv_rows = c.num_key_value_heads * c.head_dim;
+  weights.linear(layer.self_attn.qkv_proj,
+                 {{.prefix = prefix + "q_proj", .rows = q_rows, .has_bias = c.attention_bias},
+                  {.prefix = prefix + "k_proj", .rows = kv_rows, .has_bias = c.attention_bias},
+                  {.prefix = prefix + "v_proj", .rows = kv_rows, .has_bias = c.attention_bias}},
+                 c.hidden_size);
+  weights.linear(
+      layer.self_attn.o_proj,
+      {{.prefix = prefix + "o_proj", .rows = c.hidden_size, .has_bias = c.attention_output_bias}},
+      q_rows);
 }
+
+KvCacheSpec kv_cache_spec(const ModelConfig& config) {
+  if (config.latent.kv_lora_rank > 0) {
+    return {.num_layers = config.num_hidden_layers,
+            .num_kv_heads = 1,
+            .head_dim = config.latent.kv_lora_rank + config.latent.qk_rope_head_dim,
+            .has_values = false};
+  }
+  return {.num_layers = config.num_hidden_layers,
+          .num_kv_heads = config.num_key_value_heads,
+          .head_dim = config.head_dim};
+}
+
+KvCacheSpec Decoder::kv_cache_spec() const { return atom::kv_cache_spec(config_); }
 
 Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
                         std::span<const PagedKvCache> kv_caches) {
@@ -85,7 +105,7 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
   for (size_t i = 0; i < layers_.size(); ++i) {
     const DecoderLayer& layer = layers_[i];
     const int64_t scratch = ctx.arena->mark();
-    const Tensor attended = layer.self_attn(ctx, x, cos_sin, kv_caches[i]);
+    const Tensor attended = layer.attend(ctx, x, cos_sin, kv_caches[i]);
     layer.post_attention_layernorm.add(ctx, attended, residual, x);
     const Tensor output = layer.mlp(ctx, x);
     const RmsNorm& next = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;

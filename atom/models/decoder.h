@@ -17,15 +17,23 @@ namespace atom {
 struct DecoderLayer {
   RmsNorm input_layernorm;
   Attention self_attn;
+  MlaAttention latent_attn;  // instead of self_attn, where defined
   RmsNorm post_attention_layernorm;
   GatedMlp mlp;
+
+  Tensor attend(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
+                const PagedKvCache& cache) const {
+    return latent_attn.defined() ? latent_attn(ctx, x, cos_sin, cache)
+                                 : self_attn(ctx, x, cos_sin, cache);
+  }
 };
 
 class Decoder : public CausalLM {
  public:
   explicit Decoder(const ModelConfig& config);
 
-  // Takes every parameter from the checkpoint.
+  // Takes every parameter from the checkpoint. Layers after the last that draft tokens (MTP: they
+  // have an eh_proj) are left out.
   void load(WeightLoader& weights);
 
   KvCacheSpec kv_cache_spec() const override;
@@ -36,6 +44,9 @@ class Decoder : public CausalLM {
  protected:
   // prefix: "model.layers.3."
   virtual void load_layer(WeightLoader& weights, const std::string& prefix, DecoderLayer& layer);
+  // prefix: "model.layers.3.self_attn."
+  virtual void load_attention(WeightLoader& weights, const std::string& prefix,
+                              DecoderLayer& layer);
 
   ModelConfig config_;
   Embedding embed_tokens_;

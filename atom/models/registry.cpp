@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 namespace atom {
@@ -15,6 +16,8 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"LlamaForCausalLM", make_llama},
     {"Qwen3ForCausalLM", make_qwen3},
+    {"DeepseekV2ForCausalLM", make_deepseek},
+    {"DeepseekV3ForCausalLM", make_deepseek},
 };
 
 // The model maps its embedding table from the checkpoint, so the checkpoint lives as long as the
@@ -38,16 +41,41 @@ class MappedModel final : public CausalLM {
   std::unique_ptr<CausalLM> model_;
 };
 
+// What the backend's attention kernels take.
+Status check_attention(const ModelConfig& config, const OpTable& ops) {
+  if (config.latent.kv_lora_rank == 0) {
+    if (config.head_dim <= ops.max_head_dim) {
+      return {};
+    }
+    return make_error(ErrorCode::kUnsupported, "head_dim {} is not supported (at most {})",
+                      config.head_dim, ops.max_head_dim);
+  }
+  if (ops.max_latent_rank == 0) {
+    return make_error(ErrorCode::kUnsupported,
+                      "{}: latent attention (MLA) has no GPU kernels yet; use --device cpu",
+                      config.architecture);
+  }
+  const LatentConfig& latent = config.latent;
+  const std::tuple<const char*, int64_t, int64_t> limits[] = {
+      {"kv_lora_rank", latent.kv_lora_rank, ops.max_latent_rank},
+      {"qk_rope_head_dim", latent.qk_rope_head_dim, ops.max_latent_rope},
+      {"qk_nope_head_dim", latent.qk_nope_head_dim, ops.max_latent_rank}};
+  for (const auto& [key, value, most] : limits) {
+    if (value > most) {
+      return make_error(ErrorCode::kUnsupported, "{} {} is not supported (at most {})", key, value,
+                        most);
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
                                              std::shared_ptr<const Checkpoint> checkpoint,
                                              const ModelLoadOptions& options) {
   const ModelConfig& config = checkpoint->config();
-  if (config.head_dim > ctx.ops->max_head_dim) {
-    return make_error(ErrorCode::kUnsupported, "head_dim {} is not supported (at most {})",
-                      config.head_dim, ctx.ops->max_head_dim);
-  }
+  ATOM_RETURN_IF_ERROR(check_attention(config, *ctx.ops));
   for (const Family& family : kFamilies) {
     if (family.architecture == config.architecture) {
       WeightLoader weights(ctx, *checkpoint, options);

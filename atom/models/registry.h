@@ -11,6 +11,7 @@
 namespace atom {
 
 std::unique_ptr<CausalLM> make_llama(const ModelConfig& config, WeightLoader& weights);
+std::unique_ptr<CausalLM> make_deepseek(const ModelConfig& config, WeightLoader& weights);
 std::unique_ptr<CausalLM> make_qwen3(const ModelConfig& config, WeightLoader& weights);
 
 }  // namespace atom

@@ -291,6 +291,10 @@ void WeightLoader::embedding(Embedding& out, const std::string& name, int64_t vo
   out.table = Tensor(out.owned.data(), DType::kBF16, {vocab_size, hidden_size}, ctx_.device);
 }
 
+void WeightLoader::ignore_prefix(std::string prefix) {
+  ignored_prefixes_.push_back(std::move(prefix));
+}
+
 void WeightLoader::ignore(std::initializer_list<std::string_view> suffixes) {
   ignored_suffixes_.insert(ignored_suffixes_.end(), suffixes);
 }
@@ -314,8 +318,13 @@ Status WeightLoader::finish() {
   }
   std::vector<std::string> unknown;
   for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
-    const bool ignored = std::ranges::any_of(
-        ignored_suffixes_, [&](std::string_view suffix) { return tensor.name.ends_with(suffix); });
+    const bool ignored = std::ranges::any_of(ignored_suffixes_,
+                                             [&](std::string_view suffix) {
+                                               return tensor.name.ends_with(suffix);
+                                             }) ||
+                         std::ranges::any_of(ignored_prefixes_, [&](const std::string& prefix) {
+                           return tensor.name.starts_with(prefix);
+                         });
     if (!taken_.contains(tensor.name) && !ignored) {
       unknown.push_back(tensor.name);
     }

@@ -56,12 +56,18 @@ class WeightLoader : private TensorSource {
   // Packs such parts, rows stacked, as linear() does; `name` is for messages.
   void pack_parts(LinearWeight& out, std::span<const WeightPart> parts, const std::string& name,
                   Precision precision = Precision::kMayQuantize);
+  // `prefix + ".weight"` [num_heads * (nope + v_head_dim), rank]: latents to keys and values, head
+  // by head, split into the two products of an absorbed layer (latent_weights.cpp).
+  void latent_up(MlaAttention& layer, const std::string& prefix);
   // f32 [size]
   void vector(Buffer& out, const std::string& name, int64_t size);
   // [vocab_size, hidden_size], left where it is mapped, or bf16 on a device
   void embedding(Embedding& out, const std::string& name, int64_t vocab_size, int64_t hidden_size);
   // Tensors that a checkpoint may carry and the model does not need, by suffix.
   void ignore(std::initializer_list<std::string_view> suffixes);
+  // The same, all names that begin so.
+  void ignore_prefix(std::string prefix);
+  bool has(const std::string& name) const { return checkpoint_.find(name) != nullptr; }
 
   // The first problem by kind, with the names concerned; call once after all parameters.
   Status finish();
@@ -87,6 +93,7 @@ class WeightLoader : private TensorSource {
   const ModelLoadOptions& options_;
   std::unordered_set<std::string> taken_;
   std::vector<std::string_view> ignored_suffixes_;
+  std::vector<std::string> ignored_prefixes_;
   std::vector<std::string> missing_;
   std::vector<std::string> problems_;
   std::vector<Buffer> dummy_buffers_;  // memory of dummy parts, used again

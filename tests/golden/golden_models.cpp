@@ -117,7 +117,7 @@ Result<std::unique_ptr<LogitsRunner>> LogitsRunner::load(const GoldenModel& gold
       dtype_bytes(dtype, kNumBlocks * spec.num_kv_heads * kBlockSize * spec.head_dim);
   for (int64_t layer = 0; layer < spec.num_layers; ++layer) {
     ATOM_ASSIGN_OR_RETURN(Buffer k, Buffer::allocate(half));
-    ATOM_ASSIGN_OR_RETURN(Buffer v, Buffer::allocate(half));
+    ATOM_ASSIGN_OR_RETURN(Buffer v, Buffer::allocate(spec.has_values ? half : 0));
     runner->kv_caches_.push_back({.k = k.data(),
                                   .v = v.data(),
                                   .dtype = dtype,
