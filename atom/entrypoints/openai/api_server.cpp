@@ -13,6 +13,7 @@ namespace atom::openai {
 namespace {
 
 constexpr size_t kMaxRequestId = 128;
+constexpr size_t kLargeBody = 262144;   // some tens of milliseconds to tokenize
 constexpr size_t kMaxCompiling = 32;    // requests that wait for their grammar
 constexpr int kMaxCompilingOfOne = 16;  // of them, from one address
 
@@ -75,7 +76,8 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
       metrics_(std::make_shared<ApiMetrics>(routes().size())),
       created_(std::time(nullptr)),
       compile_pool_(1),
-      pool_(options_.pool_threads) {
+      pool_(options_.pool_threads),
+      large_work_(std::make_shared<WorkQueue>(1)) {
   options_.limits.vocab_size = engine_.vocab_size();
   options_.limits.max_model_len = engine_.max_model_len();
   const Tokenizer& tokenizer = *engine_.tokenizer();
@@ -210,7 +212,8 @@ void ApiServer::handle(http::Request&& request, std::shared_ptr<http::ResponseWr
     return call->fail({.status = 415, .message = "compressed request bodies are not accepted"});
   }
   if (!found->on_pool) return run(*found, call);
-  pool_.push([this, found, call] {
+  WorkQueue& pool = req.body.size() > kLargeBody ? *large_work_ : pool_;
+  pool.push([this, found, call] {
     if (!call->writer->has_client()) return call->done(499, 0);  // it left while it waited
     run(*found, call);
   });

@@ -107,7 +107,7 @@ class ApiServer {
   void set_grammar(ApiRequest& request, ParserPlan& plan) const;
   Status prepare_prompts(Generation::Input& input) const;
   Status check_bytes(const ApiRequest& request, std::string_view param) const;
-  Status check_answer(const Generation::Input& input) const;
+  Status check_answer(Generation::Input& input) const;
   Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;
   std::string model_object(const std::string& id) const;
 
@@ -125,7 +125,10 @@ class ApiServer {
   std::vector<std::shared_ptr<Compilation>> compilations_;  // oldest first, one a task of the pool
   std::string last_compiled_;                               // client whose turn was last
   WorkQueue compile_pool_;
-  WorkQueue pool_;  // its threads give work to the one above, so they end first
+  // Both give work to the one above, so they end first.
+  WorkQueue pool_;
+  std::shared_ptr<WorkQueue>
+      large_work_;  // one thread, of large bodies and answers: only they wait
 };
 
 }  // namespace atom::openai

@@ -123,15 +123,44 @@ Result<RequestId> Generation::submit(size_t prompt) {
                              });
 }
 
-// The engine's callback. An answer that memory runs out for ends as an error, not in silence.
-void Generation::receive(size_t prompt, RequestOutput&& output) {
+// An answer that memory runs out for ends as an error, not in silence.
+template <class Work>
+void Generation::take_or_fail(Work work) {
   try {
-    return on_output(prompt, std::move(output));
+    return work();
   } catch (const std::exception& error) {
     log_error("request {}: {}", call_.request_id, error.what());
   }
   with_memory([this] {
     end_with_error({.status = 503, .message = "the server ran out of memory for this request"});
+  });
+}
+
+// The engine's callback.
+void Generation::receive(size_t prompt, RequestOutput&& output) {
+  take_or_fail([&] {
+    if (const std::shared_ptr<WorkQueue> builder = input_.builder.lock()) {
+      hand_to(*builder, prompt, std::move(output));
+    } else {
+      on_output(prompt, std::move(output));
+    }
+  });
+}
+
+void Generation::hand_to(WorkQueue& builder, size_t prompt, RequestOutput&& output) {
+  const std::lock_guard lock(received_mutex_);
+  if (received_.empty()) builder.push([self = shared_from_this()] { self->build(); });
+  received_.emplace_back(prompt, std::move(output));
+}
+
+void Generation::build() {
+  std::vector<std::pair<size_t, RequestOutput>> outputs;
+  {
+    const std::lock_guard lock(received_mutex_);
+    outputs.swap(received_);
+  }
+  take_or_fail([&] {
+    for (auto& [prompt, output] : outputs) on_output(prompt, std::move(output));
   });
 }
 

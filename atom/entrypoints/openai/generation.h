@@ -1,8 +1,8 @@
 // Generation: one request of /v1/chat/completions or /v1/completions from submission to its last
 // byte. It fans out over prompts and choices, turns engine events into an SSE stream or a whole
 // answer, and owns the way out: finish, error, or a client that left all end in one place. Shared
-// by the pool thread that submits, the engine's output thread and the I/O thread that reports a
-// disconnect.
+// by the pool thread that submits, the engine's output thread (for a large answer, the thread of
+// large work) and the I/O thread that reports a disconnect.
 #pragma once
 
 #include <limits>
@@ -14,6 +14,7 @@
 #include "atom/entrypoints/openai/call.h"
 #include "atom/entrypoints/openai/engine_client.h"
 #include "atom/entrypoints/openai/response_format.h"
+#include "atom/entrypoints/openai/work_queue.h"
 #include "atom/entrypoints/parsers/parser_table.h"
 
 namespace atom::openai {
@@ -43,6 +44,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::string model;                               // as shown in the answer
     ParserPlan parsers;
     int64_t max_answer_bytes = std::numeric_limits<int64_t>::max();
+    // Where a large answer is made, so that no stream waits for it: one thread. Else unset.
+    std::weak_ptr<WorkQueue> builder;
   };
 
   // The call carries the metrics.
@@ -57,6 +60,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void submit_all();
   Result<RequestId> submit(size_t prompt);
   void receive(size_t prompt, RequestOutput&& output);
+  void hand_to(WorkQueue& builder, size_t prompt, RequestOutput&& output);
+  void build();
+  template <class Work>
+  void take_or_fail(Work work);
   void on_output(size_t prompt, RequestOutput&& output);
   void take_delta(size_t prompt, ChoiceDelta& delta, const RequestOutput& output, std::string& out);
   void count_reasoning(ChoiceState& choice, const std::vector<int32_t>& ids);
@@ -93,6 +100,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   bool streaming_ = false;  // the head of the stream is out
   bool done_ = false;
   Clock::time_point first_token_{};
+
+  std::mutex received_mutex_;
+  std::vector<std::pair<size_t, RequestOutput>> received_;  // by prompt, for the builder
 };
 
 }  // namespace atom::openai

@@ -171,10 +171,11 @@ Status ApiServer::check_bytes(const ApiRequest& request, std::string_view param)
 
 // What an answer may come to, by the usual size of a token in JSON; Generation counts what it does
 // come to. Streams keep nothing but the prompts they repeat.
-Status ApiServer::check_answer(const Generation::Input& input) const {
+Status ApiServer::check_answer(Generation::Input& input) const {
   constexpr double kText = 16;
   constexpr double kId = 8;
   constexpr double kPromptLogprob = 96;
+  constexpr double kLargeAnswer = 262144;  // some milliseconds to write
   const ApiRequest& request = input.request;
   const SamplingParams& sampling = request.sampling;
   const double logprob = request.endpoint == kChat ? 128 : 64;
@@ -193,6 +194,7 @@ Status ApiServer::check_answer(const Generation::Input& input) const {
                             : 0;
   const double total = made + echoed + scored;
   const auto limit = static_cast<double>(options_.limits.max_answer_bytes);
+  if (total > kLargeAnswer) input.builder = large_work_;
   if (total <= limit) return {};
   const char* logprobs = request.endpoint == kChat ? "top_logprobs" : "logprobs";
   const char* field = scored > made + echoed ? "prompt_logprobs"
