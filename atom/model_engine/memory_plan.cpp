@@ -7,6 +7,7 @@
 #include <fstream>
 #include <string>
 
+#include "atom/model_engine/memory_groups.h"
 #include "atom/model_ops/gpu_backend.h"
 #include "atom/models/causal_lm.h"
 #include "kernels/cpu/mla.h"
@@ -27,24 +28,6 @@ constexpr double kFlopsPerMultiprocessor = 4.5e12;
 constexpr double kLongestStep = 0.06;
 constexpr int64_t kMinStepTokens = 2048;
 
-int64_t read_number(const char* path) {
-  std::ifstream file(path);
-  int64_t value = -1;
-  return file >> value ? value : -1;
-}
-
-// Bytes of this group's memory that are page cache: given back when a program asks for memory.
-int64_t cgroup_file_bytes() {
-  std::ifstream stat("/sys/fs/cgroup/memory.stat");
-  std::string key;
-  int64_t bytes = 0;
-  int64_t total = 0;
-  while (stat >> key >> bytes) {
-    total += key == "inactive_file" || key == "active_file" ? bytes : 0;
-  }
-  return total;
-}
-
 int64_t available_host_bytes() {
   int64_t available = -1;
   std::ifstream meminfo("/proc/meminfo");
@@ -61,10 +44,8 @@ int64_t available_host_bytes() {
     sysinfo(&info);
     available = static_cast<int64_t>(info.freeram) * info.mem_unit;
   }
-  const int64_t limit = read_number("/sys/fs/cgroup/memory.max");
-  const int64_t used = read_number("/sys/fs/cgroup/memory.current");
-  return limit > 0 && used >= 0 ? std::min(available, limit - used + cgroup_file_bytes())
-                                : available;
+  const std::optional<int64_t> allowed = memory_left_in_groups();
+  return allowed ? std::clamp<int64_t>(*allowed, 0, available) : available;
 }
 
 double mib(int64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
