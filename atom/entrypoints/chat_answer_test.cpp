@@ -142,6 +142,13 @@ TEST_F(ChatAnswerTest, ForcedCalls) {
   EXPECT_EQ(client_->grammar->text.find("<think>"), std::string::npos);
   EXPECT_EQ(message_of(named).at("tool_calls").at(0).at("function").at("name"), "f");
   EXPECT_EQ(error(R"({"tool_choice":"required"})").at("param"), "tool_choice");
+  const auto allowed = [](const std::string& mode, const std::string& name) {
+    return tools_and(R"("tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":")" + mode +
+                     R"(","tools":[{"type":"function","function":{"name":")" + name + R"("}}]}})");
+  };
+  EXPECT_TRUE(ask(allowed("required", "f").c_str()).contains("choices"));
+  EXPECT_EQ(error(allowed("auto", "g").c_str()).at("param"), "tool_choice");
+  EXPECT_EQ(error(allowed("no", "f").c_str()).at("param"), "tool_choice.allowed_tools.mode");
   EXPECT_EQ(error(tools_and(R"("tool_choice":{"type":"function","function":{"name":"g"}})").c_str())
                 .at("param"),
             "tool_choice");

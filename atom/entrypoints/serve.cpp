@@ -38,8 +38,9 @@ class LocalEngine final : public openai::EngineClient {
   }
   void abort(RequestId id) override { engine_.abort(id); }
   bool compiles_grammars() const override { return true; }
-  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec) override {
-    return engine_.compile_grammar(spec);
+  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec,
+                                                                 double* seconds_left) override {
+    return engine_.compile_grammar(spec, seconds_left);
   }
   std::shared_ptr<const CompiledGrammar> find_grammar(const GrammarSpec& spec) override {
     return engine_.find_grammar(spec);

@@ -72,7 +72,8 @@ class MockEngine final : public openai::EngineClient {
     ++aborts;
   }
   bool compiles_grammars() const override { return true; }
-  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec&) override {
+  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec&,
+                                                                 double*) override {
     ++num_compilations;
     while (hold_grammars) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return make_error(ErrorCode::kInvalidArgument, "not a grammar");

@@ -134,13 +134,14 @@ Result<RequestId> LLMEngine::add_request(GenerationRequest request, OutputCallba
   return impl_->core->add_request(std::move(request), std::move(callback));
 }
 
-Result<std::shared_ptr<const CompiledGrammar>> LLMEngine::compile_grammar(const GrammarSpec& spec) {
+Result<std::shared_ptr<const CompiledGrammar>> LLMEngine::compile_grammar(const GrammarSpec& spec,
+                                                                          double* seconds_left) {
   if (!impl_->grammars) {
     return std::unexpected(Error{.code = ErrorCode::kUnsupported,
                                  .message = "structured outputs need a tokenizer",
                                  .param = spec.param});
   }
-  return impl_->grammars->compile(spec);
+  return impl_->grammars->compile(spec, seconds_left);
 }
 
 std::shared_ptr<const CompiledGrammar> LLMEngine::find_grammar(const GrammarSpec& spec) {

@@ -85,7 +85,8 @@ class LLMEngine {
   // What add_request() does with sampling.grammar: may take seconds, and one runs at a time. A
   // caller who must not wait that long asks find_grammar() first, which knows only what is
   // compiled.
-  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec);
+  Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec,
+                                                                 double* seconds_left = nullptr);
   std::shared_ptr<const CompiledGrammar> find_grammar(const GrammarSpec& spec);
   // Idempotent, legal in any state. The request ends with kAbort.
   void abort(RequestId id);

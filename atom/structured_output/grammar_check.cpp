@@ -7,14 +7,14 @@
 #include <string_view>
 
 #include "atom/core/json.h"
+#include "atom/structured_output/exclusive_schemas.h"
+#include "atom/structured_output/schema_keywords.h"
 
 namespace atom {
 namespace {
 
 namespace json = boost::json;
-using Names = std::initializer_list<std::string_view>;
 
-constexpr int64_t kMaxPatternLength = 100;
 constexpr size_t kMaxQuoted = 64;  // characters of a user's text in a message
 
 std::unexpected<Error> refuse(std::string message) {
@@ -45,86 +45,6 @@ std::string member_of(const std::string& path, std::string_view name) {
   return out;
 }
 
-// The group of keywords that decides what the library reads of a schema: the first that is present.
-struct Driver {
-  std::string_view keyword;
-  Names beside;  // keywords that are enforced together with it
-};
-const std::array kDrivers = {
-    Driver{"$ref", {}},  Driver{"const", {"type"}}, Driver{"enum", {"type"}},
-    Driver{"anyOf", {}}, Driver{"oneOf", {}},       Driver{"allOf", {}},
-};
-// Without a driver, the keywords each type may have. A schema of several types may have those of
-// all of them.
-struct TypeKeywords {
-  std::string_view type;
-  Names keywords;
-};
-const std::array kTypes = {
-    TypeKeywords{"object",
-                 {"properties", "required", "additionalProperties", "patternProperties",
-                  "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}},
-    TypeKeywords{"array", {"items", "prefixItems", "minItems", "maxItems", "unevaluatedItems"}},
-    TypeKeywords{"string", {"minLength", "maxLength", "pattern", "format"}},
-    TypeKeywords{"integer",
-                 {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
-    TypeKeywords{"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
-    TypeKeywords{"boolean", {}},
-    TypeKeywords{"null", {}},
-};
-// Keywords that restrict a value; all others are annotations, as the standard says.
-constexpr std::array<std::string_view, 43> kRestricting = {"type",
-                                                           "enum",
-                                                           "const",
-                                                           "$ref",
-                                                           "$dynamicRef",
-                                                           "$recursiveRef",
-                                                           "anyOf",
-                                                           "oneOf",
-                                                           "allOf",
-                                                           "not",
-                                                           "if",
-                                                           "then",
-                                                           "else",
-                                                           "properties",
-                                                           "required",
-                                                           "additionalProperties",
-                                                           "patternProperties",
-                                                           "propertyNames",
-                                                           "minProperties",
-                                                           "maxProperties",
-                                                           "unevaluatedProperties",
-                                                           "dependentRequired",
-                                                           "dependentSchemas",
-                                                           "dependencies",
-                                                           "items",
-                                                           "prefixItems",
-                                                           "additionalItems",
-                                                           "contains",
-                                                           "minContains",
-                                                           "maxContains",
-                                                           "minItems",
-                                                           "maxItems",
-                                                           "uniqueItems",
-                                                           "unevaluatedItems",
-                                                           "minLength",
-                                                           "maxLength",
-                                                           "pattern",
-                                                           "format",
-                                                           "minimum",
-                                                           "maximum",
-                                                           "exclusiveMinimum",
-                                                           "exclusiveMaximum",
-                                                           "multipleOf"};
-constexpr std::array<std::string_view, 6> kCounts = {"minLength", "maxLength",     "minItems",
-                                                     "maxItems",  "minProperties", "maxProperties"};
-constexpr std::array<std::string_view, 6> kSchemas = {
-    "items", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties",
-    "not"};
-constexpr std::array<std::string_view, 4> kSchemaLists = {"anyOf", "oneOf", "allOf", "prefixItems"};
-constexpr std::array<std::string_view, 4> kSchemaMaps = {"properties", "patternProperties", "$defs",
-                                                         "definitions"};
-
 template <class List>
 bool has(const List& list, std::string_view name) {
   return std::ranges::find(list, name) != std::end(list);
@@ -136,6 +56,17 @@ class SchemaCheck {
  public:
   SchemaCheck(const GrammarLimits& limits, bool exact) : limits_(limits), exact_(exact) {}
 
+  // A whole schema: its references start from it.
+  Status check_root(json::value& schema, const std::string& path) {
+    rewritten_ |= require_discriminators(schema);
+    const json::value original = schema;
+    root_ = &original;
+    return check(schema, path);
+  }
+  bool rewritten() const { return rewritten_; }
+  const std::vector<LengthBound>& bounds() const { return bounds_; }
+
+ private:
   Status check(json::value& schema, const std::string& path) {
     if (schema.is_bool()) {
       return {};
@@ -145,18 +76,16 @@ class SchemaCheck {
     }
     json::object& object = schema.get_object();
     ATOM_RETURN_IF_ERROR(check_forms(object, path));
+    ATOM_RETURN_IF_ERROR(settle_one_of(object, path));
     if (exact_) {
       ATOM_RETURN_IF_ERROR(check_enforced(object, path));
     }
     bound_length(object);
     return check_inner(object, path);
   }
-  bool rewritten() const { return rewritten_; }
 
- private:
-  // The library's own bounded strings hold raw control characters and no escapes, and a step in
-  // one takes milliseconds. As a pattern they are exact, and a step takes 50 microseconds; beyond
-  // kMaxPatternLength it is the other way round.
+  // The library's own bounded strings hold raw control characters, and compiling one takes a
+  // twentieth of a second for each of its characters.
   void bound_length(json::object& schema) {
     const json::value* const min = schema.if_contains("minLength");
     const json::value* const max = schema.if_contains("maxLength");
@@ -164,16 +93,36 @@ class SchemaCheck {
         schema.contains("format") || !has(types_of(schema), "string")) {
       return;
     }
-    const int64_t least = min != nullptr ? min->get_int64() : 0;
-    const int64_t most = max != nullptr ? max->get_int64() : least;
-    if (most > kMaxPatternLength || least > most) {
+    const LengthBound bound{.min = min != nullptr ? min->get_int64() : 0,
+                            .max = max != nullptr ? max->get_int64() : limits_.max_repetitions};
+    const auto found = std::ranges::find(bounds_, bound);
+    if (bound.min > bound.max || (found == bounds_.end() && bounds_.size() == kMaxLengthBounds)) {
       return;
     }
-    const std::string upper = max != nullptr ? std::to_string(most) : "";
+    const int64_t index = found - bounds_.begin();
+    if (found == bounds_.end()) bounds_.push_back(bound);
     schema.erase("minLength");
     schema.erase("maxLength");
-    schema["pattern"] = str_format("^.{{{},{}}}$", least, upper);
+    schema["pattern"] = bounded_string_pattern(index);
     rewritten_ = true;
+  }
+
+  // The library takes a oneOf of which it cannot tell the branches apart for an anyOf.
+  Status settle_one_of(json::object& schema, const std::string& path) {
+    const json::value* const branches = schema.if_contains("oneOf");
+    if (branches == nullptr || !branches->is_array() || schema.contains("anyOf")) {
+      return {};
+    }
+    if (exact_ && !are_exclusive(branches->get_array(), *root_)) {
+      return refuse(path +
+                    ".oneOf: its branches may overlap; give each a required property with a const "
+                    "of its own, or use anyOf");
+    }
+    json::value moved = std::move(schema.at("oneOf"));
+    schema.erase("oneOf");
+    schema["anyOf"] = std::move(moved);
+    rewritten_ = true;
+    return {};
   }
 
   // Kinds of values that the library would take on trust.
@@ -334,7 +283,9 @@ class SchemaCheck {
 
   const GrammarLimits& limits_;
   const bool exact_;
+  const json::value* root_ = nullptr;
   int64_t num_patterns_ = 0;
+  std::vector<LengthBound> bounds_;
   bool rewritten_ = false;
 };
 
@@ -395,7 +346,7 @@ Status check_tag(json::value& value, const std::string& path, SchemaCheck& schem
     const std::string place = member_of(path, key);
     Status status;
     if (key == "json_schema" || key == "schema") {
-      status = schemas.check(inner, place);
+      status = schemas.check_root(inner, place);
     } else if (inner.is_string() && (key == "pattern" || key == "grammar")) {
       status = key == "pattern" ? check_regex(inner.get_string(), limits)
                                 : check_brackets(inner.get_string(), limits);
@@ -446,7 +397,7 @@ Result<std::string> choice_grammar(std::string_view choices) {
 
 }  // namespace
 
-Result<std::string> check_grammar(const GrammarSpec& spec, const GrammarLimits& limits) {
+Result<CheckedGrammar> check_grammar(const GrammarSpec& spec, const GrammarLimits& limits) {
   if (static_cast<int64_t>(spec.text.size()) > limits.max_text_bytes) {
     return refuse(str_format("{} bytes are too many: at most {} are allowed", spec.text.size(),
                              limits.max_text_bytes));
@@ -456,28 +407,31 @@ Result<std::string> check_grammar(const GrammarSpec& spec, const GrammarLimits& 
   }
   switch (spec.kind) {
     case GrammarSpec::Kind::kJsonObject:
-      return R"({"type": "object"})";
+      return CheckedGrammar{.text = R"({"type": "object"})", .bounds = {}};
     case GrammarSpec::Kind::kJsonSchema:
     case GrammarSpec::Kind::kStructuralTag: {
       ATOM_ASSIGN_OR_RETURN(json::value value, parse(spec.text, limits));
       SchemaCheck schemas(limits, spec.exact);
       if (spec.kind == GrammarSpec::Kind::kJsonSchema) {
-        ATOM_RETURN_IF_ERROR(schemas.check(value, "$"));
+        ATOM_RETURN_IF_ERROR(schemas.check_root(value, "$"));
       } else if (value.is_object()) {
         ATOM_RETURN_IF_ERROR(check_tag(value, "$", schemas, limits));
       } else {
         return refuse("must be an object");
       }
-      return schemas.rewritten() ? json::serialize(value) : spec.text;
+      return CheckedGrammar{.text = schemas.rewritten() ? json::serialize(value) : spec.text,
+                            .bounds = schemas.bounds()};
     }
     case GrammarSpec::Kind::kRegex:
       ATOM_RETURN_IF_ERROR(check_regex(spec.text, limits));
-      return spec.text;
-    case GrammarSpec::Kind::kChoice:
-      return choice_grammar(spec.text);
+      return CheckedGrammar{.text = spec.text, .bounds = {}};
+    case GrammarSpec::Kind::kChoice: {
+      ATOM_ASSIGN_OR_RETURN(std::string grammar, choice_grammar(spec.text));
+      return CheckedGrammar{.text = std::move(grammar), .bounds = {}};
+    }
     case GrammarSpec::Kind::kGrammar:
       ATOM_RETURN_IF_ERROR(check_brackets(spec.text, limits));
-      return spec.text;
+      return CheckedGrammar{.text = spec.text, .bounds = {}};
   }
   return refuse("unknown kind");
 }

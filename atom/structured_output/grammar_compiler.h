@@ -24,7 +24,7 @@ struct GrammarLimits {
   int64_t max_depth = 64;             // nesting
   int64_t max_repetitions = 1 << 16;  // {m,n}, minLength, maxItems, ...
   int64_t max_patterns = 64;          // regular expressions in one schema
-  double compile_seconds = 10;        // CPU time; maxLength is what takes seconds
+  double compile_seconds = 1;         // CPU time
   int64_t compile_bytes = 128 << 20;  // working memory and result of one compilation
   int64_t cache_bytes = 128 << 20;    // compiled grammars kept for later requests
   int64_t total_bytes = 512 << 20;    // compiled grammars alive, in the cache or in use
@@ -58,7 +58,9 @@ class GrammarCompiler {
 
   // Thread-safe; may take limits.compile_seconds of CPU time, and one compilation runs at a time.
   // kInvalidArgument with the reason (and spec.param) for a text that cannot be compiled exactly.
-  Result<std::shared_ptr<const CompiledGrammar>> compile(const GrammarSpec& spec);
+  // `seconds_left`: what it may take instead; what it took is subtracted.
+  Result<std::shared_ptr<const CompiledGrammar>> compile(const GrammarSpec& spec,
+                                                         double* seconds_left = nullptr);
   // Only what is compiled already; nullptr otherwise. Never waits for a compilation.
   std::shared_ptr<const CompiledGrammar> find(const GrammarSpec& spec);
 

@@ -30,7 +30,7 @@ GrammarCompiler& byte_compiler() {
 
 // Words over {a, b, c} of one to three letters as tokens, then an end token: many tokens share
 // prefixes, so that masks depend on whole tokens.
-class WordTokenizer final : public Tokenizer {
+class WordTokenizer : public Tokenizer {
  public:
   WordTokenizer() {
     for (int length = 1, count = 3; length <= 3; ++length, count *= 3) {
@@ -42,6 +42,9 @@ class WordTokenizer final : public Tokenizer {
         words_.push_back(word);
       }
     }
+    words_.emplace_back("<end>");
+  }
+  explicit WordTokenizer(std::vector<std::string> words) : words_(std::move(words)) {
     words_.emplace_back("<end>");
   }
   int32_t end() const { return static_cast<int32_t>(words_.size()) - 1; }
@@ -267,6 +270,119 @@ TEST(GrammarCompiler, RefusesByPlaceWhatItCannotEnforce) {
   EXPECT_NE(refusal(Kind::kStructuralTag, "{}"), "");
   EXPECT_NE(refusal(Kind::kJsonSchema, std::string("{}\0", 3)), "");
   EXPECT_TRUE(compile(Kind::kChoice, R"(["yes","no"])"));
+}
+
+TEST(GrammarCompiler, OneOfIsTakenWhereItsBranchesExcludeEachOther) {
+  const std::string pets =
+      R"("Cat":{"type":"object","properties":{"kind":{"const":"cat","default":"cat"}}},
+         "Dog":{"type":"object","properties":{"kind":{"enum":["dog","wolf"]},"age":{"type":"integer"}},
+                "required":["age"]}},)";
+  const char* const branches = R"("oneOf":[{"$ref":"#/$defs/Cat"},{"$ref":"#/$defs/Dog"}]})";
+  const auto schema = [&](const std::string& text) { return refusal(Kind::kJsonSchema, text); };
+  EXPECT_THAT(schema(R"({"$defs":{)" + pets + branches), HasSubstr("$.oneOf: its branches may"));
+  EXPECT_THAT(schema(R"({"oneOf":[{"type":"integer"},{"type":"number"}]})"), HasSubstr("oneOf"));
+  EXPECT_THAT(schema(R"({"oneOf":[{"enum":[1,2]},{"const":2.0}]})"), HasSubstr("oneOf"));
+  EXPECT_THAT(schema(R"({"oneOf":[{"const":[1]},{"const":[1.0]}]})"), HasSubstr("oneOf"));
+  EXPECT_THAT(schema(R"({"oneOf":[{"$ref":"#"},{"type":"null"}]})"), HasSubstr("oneOf"));
+  EXPECT_EQ(schema(R"({"oneOf":[{"type":["null","string"]},{"anyOf":[{"const":1},
+      {"type":"boolean"}]}]})"),
+            "");
+  // As pydantic writes a tagged union: the tag has a default, and is written all the same.
+  const auto grammar =
+      compile(Kind::kJsonSchema,
+              R"({"$defs":{)" + pets + R"("discriminator":{"propertyName":"kind"},)" + branches);
+  ASSERT_TRUE(grammar) << grammar.error().message;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    if (const auto text = random_text(*grammar, seed, 2000)) {
+      EXPECT_TRUE(boost::json::parse(*text).as_object().contains("kind")) << *text;
+    }
+  }
+}
+
+// Tokens of several characters, of parts of one, and with quotes inside.
+class StringTokenizer final : public WordTokenizer {
+ public:
+  StringTokenizer()
+      : WordTokenizer({"\"",
+                       "a",
+                       "ab",
+                       "abcd",
+                       "\"a",
+                       "\"abcd",
+                       "a\"",
+                       "\",\"",
+                       "\":\"",
+                       "\xe4",
+                       "\xb8",
+                       "\xad",
+                       "\xb8\xad",
+                       "\xad"
+                       "abc",
+                       "\"\xe4",
+                       "\xe4\xb8",
+                       "{",
+                       "}",
+                       ":",
+                       ",",
+                       "[",
+                       "]",
+                       "\"\"",
+                       "n",
+                       "k",
+                       "\r",
+                       "\n",
+                       " "}) {}
+};
+
+TEST(GrammarCompiler, StringsKeepTheirBoundsWhateverTheTokens) {
+  const auto tokenizer = std::make_shared<StringTokenizer>();
+  GrammarCompiler compiler(tokenizer, tokenizer->vocab_size() + 40, {tokenizer->end()});
+  const auto grammar = compiler.compile(
+      {.kind = Kind::kJsonSchema,
+       .text = R"({"type":"object","properties":{"n":{"type":"string","maxLength":3},
+                   "a":{"type":"array","items":{"type":"string","minLength":2,"maxLength":300}},
+                   "k":{"anyOf":[{"type":"string","maxLength":0},{"const":"abcd"}]}},
+                   "required":["n","a","k"]})",
+       .any_whitespace = false});
+  ASSERT_TRUE(grammar) << grammar.error().message;
+  const auto characters = [](const boost::json::value& value) {
+    return std::ranges::count_if(value.as_string(), [](char c) { return (c & 0xc0) != 0x80; });
+  };
+  std::mt19937_64 random(3);
+  int complete = 0, longest = 0;
+  for (int walk = 0; walk < 300; ++walk) {
+    GrammarMatcher matcher(*grammar);
+    ASSERT_TRUE(matcher.start());
+    std::string text;
+    while (!matcher.terminated() && text.size() < 3000) {
+      const std::vector<int32_t> ids = allowed(matcher);
+      const int32_t id = ids[random() % ids.size()];
+      text += id == tokenizer->end() ? "" : tokenizer->token_bytes(id);
+      const Status status = matcher.advance(id);
+      ASSERT_TRUE(status) << text << ": " << status.error().message;
+    }
+    if (!matcher.terminated()) continue;
+    ++complete;
+    const boost::json::object value = boost::json::parse(text).as_object();
+    longest = std::max(longest, static_cast<int>(characters(value.at("n"))));
+    EXPECT_LE(characters(value.at("n")), 3) << text;
+    for (const boost::json::value& item : value.at("a").as_array())
+      EXPECT_GE(characters(item), 2) << text;
+    EXPECT_TRUE(value.at("k") == "" || value.at("k") == "abcd") << text;
+  }
+  EXPECT_GT(complete, 50);
+  EXPECT_EQ(longest, 3);
+}
+
+TEST(GrammarCompiler, TwoTriesShareOneBudget) {
+  const auto tokenizer = testing_support::make_byte_tokenizer();
+  GrammarCompiler compiler(tokenizer, testing_support::kByteVocabSize, {kEos}, small_limits());
+  double seconds = 5;
+  ASSERT_TRUE(compiler.compile({.kind = Kind::kJsonSchema, .text = kSchemas[10]}, &seconds));
+  EXPECT_LT(seconds, 5);
+  seconds = 0;
+  EXPECT_FALSE(compiler.compile({.kind = Kind::kJsonSchema, .text = kSchemas[0]}, &seconds));
+  EXPECT_TRUE(compiler.compile({.kind = Kind::kJsonSchema, .text = kSchemas[0]}));  // not kept
 }
 
 TEST(GrammarCompiler, KeywordsForPeopleDoNotHinderLooseSchemas) {

@@ -16,7 +16,8 @@ GrammarCompiler::GrammarCompiler(std::shared_ptr<const Tokenizer>, int64_t, std:
     : impl_(std::make_unique<Impl>()) {}
 GrammarCompiler::~GrammarCompiler() = default;
 
-Result<std::shared_ptr<const CompiledGrammar>> GrammarCompiler::compile(const GrammarSpec& spec) {
+Result<std::shared_ptr<const CompiledGrammar>> GrammarCompiler::compile(const GrammarSpec& spec,
+                                                                        double*) {
   return std::unexpected(
       Error{.code = ErrorCode::kUnsupported,
             .message = "structured outputs are not in this build (ATOM_WITH_XGRAMMAR is off)",

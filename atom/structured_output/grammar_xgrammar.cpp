@@ -1,18 +1,17 @@
 // GrammarCompiler and GrammarMatcher by the xgrammar library. Every call into it runs under a
 // WorkBudget, and a compilation on a thread with a large stack: its recursion follows the grammar.
 #include <dlpack/dlpack.h>
-#include <pthread.h>
 #include <xgrammar/xgrammar.h>
 
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <optional>
 #include <utility>
 
 #include "atom/core/check.h"
+#include "atom/structured_output/bounded_strings.h"
 #include "atom/structured_output/grammar_cache.h"
 #include "atom/structured_output/grammar_check.h"
 #include "atom/structured_output/grammar_compiler.h"
@@ -22,10 +21,9 @@
 namespace atom {
 namespace {
 
-constexpr size_t kCompileStack = 64 << 20;  // touched pages only
-constexpr int kJsonDepth = 256;             // of the library's own JSON parser; checked before
-constexpr int kMaxWhitespace = 64;          // between two JSON tokens; endless runs end a request
-constexpr size_t kMaxMessage = 128;         // of the library; it may quote the text of a user
+constexpr int kJsonDepth = 256;      // of the library's own JSON parser; checked before
+constexpr int kMaxWhitespace = 64;   // between two JSON tokens; endless runs end a request
+constexpr size_t kMaxMessage = 128;  // of the library; it may quote the text of a user
 
 std::unexpected<Error> refuse(ErrorCode code, std::string message) {
   return std::unexpected(Error{.code = code, .message = std::move(message), .param = {}});
@@ -54,29 +52,13 @@ std::string message_of(const std::exception_ptr& failure) {
   }
 }
 
-// Runs `work` on a thread of its own with a large stack and waits for it. It must not throw.
-bool run_on_large_stack(const std::function<void()>& work) {
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, kCompileStack);
-  pthread_t thread{};
-  const int status = pthread_create(
-      &thread, &attributes,
-      [](void* argument) -> void* {
-        (*static_cast<const std::function<void()>*>(argument))();
-        return nullptr;
-      },
-      const_cast<std::function<void()>*>(&work));
-  pthread_attr_destroy(&attributes);
-  return status == 0 && pthread_join(thread, nullptr) == 0;
-}
-
 struct Outcome {
   std::optional<xgrammar::CompiledGrammar> grammar;
   int64_t bytes = 0;
   std::string failure;  // when there is no grammar
   std::string warning;
   WorkBudget::Ending ending = WorkBudget::Ending::kNone;
+  double seconds = 0;  // of CPU time
 };
 
 xgrammar::CompiledGrammar compile_kind(xgrammar::GrammarCompiler& compiler,
@@ -101,13 +83,14 @@ xgrammar::CompiledGrammar compile_kind(xgrammar::GrammarCompiler& compiler,
   throw std::invalid_argument("unknown kind of grammar");
 }
 
-void compile_within(const GrammarLimits& limits, xgrammar::GrammarCompiler& compiler,
-                    const GrammarSpec& spec, Outcome& outcome) {
+void compile_within(const GrammarLimits& limits, double seconds,
+                    xgrammar::GrammarCompiler& compiler, const GrammarSpec& spec,
+                    Outcome& outcome) {
   outcome.warning.reserve(kMaxMessage);
   xgrammar::first_warning = &outcome.warning;
   std::exception_ptr failure;
   {
-    WorkBudget budget({.cpu_seconds = limits.compile_seconds, .bytes = limits.compile_bytes});
+    WorkBudget budget({.cpu_seconds = seconds, .bytes = limits.compile_bytes});
     try {
       outcome.grammar.emplace(compile_kind(compiler, spec));
       outcome.bytes = budget.bytes();
@@ -115,6 +98,7 @@ void compile_within(const GrammarLimits& limits, xgrammar::GrammarCompiler& comp
       failure = std::current_exception();
     }
     outcome.ending = budget.exceeded();
+    outcome.seconds = budget.seconds();
   }
   xgrammar::first_warning = nullptr;
   if (failure) {
@@ -128,13 +112,8 @@ void compile_within(const GrammarLimits& limits, xgrammar::GrammarCompiler& comp
 class CompiledGrammar {
  public:
   CompiledGrammar(xgrammar::CompiledGrammar compiled, int64_t size, const GrammarLimits& bounds,
-                  std::shared_ptr<std::atomic<int64_t>> live,
-                  std::shared_ptr<const std::vector<uint32_t>> wanted)
-      : grammar(std::move(compiled)),
-        bytes(size),
-        limits(bounds),
-        wanted_tokens(std::move(wanted)),
-        live_bytes(std::move(live)) {
+                  std::shared_ptr<std::atomic<int64_t>> live)
+      : grammar(std::move(compiled)), bytes(size), limits(bounds), live_bytes(std::move(live)) {
     *live_bytes += bytes;
   }
   ~CompiledGrammar() { *live_bytes -= bytes; }
@@ -143,13 +122,13 @@ class CompiledGrammar {
   int64_t bytes;
   GrammarLimits limits;
   std::shared_ptr<const std::vector<uint32_t>> wanted_tokens;  // nullptr: all
+  std::vector<LengthBound> length_bounds;       // row i: where marker i may come next
+  std::shared_ptr<const TokenLengths> lengths;  // there with length_bounds
+  int64_t vocab_size = 0;
 
  private:
   std::shared_ptr<std::atomic<int64_t>> live_bytes;
 };
-
-// --- GrammarCompiler
-// -------------------------------------------------------------------------------------
 
 struct GrammarCompiler::Impl {
   std::shared_ptr<const Tokenizer> tokenizer;
@@ -160,6 +139,7 @@ struct GrammarCompiler::Impl {
 
   // Tokens that may stand in JSON at all, [(vocab_size + 31) / 32].
   std::shared_ptr<const std::vector<uint32_t>> wanted_in_json, wanted_in_tags;
+  std::shared_ptr<const TokenLengths> lengths;
 
   std::mutex compile_mutex;  // one compilation at a time
   std::optional<xgrammar::GrammarCompiler> compiler;
@@ -204,22 +184,30 @@ struct GrammarCompiler::Impl {
     }
     wanted_in_json = without_controls(tokens, "\n\r");
     wanted_in_tags = without_controls(tokens, "\n\r\t");
+    lengths = std::make_shared<const TokenLengths>(tokens);
+    tokens.resize(static_cast<size_t>(vocab_size));
+    for (int64_t i = 0; i < kMaxLengthBounds; ++i) {
+      tokens.push_back(length_marker(i));
+    }
     xgrammar::SetMaxRecursionDepth(kJsonDepth);
     compiler.emplace(xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW,
-                                             static_cast<int>(vocab_size), stop_token_ids),
+                                             static_cast<int>(tokens.size()), stop_token_ids),
                      /*max_threads=*/1, /*cache_enabled=*/false);
   }
 
-  GrammarCache::Value compile_now(const GrammarSpec& spec) {
+  GrammarCache::Value compile_now(const GrammarSpec& spec, double& seconds_left) {
     GrammarSpec checked = spec;
-    ATOM_ASSIGN_OR_RETURN(checked.text, check_grammar(spec, limits));
+    ATOM_ASSIGN_OR_RETURN(CheckedGrammar form, check_grammar(spec, limits));
+    checked.text = std::move(form.text);
     if (!compiler) {
       build_vocabulary();
     }
     Outcome outcome;
-    if (!run_on_large_stack([&] { compile_within(limits, *compiler, checked, outcome); })) {
+    if (!run_on_large_stack(
+            [&] { compile_within(limits, seconds_left, *compiler, checked, outcome); })) {
       return refuse(ErrorCode::kResourceExhausted, "no thread to compile the grammar on");
     }
+    seconds_left = std::max(0.0, seconds_left - outcome.seconds);
     if (outcome.ending != WorkBudget::Ending::kNone) {
       return refuse(ErrorCode::kInvalidArgument,
                     outcome.ending == WorkBudget::Ending::kTime
@@ -234,8 +222,18 @@ struct GrammarCompiler::Impl {
     if (!outcome.warning.empty() && spec.exact) {
       return refuse(ErrorCode::kInvalidArgument, "cannot be enforced exactly: " + outcome.warning);
     }
-    return std::make_shared<const CompiledGrammar>(std::move(*outcome.grammar), outcome.bytes,
-                                                   limits, live_bytes, wanted(spec.kind));
+    auto compiled = std::make_shared<CompiledGrammar>(std::move(*outcome.grammar), outcome.bytes,
+                                                      limits, live_bytes);
+    compiled->vocab_size = vocab_size;
+    compiled->wanted_tokens = wanted(spec.kind);
+    if (!form.bounds.empty()) {
+      auto mask = std::make_shared<std::vector<uint32_t>>(*compiled->wanted_tokens);
+      lengths->forbid_within_token(form.bounds, *mask);
+      compiled->wanted_tokens = std::move(mask);
+      compiled->length_bounds = std::move(form.bounds);
+      compiled->lengths = lengths;
+    }
+    return std::shared_ptr<const CompiledGrammar>(std::move(compiled));
   }
 
   // Makes room among the living for `bytes` more; false when what is in use leaves none.
@@ -273,7 +271,11 @@ GrammarCompiler::GrammarCompiler(std::shared_ptr<const Tokenizer> tokenizer, int
 
 GrammarCompiler::~GrammarCompiler() = default;
 
-Result<std::shared_ptr<const CompiledGrammar>> GrammarCompiler::compile(const GrammarSpec& spec) {
+Result<std::shared_ptr<const CompiledGrammar>> GrammarCompiler::compile(const GrammarSpec& spec,
+                                                                        double* seconds_left) {
+  double all = impl_->limits.compile_seconds;
+  double& seconds = seconds_left != nullptr ? *seconds_left : all;
+  const bool cut = seconds < all;
   const std::string key = GrammarCache::key_of(spec);
   std::optional<GrammarCache::Value> value = impl_->find(key);
   if (!value) {
@@ -283,11 +285,11 @@ Result<std::shared_ptr<const CompiledGrammar>> GrammarCompiler::compile(const Gr
       value = refuse(ErrorCode::kResourceExhausted,
                      "the grammars in use leave no memory for another one");
     } else if (!value) {
-      value = impl_->compile_now(spec);
+      value = impl_->compile_now(spec, seconds);
       const std::lock_guard lock(impl_->cache_mutex);
       ++impl_->stats.misses;
       // Refusals too, but not those that only the moment is to blame for.
-      if (*value || value->error().code == ErrorCode::kInvalidArgument)
+      if (*value || (!cut && value->error().code == ErrorCode::kInvalidArgument))
         impl_->cache.put(key, *value, *value ? (**value)->bytes : 0);
     }
   }
@@ -313,14 +315,12 @@ GrammarCompiler::Stats GrammarCompiler::stats() const {
   return out;
 }
 
-// --- GrammarMatcher
-// --------------------------------------------------------------------------------------
-
 struct GrammarMatcher::Impl {
   std::shared_ptr<const CompiledGrammar> grammar;
   xgrammar::GrammarMatcher matcher;
   std::vector<uint32_t> mask;
-  int64_t vocab_size = 0;
+  std::vector<uint32_t> library_mask;  // of the tokens and the markers behind them
+  StringPosition position;
   double seconds_left = 0;
   int64_t bytes_left = 0;
   bool dead = false;
@@ -367,20 +367,42 @@ struct GrammarMatcher::Impl {
       std::ranges::fill(mask, 0U);
       return;
     }
-    auto length = static_cast<int64_t>(mask.size());
-    DLTensor tensor{.data = mask.data(),
+    auto words = static_cast<int64_t>(library_mask.size());
+    DLTensor tensor{.data = library_mask.data(),
                     .device = {.device_type = kDLCPU, .device_id = 0},
                     .ndim = 1,
                     .dtype = {.code = kDLInt, .bits = 32, .lanes = 1},
-                    .shape = &length,
+                    .shape = &words,
                     .strides = nullptr,
                     .byte_offset = 0};
     matcher.FillNextTokenBitmask(&tensor);
-    // The library leaves the bits behind the last token undefined.
-    const auto tail = static_cast<uint32_t>(vocab_size % 32);
+    std::ranges::copy_n(library_mask.begin(), static_cast<int64_t>(mask.size()), mask.begin());
+    const auto tail = static_cast<uint32_t>(grammar->vocab_size % 32);
     mask.back() &= tail == 0 ? ~0U : (1U << tail) - 1;
     if (grammar->wanted_tokens) {
       std::ranges::transform(mask, *grammar->wanted_tokens, mask.begin(), std::bit_and<>());
+    }
+    keep_bounds();
+  }
+
+  // What the bounded strings that the text may be in leave. Where it may be in several (anyOf), it
+  // keeps to the bounds of all, so that it fits whichever goes on; within a character no marker
+  // tells, and it keeps to the bounds of the grammar.
+  void keep_bounds() {
+    const std::vector<LengthBound>& all = grammar->length_bounds;
+    std::vector<LengthBound> here;
+    for (size_t i = 0; i < all.size(); ++i) {
+      const size_t bit = static_cast<size_t>(grammar->vocab_size) + i;
+      if ((library_mask[bit / 32] >> bit % 32 & 1U) != 0) here.push_back(all[i]);
+    }
+    if (here.empty() && position.missing > 0) here = all;
+    if (!here.empty()) grammar->lengths->forbid_next(tightest(here), position.length, mask);
+  }
+
+  void follow_length(int32_t token_id) {
+    if (!grammar->length_bounds.empty()) {
+      const xgrammar::TokenizerInfo vocabulary = grammar->grammar.GetTokenizerInfo();
+      position.follow(vocabulary.GetDecodedVocab()[static_cast<size_t>(token_id)]);
     }
   }
 };
@@ -394,13 +416,14 @@ GrammarMatcher::GrammarMatcher(std::shared_ptr<const CompiledGrammar> grammar) {
   const xgrammar::TokenizerInfo vocabulary = grammar->grammar.GetTokenizerInfo();
   const bool no_stop_token = vocabulary.GetStopTokenIds().empty();
   xgrammar::GrammarMatcher matcher(grammar->grammar, std::nullopt, no_stop_token);
-  impl_ = std::make_unique<Impl>(Impl{.grammar = grammar,
-                                      .matcher = std::move(matcher),
-                                      .mask = std::vector<uint32_t>(static_cast<size_t>(
-                                          xgrammar::GetBitmaskSize(vocabulary.GetVocabSize()))),
-                                      .vocab_size = vocabulary.GetVocabSize(),
-                                      .seconds_left = grammar->limits.matcher_seconds,
-                                      .bytes_left = grammar->limits.matcher_bytes});
+  impl_ = std::make_unique<Impl>(
+      Impl{.grammar = grammar,
+           .matcher = std::move(matcher),
+           .mask = std::vector<uint32_t>(static_cast<size_t>(grammar->vocab_size + 31) / 32),
+           .library_mask = std::vector<uint32_t>(
+               static_cast<size_t>(xgrammar::GetBitmaskSize(vocabulary.GetVocabSize()))),
+           .seconds_left = grammar->limits.matcher_seconds,
+           .bytes_left = grammar->limits.matcher_bytes});
 }
 
 std::span<const uint32_t> GrammarMatcher::mask() const { return impl_->mask; }
@@ -418,6 +441,7 @@ Status GrammarMatcher::advance(int32_t token_id, GrammarStepBudget* step) {
   ATOM_RETURN_IF_ERROR(impl_->within_budget(step, [&] {
     accepted = impl_->matcher.AcceptToken(token_id);
     if (accepted) {
+      impl_->follow_length(token_id);
       impl_->fill();
     }
   }));
@@ -456,7 +480,8 @@ GrammarMatcher GrammarMatcher::fork() const {
   Impl copy{.grammar = impl_->grammar,
             .matcher = impl_->matcher.Fork(),
             .mask = impl_->mask,
-            .vocab_size = impl_->vocab_size,
+            .library_mask = impl_->library_mask,
+            .position = impl_->position,
             .seconds_left = impl_->seconds_left,
             .bytes_left = impl_->bytes_left};
   return GrammarMatcher(std::make_unique<Impl>(std::move(copy)));

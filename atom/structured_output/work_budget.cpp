@@ -1,6 +1,7 @@
 #include "atom/structured_output/work_budget.h"
 
 #include <malloc.h>
+#include <pthread.h>
 
 #include <cstdlib>
 #include <ctime>
@@ -14,6 +15,7 @@ namespace {
 // kMinTraffic: every 256 small ones, about 10 microseconds of the work bounded here.
 constexpr int64_t kClockTraffic = 65536;
 constexpr int64_t kMinTraffic = 256;
+constexpr size_t kLargeStack = 64 << 20;  // touched pages only
 
 constinit thread_local WorkBudget* current_budget = nullptr;
 
@@ -78,6 +80,22 @@ void WorkBudget::on_allocate(int64_t bytes) {
     }
   }
   bytes_ += bytes;
+}
+
+bool run_on_large_stack(const std::function<void()>& work) {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kLargeStack);
+  pthread_t thread{};
+  const int status = pthread_create(
+      &thread, &attributes,
+      [](void* argument) -> void* {
+        (*static_cast<const std::function<void()>*>(argument))();
+        return nullptr;
+      },
+      const_cast<std::function<void()>*>(&work));
+  pthread_attr_destroy(&attributes);
+  return status == 0 && pthread_join(thread, nullptr) == 0;
 }
 
 }  // namespace atom

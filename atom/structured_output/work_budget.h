@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <new>
 
 namespace atom {
@@ -43,5 +44,9 @@ class WorkBudget {
   int64_t until_clock_;  // bytes of allocation traffic before the clock is read again
   Ending exceeded_ = Ending::kNone;
 };
+
+// Runs `work` on a thread of its own with a large stack, for recursion that follows its input, and
+// waits for it. False when there is no thread to be had. `work` must not throw.
+bool run_on_large_stack(const std::function<void()>& work);
 
 }  // namespace atom

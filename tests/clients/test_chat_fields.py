@@ -46,7 +46,7 @@ def test_the_prompt_that_the_template_makes(chat, http):
     assert prompt_of(chat, http, begun, continue_final_message=True) == plain + "Red, green"
     assert prompt_of(chat, http, begun).endswith("Red, green<|im_end|>\n<|im_start|>assistant\n")
     parts = [{"role": "user", "content": [{"type": "text", "text": "Name three "}, {"type": "text", "text": "colours."}]}]
-    assert "colours.<|im_end|>" in prompt_of(chat, http, parts)
+    assert "Name three \ncolours.<|im_end|>" in prompt_of(chat, http, parts)
     assert prompt_of(chat, http, chat_template_kwargs={"enable_thinking": False, "unknown": 1}) == plain
     assert prompt_of(chat, http, add_special_tokens=False) == plain
 

@@ -18,7 +18,8 @@ enum Endpoint : uint8_t { kChat = 1, kCompletions = 2, kBothEndpoints = 3 };
 struct ToolChoice {
   enum class Mode : uint8_t { kAuto, kNone, kRequired, kNamed };
   Mode mode = Mode::kAuto;
-  std::string name;  // kNamed
+  std::string name;                  // kNamed
+  std::vector<std::string> allowed;  // of `tools`, the only ones; empty: all
 };
 
 using PromptInput = std::variant<std::string, std::vector<int32_t>>;

@@ -284,6 +284,8 @@ struct ApiServer::Compilation {
   Call call;
   Generation::Input input;
   std::string client;
+  GrammarSpec grammar;
+  bool first = true;  // no request before it waits for the same grammar
   std::atomic<bool> answered{false};
 };
 
@@ -308,12 +310,24 @@ void ApiServer::begin_drain() {
 std::optional<http::Response> ApiServer::compile_and_start(Call& call, Generation::Input&& input) {
   {
     const std::lock_guard lock(compile_mutex_);
-    const auto of_client = std::ranges::count_if(
-        compilations_, [&](const auto& work) { return work->client == call.request.client; });
-    if (!draining_.load() && compilations_.size() < kMaxCompiling &&
-        of_client < kMaxCompilingOfOne) {
+    // Those that wait for one grammar count once: it is compiled for all of them.
+    const GrammarSpec& wanted = *input.request.sampling.grammar;
+    const bool awaited = std::ranges::any_of(
+        compilations_, [&](const auto& work) { return work->first && work->grammar == wanted; });
+    const int64_t firsts =
+        std::ranges::count_if(compilations_, [](const auto& work) { return work->first; });
+    const int64_t of_client = std::ranges::count_if(compilations_, [&](const auto& work) {
+      return work->first && work->client == call.request.client;
+    });
+    const bool room =
+        awaited ? std::ssize(compilations_) < options_.max_in_flight
+                : firsts < int64_t{kMaxCompiling} && of_client < int64_t{kMaxCompilingOfOne};
+    if (!draining_.load() && room) {
       auto work = std::make_shared<Compilation>();
-      compilations_.reserve(kMaxCompiling);
+      if (compilations_.size() == compilations_.capacity())
+        compilations_.reserve(2 * compilations_.size() + kMaxCompiling);
+      work->first = !awaited;
+      work->grammar = wanted;
       compile_pool_.push([this] { compile_next(); });
       work->client = call.request.client;
       work->call = std::move(call);
@@ -358,13 +372,14 @@ void ApiServer::compile_next() {
 
 void ApiServer::compile(Compilation& work) {
   Generation::Input& input = work.input;
+  double seconds = GrammarLimits{}.compile_seconds;  // for both tries
   Result<std::shared_ptr<const CompiledGrammar>> grammar =
-      engine_.compile_grammar(*input.request.sampling.grammar);
+      engine_.compile_grammar(*input.request.sampling.grammar, &seconds);
   const std::optional<GrammarSpec>& loose = input.parsers.loose_grammar;
   if (!grammar && loose && grammar.error().code == ErrorCode::kInvalidArgument &&
       !work.answered.load()) {
     input.request.sampling.grammar = loose;
-    grammar = engine_.compile_grammar(*loose);
+    grammar = engine_.compile_grammar(*loose, &seconds);
   }
   if (work.answered.exchange(true)) return;  // begin_drain() was first
   if (!grammar) {

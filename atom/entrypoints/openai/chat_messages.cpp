@@ -23,10 +23,12 @@ std::string_view text_of(const json::object& object, std::string_view key) {
   return value != nullptr && value->is_string() ? view(value->get_string()) : std::string_view{};
 }
 
+// One line each, as vLLM and llama.cpp give them to templates that take strings.
 Result<std::string> join_parts(const json::array& parts, const std::string& name) {
   std::string text;
   for (size_t i = 0; i < parts.size(); ++i) {
     const std::string part = str_format("{}[{}]", name, i);
+    text += i > 0 ? "\n" : "";
     if (parts[i].is_string()) {
       text += view(parts[i].get_string());
       continue;
@@ -197,6 +199,15 @@ std::vector<std::string> tool_names(const json::array& tools) {
 bool has_tool(const json::array& tools, std::string_view name) {
   const std::vector<std::string> names = tool_names(tools);
   return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void keep_tools(json::array& tools, const std::vector<std::string>& names) {
+  json::array kept;
+  const std::vector<std::string> all = tool_names(tools);
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (std::find(names.begin(), names.end(), all[i]) != names.end()) kept.push_back(tools[i]);
+  }
+  tools = std::move(kept);
 }
 
 }  // namespace atom::openai

@@ -23,6 +23,8 @@ void rename_role(boost::json::array& messages, std::string_view from, std::strin
 
 Status check_tools(const boost::json::array& tools);
 // Of checked tools.
+// Drops the tools that are not among `names`.
+void keep_tools(boost::json::array& tools, const std::vector<std::string>& names);
 bool has_tool(const boost::json::array& tools, std::string_view name);
 std::vector<std::string> tool_names(const boost::json::array& tools);
 

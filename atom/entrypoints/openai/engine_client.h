@@ -19,7 +19,8 @@ class EngineClient {
   // False: a grammar goes to add_request() as it is.
   virtual bool compiles_grammars() const { return false; }
   // As of LLMEngine: the first may take seconds, the second never waits.
-  virtual Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec) {
+  virtual Result<std::shared_ptr<const CompiledGrammar>> compile_grammar(const GrammarSpec& spec,
+                                                                         double* /*seconds_left*/) {
     return std::unexpected(Error{.code = ErrorCode::kUnsupported,
                                  .message = "structured outputs are not supported by this engine",
                                  .param = spec.param});

@@ -154,33 +154,72 @@ Status read_tools(const json::value& value, const FieldSpec& field, const Reques
   return {};
 }
 
+namespace {
+
+const json::value* member(const json::value* value, const char* name) {
+  return value != nullptr && value->is_object() ? value->get_object().if_contains(name) : nullptr;
+}
+
+std::string text_of(const json::value* value) {
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+
+// {"type": "function", "function": {"name": …}}, or with the name beside the type.
+std::string function_name(const json::value& value) {
+  const json::value* type = member(&value, "type");
+  if (type != nullptr && text_of(type) != "function") return {};
+  const json::value* function = member(&value, "function");
+  return text_of(member(function != nullptr ? function : &value, "name"));
+}
+
+// {"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": […]}}
+Status read_allowed_tools(const json::value& value, ToolChoice& choice) {
+  const json::value* inner = member(&value, "allowed_tools");
+  if (inner == nullptr) inner = &value;
+  const std::string mode = text_of(member(inner, "mode"));
+  const json::value* tools = member(inner, "tools");
+  if (mode != "auto" && mode != "required") {
+    return field_error("tool_choice.allowed_tools.mode",
+                       "tool_choice.allowed_tools.mode must be \"auto\" or \"required\"");
+  }
+  if (tools == nullptr || !tools->is_array() || tools->get_array().empty()) {
+    return field_error("tool_choice.allowed_tools.tools",
+                       "tool_choice.allowed_tools.tools must be a list of at least one function");
+  }
+  choice.mode = mode == "auto" ? ToolChoice::Mode::kAuto : ToolChoice::Mode::kRequired;
+  for (size_t i = 0; i < tools->get_array().size(); ++i) {
+    choice.allowed.push_back(function_name(tools->get_array()[i]));
+    if (choice.allowed.back().empty()) {
+      const std::string place = str_format("tool_choice.allowed_tools.tools[{}]", i);
+      return field_error(place,
+                         place + " must be {\"type\": \"function\", \"function\": {\"name\": …}}");
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
 Status read_tool_choice(const json::value& value, const FieldSpec& field, const RequestLimits&,
                         ApiRequest& request) {
   using Mode = ToolChoice::Mode;
   ToolChoice choice;
-  if (value.is_string()) {
-    const json::string& text = value.get_string();
-    if (text == "auto" || text == "none" || text == "required") {
-      choice.mode = text == "auto" ? Mode::kAuto : text == "none" ? Mode::kNone : Mode::kRequired;
-      request.tool_choice = choice;
-      return {};
-    }
-  } else if (value.is_object()) {
-    const json::value* type = value.get_object().if_contains("type");
-    const json::value* function = value.get_object().if_contains("function");
-    const bool right_type =
-        type == nullptr || (type->is_string() && type->get_string() == "function");
-    const json::value* name = function != nullptr && function->is_object()
-                                  ? function->get_object().if_contains("name")
-                                  : nullptr;
-    if (right_type && name != nullptr && name->is_string()) {
-      request.tool_choice = {.mode = Mode::kNamed, .name = std::string(name->get_string())};
-      return {};
+  const std::string text = text_of(&value);
+  if (text == "auto" || text == "none" || text == "required") {
+    choice.mode = text == "auto" ? Mode::kAuto : text == "none" ? Mode::kNone : Mode::kRequired;
+  } else if (text_of(member(&value, "type")) == "allowed_tools") {
+    ATOM_RETURN_IF_ERROR(read_allowed_tools(value, choice));
+  } else {
+    choice = {.mode = Mode::kNamed, .name = function_name(value), .allowed = {}};
+    if (choice.name.empty()) {
+      return field_error(field.name,
+                         "tool_choice must be \"none\", \"auto\", \"required\", "
+                         "{\"type\": \"function\", \"function\": {\"name\": …}} or "
+                         "{\"type\": \"allowed_tools\", \"allowed_tools\": {…}}");
     }
   }
-  return field_error(field.name,
-                     "tool_choice must be \"none\", \"auto\", \"required\" or "
-                     "{\"type\": \"function\", \"function\": {\"name\": …}}");
+  request.tool_choice = std::move(choice);
+  return {};
 }
 
 Status read_modalities(const json::value& value, const FieldSpec& field, const RequestLimits&,

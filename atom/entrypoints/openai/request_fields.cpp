@@ -269,10 +269,19 @@ Status check_lengths(ApiRequest& request, const RequestLimits& limits) {
   return {};
 }
 
-Status check_tool_choice(const ApiRequest& request) {
+// Leaves only the allowed tools: the model sees no others.
+Status check_tool_choice(ApiRequest& request) {
   if (!request.tool_choice) return {};
   using Mode = ToolChoice::Mode;
   const ToolChoice& choice = *request.tool_choice;
+  for (const std::string& name : choice.allowed) {
+    if (!has_tool(request.tools, name)) {
+      return field_error(
+          "tool_choice",
+          str_format("tool_choice allows \"{}\", which is not in tools", clipped(name)));
+    }
+  }
+  if (!choice.allowed.empty()) keep_tools(request.tools, choice.allowed);
   if (choice.mode == Mode::kNone || choice.mode == Mode::kAuto) return {};
   if (request.tools.empty()) return field_error("tool_choice", "tool_choice needs tools");
   if (choice.mode == Mode::kNamed && !has_tool(request.tools, choice.name)) {

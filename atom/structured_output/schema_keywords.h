@@ -1,0 +1,94 @@
+// The keywords of JSON Schema that the grammar library enforces, and those that it must not ignore.
+// To allow a keyword: a row here. What is checked of a schema: grammar_check.cpp.
+#pragma once
+
+#include <array>
+#include <initializer_list>
+#include <string_view>
+
+namespace atom {
+
+using Names = std::initializer_list<std::string_view>;
+
+// The group of keywords that decides what the library reads of a schema: the first that is present.
+struct Driver {
+  std::string_view keyword;
+  Names beside;  // keywords that are enforced together with it
+};
+inline const std::array kDrivers = {
+    Driver{"$ref", {}},  Driver{"const", {"type"}}, Driver{"enum", {"type"}},
+    Driver{"anyOf", {}}, Driver{"oneOf", {}},       Driver{"allOf", {}},
+};
+// Without a driver, the keywords each type may have. A schema of several types may have those of
+// all of them.
+struct TypeKeywords {
+  std::string_view type;
+  Names keywords;
+};
+inline const std::array kTypes = {
+    TypeKeywords{"object",
+                 {"properties", "required", "additionalProperties", "patternProperties",
+                  "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}},
+    TypeKeywords{"array", {"items", "prefixItems", "minItems", "maxItems", "unevaluatedItems"}},
+    TypeKeywords{"string", {"minLength", "maxLength", "pattern", "format"}},
+    TypeKeywords{"integer",
+                 {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
+    TypeKeywords{"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
+    TypeKeywords{"boolean", {}},
+    TypeKeywords{"null", {}},
+};
+// Keywords that restrict a value; all others are annotations, as the standard says.
+inline constexpr std::array<std::string_view, 43> kRestricting = {"type",
+                                                                  "enum",
+                                                                  "const",
+                                                                  "$ref",
+                                                                  "$dynamicRef",
+                                                                  "$recursiveRef",
+                                                                  "anyOf",
+                                                                  "oneOf",
+                                                                  "allOf",
+                                                                  "not",
+                                                                  "if",
+                                                                  "then",
+                                                                  "else",
+                                                                  "properties",
+                                                                  "required",
+                                                                  "additionalProperties",
+                                                                  "patternProperties",
+                                                                  "propertyNames",
+                                                                  "minProperties",
+                                                                  "maxProperties",
+                                                                  "unevaluatedProperties",
+                                                                  "dependentRequired",
+                                                                  "dependentSchemas",
+                                                                  "dependencies",
+                                                                  "items",
+                                                                  "prefixItems",
+                                                                  "additionalItems",
+                                                                  "contains",
+                                                                  "minContains",
+                                                                  "maxContains",
+                                                                  "minItems",
+                                                                  "maxItems",
+                                                                  "uniqueItems",
+                                                                  "unevaluatedItems",
+                                                                  "minLength",
+                                                                  "maxLength",
+                                                                  "pattern",
+                                                                  "format",
+                                                                  "minimum",
+                                                                  "maximum",
+                                                                  "exclusiveMinimum",
+                                                                  "exclusiveMaximum",
+                                                                  "multipleOf"};
+inline constexpr std::array<std::string_view, 6> kCounts = {
+    "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"};
+inline constexpr std::array<std::string_view, 6> kSchemas = {
+    "items", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties",
+    "not"};
+inline constexpr std::array<std::string_view, 4> kSchemaLists = {"anyOf", "oneOf", "allOf",
+                                                                 "prefixItems"};
+inline constexpr std::array<std::string_view, 4> kSchemaMaps = {"properties", "patternProperties",
+                                                                "$defs", "definitions"};
+
+}  // namespace atom
