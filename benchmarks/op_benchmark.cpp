@@ -1,7 +1,7 @@
 // Speed of the CPU kernels by op, weight format and instruction set, next to the roofs of this
 // processor measured in the same run. CPU time of one thread, best of several repetitions, so that
 // a loaded machine disturbs it little (shared caches and memory still do).
-//   op_benchmark [--isa NAME] [--tokens N]
+//   op_benchmark [--isa NAME] [--tokens N] [--op linear|attention|mla]
 // GB/s counts packed weight bytes; GFLOP/s counts 2 * tokens * rows * cols.
 #include <time.h>
 
@@ -154,6 +154,17 @@ void bench_linear(atom::ExecContext& ctx, const LinearRow& row) {
       static_cast<double>(bytes.size()) / pack_seconds * 1e-9);
 }
 
+void bench_linears(atom::ExecContext& ctx, int64_t tokens) {
+  for (const DType dtype : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K,
+                            DType::kBF16, DType::kF16, DType::kF32}) {
+    const int64_t cols = atom::dtype_info(dtype).block_size == 256 ? 512 : 576;
+    bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 49152, cols, 1});
+    bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 3072, cols, 1});
+    bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 3072, cols, tokens});
+    bench_linear(ctx, {dtype, atom::ComputeType::kFloat32, 3072, cols, tokens});
+  }
+}
+
 void bench_attention(atom::ExecContext& ctx, int64_t context, int64_t query) {
   constexpr int64_t kHeads = 9, kKvHeads = 3, kDim = 64, kBlock = 16;
   const int64_t blocks = (context + kBlock - 1) / kBlock;
@@ -195,13 +206,85 @@ void bench_attention(atom::ExecContext& ctx, int64_t context, int64_t query) {
               flops / seconds * 1e-9);
 }
 
+// Latent attention of DeepSeek-V2-Lite (16 heads) and V3 (128): GB/s of cached rows, and the
+// products per head around it.
+void bench_mla(atom::ExecContext& ctx, int64_t heads, int64_t context, int64_t query) {
+  constexpr int64_t kBlock = 16;
+  const atom::MlaShape shape{.num_heads = heads, .rank = 512, .rope = 64, .nope = 128};
+  const int64_t row = shape.rank + shape.rope;
+  const int64_t blocks = (context + kBlock - 1) / kBlock;
+  std::vector<int32_t> table(static_cast<size_t>(blocks));
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
+  const std::vector<int32_t> starts{0, static_cast<int32_t>(query)},
+      lens{static_cast<int32_t>(context)};
+  std::vector<uint16_t> rows(static_cast<size_t>(blocks * kBlock * row), 0x3c00);
+  const atom::AttentionMetadata meta{.num_tokens = query,
+                                     .num_seqs = 1,
+                                     .block_size = kBlock,
+                                     .block_table_stride = blocks,
+                                     .query_start = starts.data(),
+                                     .context_lens = lens.data(),
+                                     .block_tables = table.data()};
+  ctx.attention = &meta;
+  std::vector<float> queries(static_cast<size_t>(query * heads * row), 0.1F);
+  std::vector<float> out(static_cast<size_t>(query * heads * shape.rank));
+  const double seconds = best_seconds([&] {
+    ctx.ops->mla_attention(
+        ctx, {.shape = shape,
+              .query = atom::Tensor(queries.data(), DType::kF32, {query, heads * row}),
+              .out = atom::Tensor(out.data(), DType::kF32, {query, heads * shape.rank}),
+              .scale = 0.07F,
+              .cache = {.k = rows.data(),
+                        .dtype = DType::kBF16,
+                        .num_blocks = blocks,
+                        .num_kv_heads = 1,
+                        .block_size = kBlock,
+                        .head_dim = row}});
+  });
+  const double pairs = static_cast<double>(heads * query) *
+                       (static_cast<double>(context) - static_cast<double>(query - 1) / 2);
+  std::printf(
+      "  latent attention, %3ld heads of 512 + 64, context %5ld, query %4ld: %9.1f us  %6.1f "
+      "GFLOP/s\n",
+      static_cast<long>(heads), static_cast<long>(context), static_cast<long>(query), seconds * 1e6,
+      2.0 * static_cast<double>(row + shape.rank) * pairs / seconds * 1e-9);
+}
+
+void bench_linear_heads(atom::ExecContext& ctx, int64_t tokens) {
+  atom::HeadsWeight weights{.num_heads = 16, .out_features = 512, .in_features = 128, .weight = {}};
+  const int64_t rows = weights.num_heads * weights.row_stride();
+  const std::vector<uint16_t> values(static_cast<size_t>(rows * weights.in_features), 0x3c00);
+  const atom::WeightPart part{.data = values.data(),
+                              .format = {.dtype = DType::kBF16},
+                              .rows = rows,
+                              .cols = weights.in_features};
+  if (!ctx.ops->pack_linear(ctx, {&part, 1}, atom::ComputeType::kAuto, weights.weight)) {
+    std::abort();
+  }
+  std::vector<float> x(static_cast<size_t>(tokens * 16 * 192), 0.5F);
+  std::vector<float> out(static_cast<size_t>(tokens * 16 * 576));
+  const double seconds = best_seconds([&] {
+    ctx.ops->linear_heads(ctx, weights,
+                          {.x = atom::Tensor(x.data(), DType::kF32, {tokens, 16 * 192}),
+                           .out = atom::Tensor(out.data(), DType::kF32, {tokens, 16 * 576}),
+                           .x_stride = 192,
+                           .out_stride = 576});
+  });
+  std::printf(
+      "  products of 16 heads [512, 128] bf16 x %4ld: %9.1f us  %6.1f GB/s  %6.1f GFLOP/s\n",
+      static_cast<long>(tokens), seconds * 1e6,
+      static_cast<double>(weights.weight.packed.size()) / seconds * 1e-9,
+      2e-9 * static_cast<double>(tokens * rows * weights.in_features) / seconds);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string only;
+  std::string only, op;
   int64_t tokens = 128;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--isa") == 0) only = argv[i + 1];
+    if (std::strcmp(argv[i], "--op") == 0) op = argv[i + 1];
     if (std::strcmp(argv[i], "--tokens") == 0) tokens = std::atol(argv[i + 1]);
   }
   const atom::cpu::KernelTables found = atom::cpu::available_kernels();
@@ -213,17 +296,20 @@ int main(int argc, char** argv) {
     const atom::CpuOpTable table = atom::make_cpu_op_table(*found.tables[i]);
     atom::ExecContext ctx{.ops = &table, .arena = &arena};
     std::printf("%s\n", found.tables[i]->name);
-    for (const DType dtype : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K,
-                              DType::kBF16, DType::kF16, DType::kF32}) {
-      const int64_t cols = atom::dtype_info(dtype).block_size == 256 ? 512 : 576;
-      bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 49152, cols, 1});
-      bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 3072, cols, 1});
-      bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 3072, cols, tokens});
-      bench_linear(ctx, {dtype, atom::ComputeType::kFloat32, 3072, cols, tokens});
+    if (op.empty() || op == "linear") bench_linears(ctx, tokens);
+    if (op.empty() || op == "attention") {
+      bench_attention(ctx, 512, 512);
+      bench_attention(ctx, 512, 1);
+      bench_attention(ctx, 4096, 1);
     }
-    bench_attention(ctx, 512, 512);
-    bench_attention(ctx, 512, 1);
-    bench_attention(ctx, 4096, 1);
+    if (op.empty() || op == "mla") {
+      for (const int64_t heads : {16, 128}) {
+        bench_mla(ctx, heads, 512, 1);
+        bench_mla(ctx, heads, 4096, 1);
+        bench_mla(ctx, heads, 512, 128);
+      }
+      for (const int64_t rows : {int64_t{1}, int64_t{16}, tokens}) bench_linear_heads(ctx, rows);
+    }
   }
   return 0;
 }

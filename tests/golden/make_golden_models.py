@@ -50,6 +50,24 @@ K_BLOCKS = dict(hidden_size=256, intermediate_size=256, num_attention_heads=4, n
 LLAMA31_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 32}
 
+YARN = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 64}
+# Latent attention; one dense layer, one with 3 groups of 4 experts.
+DEEPSEEK = dict(hidden_act="silu", rms_norm_eps=1e-6, rope_theta=10000.0, attention_bias=False,
+                max_position_embeddings=2560, num_hidden_layers=2, vocab_size=VOCAB, tie_word_embeddings=False,
+                hidden_size=48, intermediate_size=64, num_attention_heads=4, num_key_value_heads=4,
+                kv_lora_rank=20, qk_nope_head_dim=12, qk_rope_head_dim=8, v_head_dim=16,
+                first_k_dense_replace=1, moe_layer_freq=1, n_routed_experts=12, num_experts_per_tok=3, n_group=3,
+                topk_group=2, moe_intermediate_size=16)
+DEEPSEEK_V2 = DEEPSEEK | dict(
+    architectures=["DeepseekV2ForCausalLM"], model_type="deepseek_v2", q_lora_rank=None, n_shared_experts=2,
+    scoring_func="softmax", topk_method="group_limited_greedy", norm_topk_prob=False, routed_scaling_factor=2.0,
+    rope_scaling=YARN | {"mscale": 0.707, "mscale_all_dim": 0.8})
+DEEPSEEK_V3 = DEEPSEEK | dict(
+    architectures=["DeepseekV3ForCausalLM"], model_type="deepseek_v3", q_lora_rank=24, n_shared_experts=1,
+    scoring_func="sigmoid", topk_method="noaux_tc", norm_topk_prob=True, routed_scaling_factor=2.5,
+    rope_scaling=YARN)
+
 # name: (seed, config, storage, options)
 MODELS = {
     "llama-gqa-bf16": (101, LLAMA | SMALL, "bfloat16", {}),
@@ -64,6 +82,8 @@ MODELS = {
     "qwen3-tied-padded-f32": (
         106, QWEN3 | TINY | dict(tie_word_embeddings=True, vocab_size=VOCAB + 16, eos_token_id=[1, 3]),
         "float32", dict(stored_head=True)),
+    "deepseek-v2-grouped-bf16": (107, DEEPSEEK_V2, "bfloat16", {}),
+    "deepseek-v3-bf16": (108, DEEPSEEK_V3, "bfloat16", {}),
     "gguf-llama-f16": (201, LLAMA | SMALL | dict(rope_scaling=LLAMA31_ROPE), "F16", {}),
     "gguf-llama-q8_0": (202, LLAMA | BLOCKS, "Q8_0", {}),
     "gguf-llama-q4_0": (203, LLAMA | BLOCKS | dict(tie_word_embeddings=True), "Q4_0", {}),
@@ -80,14 +100,66 @@ def random_weights(model, seed):
         noise = torch.randn(tensor.shape, generator=generator)
         if "norm" in name:
             value = 1.0 + 0.2 * noise
-        elif name.endswith(".bias"):
+        elif name.endswith("bias"):
             value = 0.3 * noise
         elif "embed_tokens" in name or "lm_head" in name:
             value = noise * 3.0 / tensor.shape[1] ** 0.5
         else:
-            value = noise * 1.3 / tensor.shape[1] ** 0.5
+            value = noise * 1.3 / tensor.shape[-1] ** 0.5
         tensor.copy_(value)
+    separate_experts(model, generator)
     model.tie_weights()
+
+
+def separate_experts(model, generator):
+    """Lets routers read a code that embeddings carry and no layer touches, so that no rounding changes a choice:
+    the first num_experts dimensions of a token are a permutation of evenly spaced values."""
+    weights = model.state_dict()
+    routers = [name for name in weights if name.endswith("mlp.gate.weight")]
+    if not routers:
+        return
+    count = weights[routers[0]].shape[0]
+    embedding = weights["model.embed_tokens.weight"]
+    steps = torch.linspace(-1.0, 1.0, count)
+    for row in embedding:
+        row[:count] = steps[torch.randperm(count, generator=generator)]
+    for name, tensor in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensor[:count] = 0.0
+        elif name.endswith("experts.down_proj"):
+            tensor[:, :count] = 0.0
+        elif name.endswith("post_attention_layernorm.weight"):
+            tensor[:count] = 1.0
+        elif name in routers:
+            tensor *= 0.02
+            tensor[:, :count] += torch.eye(count)[torch.randperm(count, generator=generator)] * 2.5
+        elif name.endswith("e_score_correction_bias"):
+            tensor.copy_(torch.round(tensor * 4.0) / 4.0)
+
+
+def checkpoint_names(state):
+    """Experts under the names of public checkpoints; transformers holds them stacked."""
+    tensors = {}
+    for name, tensor in state.items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors[name] = tensor
+            continue
+        prefix, kind = name.rsplit(".", 1)
+        for i, expert in enumerate(tensor):
+            parts = expert.chunk(2) if kind == "gate_up_proj" else [expert]
+            for part, weight in zip(["gate_proj", "up_proj"] if len(parts) == 2 else ["down_proj"], parts):
+                tensors[f"{prefix}.{i}.{part}.weight"] = weight
+    return tensors
+
+
+class RouterChoices:
+    """Records which experts every router of a model chooses."""
+
+    def __init__(self, model):
+        self.ids = []
+        for module in model.modules():
+            if type(module).__name__.endswith("Router"):
+                module.register_forward_hook(lambda _, __, out: self.ids.append(out[2].sort(-1).values))
 
 
 def cast_parameters(model, dtype):
@@ -114,13 +186,17 @@ def greedy(model, ids):
 
 @torch.no_grad()
 def reference(model, seed, name):
-    entries, tensors, nmse, dlogprob = [], {}, 0.0, 0.0
+    entries, tensors, nmse, dlogprob, same_experts = [], {}, 0.0, 0.0, True
     half = cast_parameters(copy.deepcopy(model), torch.bfloat16)
+    choices, half_choices = RouterChoices(model), RouterChoices(half)
     for i, ids in enumerate(prompts(seed)):
         tokens, leads = greedy(model, ids)
+        choices.ids.clear()
         logits = model(torch.tensor([ids])).logits[0].float()
         rounded = half(torch.tensor([ids])).logits[0].float()
         nmse = max(nmse, float(((rounded - logits) ** 2).sum() / (logits ** 2).sum()))
+        same_experts &= all(map(torch.equal, choices.ids, half_choices.ids))
+        half_choices.ids.clear()
         difference = rounded.log_softmax(-1) - logits.log_softmax(-1)
         dlogprob = max(dlogprob, float(difference.gather(-1, logits.topk(5).indices).abs().max()))
         tensors[f"p{i}.logits"] = logits[-4:].contiguous() if len(ids) == LONG_PROMPT else logits
@@ -132,7 +208,8 @@ def reference(model, seed, name):
         "variants": {"weights": {
             "prompts": entries,
             "stats": {"bf16_nmse": float(f"{nmse:.3g}"), "bf16_max_dlogprob": float(f"{dlogprob:.3g}"),
-                      "min_top2_gap": min(min(e["top2_gap"]) for e in entries)},
+                      "min_top2_gap": min(min(e["top2_gap"]) for e in entries),
+                      "bf16_same_experts": same_experts},
             "tolerance": {"nmse": float(f"{3 * nmse:.3g}"), "logprob": float(f"{3 * dlogprob:.3g}"),
                           "near_tie": float(f"{1.5 * dlogprob:.3g}")}}}}
 
@@ -141,7 +218,8 @@ def save_directory(model, config, storage, options, path):
     """config.json as a public checkpoint has it, weights in one file or in shards with an index."""
     path.mkdir(parents=True)
     dtype = TORCH_TYPES[storage]
-    tensors = {k: v.detach().to(dtype).clone().contiguous() for k, v in model.state_dict().items()}
+    tensors = {k: v.detach().to(torch.float32 if k.endswith("e_score_correction_bias") else dtype).clone().contiguous()
+               for k, v in checkpoint_names(model.state_dict()).items()}
     if config["tie_word_embeddings"] and not options.get("stored_head"):
         tensors.pop("lm_head.weight", None)
     full = {"bos_token_id": 0, "eos_token_id": 1, "torch_dtype": storage} | config
@@ -194,7 +272,8 @@ def build(name, out):
         else:
             cast_parameters(cast_parameters(model, TORCH_TYPES[storage]), torch.float32)
         tensors, facts = reference(model, 1000 * seed + attempt, name)
-        if facts["variants"]["weights"]["stats"]["min_top2_gap"] >= MIN_LEAD:
+        stats = facts["variants"]["weights"]["stats"]
+        if stats["min_top2_gap"] >= MIN_LEAD and stats.pop("bf16_same_experts"):
             break
     else:
         raise SystemExit(f"{name}: no seed with clear greedy tokens")

@@ -75,6 +75,10 @@ static inline void multiply_rows(const float* const* a, int64_t rows, const floa
   for (; r + kTileRows <= rows; r += kTileRows) {
     multiply_width<kTileRows>(a + r, b, width, k, c + r * width);
   }
+  if (r + 4 <= rows && kTileRows > 4) {
+    multiply_width<4>(a + r, b, width, k, c + r * width);
+    r += 4;
+  }
   for (; r + 2 <= rows; r += 2) {
     multiply_width<2>(a + r, b, width, k, c + r * width);
   }

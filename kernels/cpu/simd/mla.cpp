@@ -82,6 +82,21 @@ void load_keys(const MlaAttentionArgs& args, const int32_t* blocks, int64_t begi
   }
 }
 
+// Asks for the rows of the next block while this one is computed: rows of a cache block follow each
+// other.
+void prefetch_keys(const MlaAttentionArgs& args, const int32_t* blocks, int64_t begin, int64_t end,
+                   int64_t row_bytes) {
+  const PagedKvCache& cache = args.cache;
+  for (int64_t position = begin; position < end;) {
+    const int64_t within = position % cache.block_size;
+    const int64_t left = cache.block_size - within;
+    const int64_t count = end - position < left ? end - position : left;
+    const int64_t slot = blocks[position / cache.block_size] * cache.block_size + within;
+    prefetch(static_cast<const uint8_t*>(cache.k) + slot * row_bytes, count * row_bytes);
+    position += count;
+  }
+}
+
 // The keys of block [begin, begin + kKeys) that row r sees, relative to begin.
 ATOM_INLINE Range visible(const Workspace& w, int64_t r, int64_t begin) {
   const int64_t to = w.last[r] + 1 - begin;
@@ -186,6 +201,9 @@ void run_part(const MlaAttentionArgs& args, const MlaItem& item, Range rows, int
   const int64_t part_end = (part + 1) * kMlaPartKeys;
   for (int64_t begin = part * kMlaPartKeys; begin <= last && begin < part_end; begin += kKeys) {
     load_keys<kType>(args, blocks, begin, last + 1 - begin < kKeys ? last + 1 - begin : kKeys, w);
+    const int64_t next = begin + kKeys;
+    prefetch_keys(args, blocks, next, last + 1 < next + kKeys ? last + 1 : next + kKeys,
+                  (args.shape.rank + args.shape.rope) * cache_value_bytes(kType));
     attend_block(args, count, begin, w);
   }
   const int64_t size = mla_state_size(args.shape);
