@@ -31,11 +31,11 @@ struct Form {
   ParserContext context;
 };
 
-// Bits of the first byte: two for the tool format, one each for reasoning, an open block and a
-// grammar.
+// Bits of the first byte: one each for reasoning, an open block and a grammar, the others for the
+// tool format.
 Form read_form(uint8_t byte) {
   Form form;
-  const size_t tool = byte & 3;
+  const size_t tool = static_cast<size_t>(byte & 3) + static_cast<size_t>(byte >> 5) * 4;
   if (tool < tool_formats().size()) form.tools = &tool_formats()[tool];
   if ((byte & 4) != 0) form.reasoning = &reasoning_formats()[0];
   form.context = {.tool_names = {"f", "get_weather"},
@@ -97,6 +97,22 @@ std::string without_think_tags(const Form& form, std::string_view text) {
   return out;
 }
 
+// Markers of control tokens are no text anywhere.
+std::string without_markers(const Form& form, std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    size_t marker = 0;
+    if (form.tools != nullptr && form.tools->name != "llama3_json") {  // there it is no text at all
+      for (const std::string_view token : form.tools->control_tokens) {
+        if (text.starts_with(token)) marker = token.size();
+      }
+    }
+    if (marker == 0) out += text[0];
+    text.remove_prefix(std::max<size_t>(marker, 1));
+  }
+  return out;
+}
+
 bool is_subsequence(std::string_view part, std::string_view text) {
   size_t at = 0;
   for (const char c : text) at += at < part.size() && part[at] == c ? 1 : 0;
@@ -110,15 +126,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Form form = read_form(data[0]);
   const std::vector<size_t> cuts = {data[1] % 32U + 1, data[2] % 32U + 1};
   // The engine gives out whole characters; the cuts here are between any bytes.
-  const std::string text =
-      fuzz::well_formed({reinterpret_cast<const char*>(data) + 3, size - 3});
+  const std::string text = fuzz::well_formed({reinterpret_cast<const char*>(data) + 3, size - 3});
 
   const Parts whole = parse(form, text, {});
   FUZZ_CHECK(whole == parse(form, text, cuts));
   FUZZ_CHECK(whole == parse(form, text, {1}));
 
   FUZZ_CHECK(is_subsequence(whole.reasoning + whole.content, text));
-  const std::string left = without_spaces(without_think_tags(form, text));
+  // Inside reasoning a marker that is no token of the vocabulary is text.
+  const bool marked = form.tools != nullptr && form.tools->control_tokens.size() > 1;
+  if (marked && form.reasoning != nullptr) return 0;
+  const std::string left = without_spaces(without_markers(form, without_think_tags(form, text)));
   const std::string given = without_spaces(whole.reasoning + whole.content);
   if (whole.names.empty()) FUZZ_CHECK(given == left);
   FUZZ_CHECK(given.size() + 10 * whole.names.size() <= left.size());

@@ -24,6 +24,14 @@ bool is_arguments(std::string_view key) { return key == "arguments" || key == "p
 
 }  // namespace
 
+CallReader::CallReader(Options options) : options_(std::move(options)) {
+  if (options_.name.empty()) return;
+  name_ = options_.name;
+  has_name_ = true;
+  level_ = 0;  // as if the object were the value of this key
+  key_ = "arguments";
+}
+
 CallReader::Status CallReader::push(std::string_view& text) {
   size_t taken = 0;
   while (taken < text.size() && status_ == Status::kReading) {

@@ -20,10 +20,12 @@ class CallReader {
     // Bare JSON is a call only with one of these names, known keys and arguments. nullptr: the text
     // says by a tag that it is a call.
     const std::vector<std::string>* names = nullptr;
+    // Not empty: the object is the arguments alone, of a call of this name.
+    std::string name = {};
   };
   enum class Status : uint8_t { kReading, kDone, kFailed };
 
-  explicit CallReader(Options options) : options_(options) {}
+  explicit CallReader(Options options);
 
   // Takes from the front of `text` what belongs to the object; not the byte it fails at.
   Status push(std::string_view& text);

@@ -1,12 +1,20 @@
 #include "atom/entrypoints/parsers/call_stream.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace atom::parsers {
 
 void CallStream::begin(std::string_view prefix, const std::vector<std::string>* names) {
   prefix_ = prefix;
   reader_.emplace(CallReader::Options{.names = names});
+  given_ = false;
+}
+
+void CallStream::begin_arguments(std::string_view prefix, std::string name, std::string id) {
+  prefix_ = prefix;
+  id_ = std::move(id);
+  reader_.emplace(CallReader::Options{.name = std::move(name)});
   given_ = false;
 }
 
@@ -27,7 +35,7 @@ CallStream::Status CallStream::push(std::string_view& text, ParsedText& out) {
 void CallStream::give_out(ParsedText& out) {
   if (!given_) {
     trimmer_.cut();
-    out.begin_call(index_, reader_->name());
+    out.begin_call(index_, reader_->name(), std::exchange(id_, {}));
     given_ = true;
   }
   out.add_arguments(index_, reader_->take_arguments());
@@ -51,6 +59,7 @@ void CallStream::give_up(ParsedText& out) {
   content(prefix_, out);
   content(reader_->raw(), out);
   prefix_.clear();
+  id_.clear();
   reader_.reset();
 }
 

@@ -29,6 +29,8 @@ class CallStream {
   // A call may begin here; `prefix` was read of it and is text if it does not. For `names` see
   // CallReader.
   void begin(std::string_view prefix, const std::vector<std::string>* names);
+  // The arguments of a call begin here; `id` is the model's own, or empty.
+  void begin_arguments(std::string_view prefix, std::string name, std::string id);
   // Spaces before the object.
   void skip_spaces(std::string_view& text);
   // Takes the object from the front of `text`. After kNoCall what was taken is content again.
@@ -45,6 +47,7 @@ class CallStream {
   size_t hold_;
   EdgeTrimmer trimmer_;
   std::string prefix_;
+  std::string id_;
   std::optional<CallReader> reader_;
   bool given_ = false;  // the call's name is out
   int32_t index_ = 0;

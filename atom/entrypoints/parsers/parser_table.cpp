@@ -20,6 +20,18 @@ bool is_llama3(std::string_view chat_template) {
          has(chat_template, "<|start_header_id|>") && !has(chat_template, "<function=");
 }
 
+bool is_deepseek_v3(std::string_view chat_template) {
+  return has(chat_template, "<｜tool▁calls▁begin｜>") && has(chat_template, "```json");
+}
+
+bool is_deepseek_v31(std::string_view chat_template) {
+  return has(chat_template, "<｜tool▁calls▁begin｜>") && !has(chat_template, "```json");
+}
+
+bool is_kimi_k2(std::string_view chat_template) {
+  return has(chat_template, "<|tool_calls_section_begin|>");
+}
+
 bool never(std::string_view) { return false; }
 
 bool has_think_tag(std::string_view chat_template) { return has(chat_template, "</think>"); }
@@ -35,6 +47,14 @@ ReasoningStart always_inside(const ReasoningFormat&, std::string_view) {
 }
 
 constexpr std::string_view kLlama3Tokens[] = {"<|python_tag|>"};
+
+// Where a vocabulary has them as ordinary tokens, they arrive as text.
+constexpr std::string_view kDeepSeekTokens[] = {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
+                                                "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>",
+                                                "<｜tool▁sep｜>"};
+constexpr std::string_view kKimiTokens[] = {"<|tool_calls_section_begin|>",
+                                            "<|tool_calls_section_end|>", "<|tool_call_begin|>",
+                                            "<|tool_call_end|>", "<|tool_call_argument_begin|>"};
 
 constexpr ToolFormat kToolFormats[] = {
     {.name = "hermes",
@@ -56,6 +76,36 @@ constexpr ToolFormat kToolFormats[] = {
               .after_arguments = "}",
               .between = "; "},
      .control_tokens = kLlama3Tokens},
+    {.name = "deepseek_v3",
+     .alias = "deepseek_r1",
+     .matches = is_deepseek_v3,
+     .make = make_deepseek_parser,
+     .form = {.trigger = "<｜tool▁calls▁begin｜>",
+              .before_name = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+              .before_arguments = "\n```json\n",
+              .after_arguments = "\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+              .between = "\n"},
+     .control_tokens = kDeepSeekTokens},
+    {.name = "deepseek_v31",
+     .alias = "deepseek_v3.1",
+     .matches = is_deepseek_v31,
+     .make = make_deepseek_parser,
+     .form = {.trigger = "<｜tool▁calls▁begin｜>",
+              .before_name = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
+              .before_arguments = "<｜tool▁sep｜>",
+              .after_arguments = "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+              .between = ""},
+     .control_tokens = kDeepSeekTokens},
+    {.name = "kimi_k2",
+     .alias = "",
+     .matches = is_kimi_k2,
+     .make = make_kimi_parser,
+     .form = {.trigger = "<|tool_calls_section_begin|>",
+              .before_name = "<|tool_calls_section_begin|><|tool_call_begin|>functions.",
+              .before_arguments = ":0<|tool_call_argument_begin|>",
+              .after_arguments = "<|tool_call_end|><|tool_calls_section_end|>",
+              .between = ""},
+     .control_tokens = kKimiTokens},
 };
 
 constexpr ReasoningFormat kReasoningFormats[] = {

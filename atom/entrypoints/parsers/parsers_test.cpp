@@ -96,6 +96,10 @@ const Call kParis{"get_weather", R"({"city": "Paris"})"};
 const std::string kHermesParis =
     "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}\n</tool_call>";
 
+const std::string kDeepSeekParis =
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+    "{\"city\": \"Paris\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+
 const Case kCases[] = {
     // Plain text.
     {"hermes", "Hello <b>world</b> {1}\n", {"", "Hello <b>world</b> {1}\n", {}}},
@@ -222,6 +226,43 @@ const Case kCases[] = {
      {"", R"({"answer": 42, "name": "f", "parameters": {}})", {}}},
     {"llama3_json", R"({ {"name": "f", "parameters": {}})", {"", "{", {{"f", "{}"}}}},
     {"llama3_json", R"([1, 2] and {"a": {"b": [)", {"", R"([1, 2] and {"a": {"b": [)", {}}},
+    // DeepSeek V3 and R1, V3.1; Kimi-K2.
+    {"deepseek_v3", "Hello <｜tool> <b>", {"", "Hello <｜tool> <b>", {}}},
+    {"deepseek_v3", kDeepSeekParis, {"", "", {kParis}}},
+    {"deepseek_v3", "Let me look.\n" + kDeepSeekParis + "\n", {"", "Let me look.", {kParis}}},
+    {"deepseek_v3",
+     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```<"
+     "｜tool▁call▁end｜>"
+     "\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": "
+     "\"<｜tool▁call▁end｜>\"}\n```"
+     "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+     {"", "", {{"f", "{}"}, {"f", R"({"a": "<｜tool▁call▁end｜>"})"}}}},
+    {"deepseek_v31",
+     "A<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{\"city\": \"Paris\"}"
+     "<｜tool▁call▁end｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><"
+     "｜tool▁calls▁end｜>",
+     {"", "A", {kParis, {"f", "{}"}}}},
+    // Without its section, without its ends, and broken: text without markers.
+    {"deepseek_v31", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", {"", "", {{"f", "{}"}}}},
+    {"deepseek_v31", "x <｜tool▁calls▁begin｜>y<｜tool▁calls▁end｜>", {"", "x y", {}}},
+    {"deepseek_v31", "<｜tool▁call▁begin｜>f{\"a\": 1}", {"", "f{\"a\": 1}", {}}},
+    {"deepseek_v31",
+     "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": }<｜tool▁call▁end｜>!",
+     {"", "f{\"a\": }!", {}}},
+    {"deepseek_v31", "<｜tool▁call▁begin｜><｜tool▁sep｜>{}", {"", "{}", {}}},
+    {"deepseek_v31",
+     "<｜tool▁call▁begin｜>g<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}",
+     {"", "g", {{"f", "{}"}}}},
+    {"deepseek_v31", "a <｜tool▁cal", {"", "a <｜tool▁cal", {}}},
+    {"deepseek_v31", "a <<｜tool▁sep｜> b", {"", "a < b", {}}},
+    {"deepseek_v31+open", "Hm.</think>" + kDeepSeekParis, {"Hm.", "", {kParis}}},
+    {"kimi_k2",
+     "Look: <|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+     "<|tool_call_argument_begin|>{\"city\": \"Paris\"}<|tool_call_end|><|tool_call_begin|>"
+     "functions.a:b:12<|tool_call_argument_begin|> {\"x\": \"a\nb\"}\n<|tool_call_end|>"
+     "<|tool_calls_section_end|>",
+     {"", "Look:", {kParis, {"a:b", R"({"x": "a\nb"})"}}}},
+    {"kimi_k2", "x <|tool_call_end|> y", {"", "x  y", {}}},
     // Reasoning.
     {"+think", "<think>\nHm.\n</think>\n\nYes.", {"Hm.", "Yes.", {}}},
     {"+think", "<think>\n\n</think>\n\nYes.", {"", "Yes.", {}}},
@@ -254,7 +295,8 @@ TEST(Parsers, RandomSplitsOfJoinedTexts) {
   for (int round = 0; round < 2000; ++round) {
     std::string text;
     for (int i = 0; i < 4; ++i) text += kCases[random() % std::size(kCases)].text;
-    for (const char* form : {"hermes", "llama3_json", "+think", "hermes+open"}) {
+    for (const char* form :
+         {"hermes", "llama3_json", "+think", "hermes+open", "deepseek_v3", "kimi_k2"}) {
       std::vector<size_t> cuts;
       for (size_t at = random() % 8; at < text.size(); at += 1 + random() % 16) cuts.push_back(at);
       ASSERT_EQ(parse(form, text, cuts), parse(form, text, {})) << form << ": " << text;
@@ -291,13 +333,21 @@ TEST(Parsers, LongArgumentsAreStreamed) {
 
 TEST(Parsers, TakesTimeLinearInTheText) {
   // A megabyte a byte at a time; quadratic work would take minutes.
-  const std::string units[] = {
-      "<tool_call>",  "{",          "<",       "a",         "\n", "<tool_call>{\"name\":\"",
-      "</tool_call>", kHermesParis, "<think>", "{\"name\":"};
+  const std::string units[] = {"<tool_call>",
+                               "{",
+                               "<",
+                               "a",
+                               "\n",
+                               "<tool_call>{\"name\":\"",
+                               "</tool_call>",
+                               kHermesParis,
+                               "<think>",
+                               "{\"name\":",
+                               "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"};
   for (const std::string& unit : units) {
     std::string text;
     while (text.size() < 1000000) text += unit;
-    for (const char* form : {"hermes+think", "llama3_json", "hermes+open"}) {
+    for (const char* form : {"hermes+think", "llama3_json", "hermes+open", "deepseek_v31"}) {
       const auto parser = make(form);
       ParsedText out;
       size_t size = 0;
@@ -332,6 +382,29 @@ TEST(Parsers, ControlTokens) {
   EXPECT_EQ(out.content, "print({'a': 1})");
 }
 
+// The model's own id is given on, and a control token that breaks off a call is not shown.
+TEST(Parsers, MarkersAsControlTokens) {
+  ParsedText out;
+  auto parser = make("kimi_k2");
+  parser->push_control("<|tool_calls_section_begin|>", out);
+  parser->push_control("<|tool_call_begin|>", out);
+  parser->push("functions.f:3", out);
+  parser->push_control("<|tool_call_argument_begin|>", out);
+  parser->push("{\"a\": 1}", out);
+  parser->push_control("<|tool_call_end|>", out);
+  parser->push_control("<|tool_call_begin|>", out);
+  parser->push("functions.f:4", out);
+  parser->push_control("<|tool_call_argument_begin|>", out);
+  parser->push("{\"a\": \"", out);
+  parser->push_control("<|tool_call_end|>", out);
+  parser->finish(out);
+  ASSERT_EQ(out.calls.size(), 1U);
+  EXPECT_EQ(out.calls[0].id, "functions.f:3");
+  EXPECT_EQ(out.calls[0].name, "f");
+  EXPECT_EQ(out.calls[0].arguments, "{\"a\": 1}");
+  EXPECT_EQ(out.content, "functions.f:4{\"a\": \"");
+}
+
 TEST(ParserTable, FindsFormatsByNameAndTemplate) {
   const auto tool = [](std::string_view name, std::string_view source) -> std::string {
     const auto found = find_tool_format(name, source);
@@ -343,6 +416,9 @@ TEST(ParserTable, FindsFormatsByNameAndTemplate) {
   EXPECT_EQ(tool("auto", "<|im_start|>"), "none");
   EXPECT_EQ(tool("none", "<tool_call>"), "none");
   EXPECT_EQ(tool("llama3", ""), "llama3_json");
+  EXPECT_EQ(tool("auto", "<｜tool▁calls▁begin｜>'```json'"), "deepseek_v3");
+  EXPECT_EQ(tool("auto", "<｜tool▁calls▁begin｜>"), "deepseek_v31");
+  EXPECT_EQ(tool("auto", "<|tool_calls_section_begin|>"), "kimi_k2");
   EXPECT_NE(tool("no_such", "").find("allowed: auto, none, hermes"), std::string::npos);
   EXPECT_EQ((*find_reasoning_format("auto", "a</think>"))->name, "qwen3");
   EXPECT_EQ(*find_reasoning_format("auto", ""), nullptr);

@@ -13,6 +13,8 @@ namespace atom::parsers {
 std::unique_ptr<OutputParser> make_plain_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_hermes_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_llama3_json_parser(const ParserContext& context);
+std::unique_ptr<OutputParser> make_deepseek_parser(const ParserContext& context);
+std::unique_ptr<OutputParser> make_kimi_parser(const ParserContext& context);
 
 // Splits off the reasoning and hands the rest to `next`.
 std::unique_ptr<OutputParser> make_think_parser(const ParserContext& context,
