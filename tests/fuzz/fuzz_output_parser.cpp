@@ -136,10 +136,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // Inside reasoning a marker that is no token of the vocabulary is text.
   const bool marked = form.tools != nullptr && form.tools->control_tokens.size() > 1;
   if (marked && form.reasoning != nullptr) return 0;
-  const std::string left = without_spaces(without_markers(form, without_think_tags(form, text)));
+  const std::string tagged = without_think_tags(form, text);
+  const std::string left = without_spaces(without_markers(form, tagged));
   const std::string given = without_spaces(whole.reasoning + whole.content);
-  if (whole.names.empty()) FUZZ_CHECK(given == left);
-  FUZZ_CHECK(given.size() + 10 * whole.names.size() <= left.size());
+  // An object that breaks off is given out as it was, with what looked like a marker in a string.
+  if (whole.names.empty()) {
+    FUZZ_CHECK(without_markers(form, given) == without_markers(form, left));
+  }
+  FUZZ_CHECK(given.size() + 10 * whole.names.size() <= without_spaces(tagged).size());
   if (form.context.calls_are_valid || text.size() > CallStream::kHoldBytes) return 0;
   for (const std::string& arguments : whole.arguments) {
     // Numbers too large for a double are JSON all the same, but not to every reader.
