@@ -451,14 +451,18 @@ TEST_F(ServerTest, ADrainAnswersTheRequestsThatWaitForTheirGrammar) {
   engine_.hold_grammars = true;
   const int before = ByteTokenizer::num_encoded;
   std::vector<std::unique_ptr<Client>> clients;
-  for (int i = 0; i < 16; ++i) {
+  const auto asking_for = [](int grammar) {
+    return R"({"prompt":"a","structured_outputs":{"regex":")" +
+           std::string(static_cast<size_t>(grammar + 1), 'a') + "\"}}";
+  };
+  for (int i = 0; i < 17; ++i) {  // sixteen grammars, and one more request for the last of them
     clients.push_back(std::make_unique<Client>(port()));
-    clients.back()->post("/v1/completions", R"({"prompt":"a","structured_outputs":{"regex":"a"}})");
+    clients.back()->post("/v1/completions", asking_for(std::min(i, 15)));
     ASSERT_TRUE(eventually([&] { return ByteTokenizer::num_encoded > before + i; }));
   }
   ASSERT_TRUE(eventually([&] { return engine_.num_compilations == 1; }));
   Client late(port());
-  late.post("/v1/completions", R"({"prompt":"a","structured_outputs":{"regex":"a"}})");
+  late.post("/v1/completions", asking_for(16));
   EXPECT_NE(late.until("}}").find("queue_full"), std::string::npos);
   api_->begin_drain();
   for (const auto& client : clients) {
