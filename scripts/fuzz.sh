@@ -16,7 +16,7 @@ targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
   for source in tests/fuzz/fuzz_*.cpp; do
     name=${source##*/fuzz_}
-    targets+=("${name%.cpp}")
+    [ "${name%.cpp}" = schema ] && [ "${ATOM_XGRAMMAR:-on}" = off ] || targets+=("${name%.cpp}")
   done
 fi
 
@@ -24,6 +24,7 @@ bin=${FUZZ_BIN:-}
 if [ -z "$bin" ]; then
   bin=build/fuzz/tests
   scripts/setup.sh build fuzz
+  scripts/fetch_xgrammar.sh
   [ -f build/fuzz/build.ninja ] || cmake --preset fuzz >/dev/null
   cmake --build build/fuzz --parallel "${JOBS:-$(nproc)}" --target "${targets[@]/#/fuzz_}" >build/fuzz/build.log || {
     tail -n 40 build/fuzz/build.log
@@ -34,7 +35,7 @@ out=$(realpath -m "${FUZZ_OUT:-build/fuzz/findings}")
 keep=${FUZZ_KEEP:-$(mktemp -d)}
 mkdir -p "$out" "$keep"
 [ ! -w /dev/shm ] || export TMPDIR=/dev/shm
-export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1
+export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:allocator_may_return_null=1
 
 run_one() { # target
   local target=$1 options=()

@@ -92,7 +92,7 @@ else
   count 0 1
 fi
 
-part "fuzz targets, ${FUZZ_SECONDS:=20} s each"
+part "fuzz targets, ${FUZZ_SECONDS:=60} s each"
 JOBS=${JOBS:-} scripts/fuzz.sh "$FUZZ_SECONDS"
 verdict $?
 

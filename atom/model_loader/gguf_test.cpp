@@ -1,5 +1,6 @@
 #include "atom/model_loader/gguf.h"
 
+#include <cmath>
 #include <random>
 
 #include "atom/model_loader/gguf_arch.h"
@@ -425,6 +426,22 @@ TEST(GgufVocab, CarriesTheTokenizer) {
                  "tokenizer.ggml.merges", "u32");
   EXPECT_REFUSED(refused([](auto& b) { b.put_u32("tokenizer.ggml.padding_token_id", 12); }),
                  "tokenizer.ggml.padding_token_id", "found 12");
+  for (const float odd : {std::nanf(""), INFINITY, -INFINITY}) {
+    for (const std::string key : {"tokenizer.ggml.token_type", "tokenizer.ggml.scores"}) {
+      std::vector<float> values(12, 1.0F);
+      values[7] = odd;
+      EXPECT_REFUSED(refused([&](auto& b) { b.remove(key), b.put_f32s(key, values); }), key,
+                     "finite");
+    }
+  }
+  for (const auto& [key, value] :
+       {std::pair{"llama.rope.freq_base", 1e-38F}, std::pair{"llama.rope.freq_base", std::nanf("")},
+        std::pair{"llama.attention.layer_norm_rms_epsilon", 1e-40F},
+        std::pair{"llama.attention.layer_norm_rms_epsilon", -1.0F}}) {
+    GgufBuilder other = tiny_gguf();
+    other.remove(key), other.put_f32(key, value);
+    EXPECT_REFUSED(config_of(other), "out of range");
+  }
 }
 
 }  // namespace

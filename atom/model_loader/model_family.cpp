@@ -125,6 +125,22 @@ Status check_range(std::string_view key, int64_t value, int64_t min, int64_t max
                     key, value, min, max);
 }
 
+// The ops compute in f32: there an epsilon must not be zero, nor a rotary frequency infinite.
+static Status check_reals(const ModelConfig& config) {
+  struct Row {
+    const char* name;
+    double value, min, max;
+  };
+  for (const Row& row : {Row{"RMS norm epsilon", config.rms_norm_eps, 1e-30, 1.0},
+                         Row{"rope theta", config.rope.theta, 1e-3, 1e30},
+                         Row{"rope scaling factor", config.rope.factor, 1e-3, 1e9}}) {
+    if (row.value >= row.min && row.value <= row.max) continue;  // not true for NaN
+    return make_error(ErrorCode::kInvalidArgument, "{}: out of range (found {}, expected {} to {})",
+                      row.name, row.value, row.min, row.max);
+  }
+  return {};
+}
+
 Status complete_config(ModelConfig& config, ConfigSource source, const ModelFamily& family) {
   const auto key = [&](int64_t ModelConfig::*field) {
     return config_key(row_of(field), source, family);
@@ -154,6 +170,7 @@ Status complete_config(ModelConfig& config, ConfigSource source, const ModelFami
       config.head_dim = config.hidden_size / config.num_attention_heads;
     }
   }
+  ATOM_RETURN_IF_ERROR(check_reals(config));
   if (config.head_dim % 2 != 0) {
     return make_error(
         ErrorCode::kInvalidArgument,

@@ -139,6 +139,13 @@ class GgufBuilder {
     }
     put(key, 9, payload);
   }
+  void put_f32s(std::string_view key, const std::vector<float>& values) {
+    std::string payload = raw<uint32_t>(6) + raw<uint64_t>(values.size());
+    for (const float value : values) {
+      payload += raw(value);
+    }
+    put(key, 9, payload);
+  }
   void remove(std::string_view key) {
     std::erase_if(metadata_,
                   [&](const std::string& entry) { return entry.starts_with(gguf_string(key)); });

@@ -383,8 +383,8 @@ Result<std::string> choice_grammar(std::string_view choices) {
       if (byte == 0) {
         return refuse("a choice must not contain a NUL character");
       }
-      if (byte < 0x20 || byte == 0x7f) {
-        out += str_format("\\x{:02x}", byte);
+      if (byte < 0x20 || byte == 0x7f) {  // \u: \x would take the hexadecimal digits that follow
+        out += str_format("\\u{:04x}", byte);
       } else {
         out += c == '"' || c == '\\' ? "\\" : "";
         out += c;

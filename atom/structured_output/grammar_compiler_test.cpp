@@ -241,6 +241,19 @@ TEST(GrammarCompiler, AForkGoesItsOwnWay) {
   EXPECT_FALSE(two.advance('x'));
 }
 
+TEST(GrammarCompiler, AChoiceIsItsOwnBytes) {
+  for (const std::string choice : {"a\x7f"
+                                   "ab",
+                                   "\n0\t1",
+                                   "\x1f"
+                                   "c",
+                                   "\"\\u0041", "\u00e4b"}) {
+    const auto grammar = compile(Kind::kChoice, boost::json::serialize(boost::json::array{choice}));
+    ASSERT_TRUE(grammar) << choice;
+    EXPECT_EQ(random_text(*grammar, 1, 100), choice);
+  }
+}
+
 TEST(GrammarCompiler, RefusesByPlaceWhatItCannotEnforce) {
   const auto schema = [](const char* text) { return refusal(Kind::kJsonSchema, text); };
   EXPECT_THAT(schema(R"({"properties":{"a":{"not":{}}}})"),

@@ -3,19 +3,20 @@
 #pragma once
 
 #include <array>
-#include <initializer_list>
 #include <string_view>
 
 namespace atom {
 
-using Names = std::initializer_list<std::string_view>;
+// Held by value (an initializer_list in a table may not outlive its line); the rest is "", which is
+// no keyword.
+using Names = std::array<std::string_view, 8>;
 
 // The group of keywords that decides what the library reads of a schema: the first that is present.
 struct Driver {
   std::string_view keyword;
   Names beside;  // keywords that are enforced together with it
 };
-inline const std::array kDrivers = {
+inline constexpr std::array kDrivers = {
     Driver{"$ref", {}},  Driver{"const", {"type"}}, Driver{"enum", {"type"}},
     Driver{"anyOf", {}}, Driver{"oneOf", {}},       Driver{"allOf", {}},
 };
@@ -25,7 +26,7 @@ struct TypeKeywords {
   std::string_view type;
   Names keywords;
 };
-inline const std::array kTypes = {
+inline constexpr std::array kTypes = {
     TypeKeywords{"object",
                  {"properties", "required", "additionalProperties", "patternProperties",
                   "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}},
