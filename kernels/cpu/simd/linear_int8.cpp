@@ -74,13 +74,13 @@ struct Output {
 constexpr int kPanels = 4;
 constexpr int kTokens = 6;  // 24 sums, 4 weights, 1 broadcast
 
+// sums [kNumTokens][kNumPanels][16]; apart from what becomes of them, else the compiler keeps the
+// sums in memory during the loop.
 template <int kNumPanels, int kNumTokens>
-void run_tile(const Output& output, int64_t token, int64_t first_panel) {
-  const LinearArgs& args = output.args;
+__attribute__((noinline)) void sum_tile(const LinearArgs& args, const int8_t* x,
+                                        const uint8_t* weight, int32_t* sums) {
   const int64_t columns = Int8View::columns(args.cols);
   const int64_t bytes = panel_bytes(args.format, args.cols);
-  const uint8_t* weight = args.weight + first_panel * bytes;
-  const int8_t* x = output.x.values + token * columns;
   I acc[kNumTokens][kNumPanels];
 #pragma GCC unroll 8
   for (int t = 0; t < kNumTokens; ++t) {
@@ -110,11 +110,26 @@ void run_tile(const Output& output, int64_t token, int64_t first_panel) {
     }
   }
 #pragma GCC unroll 8
+  for (int t = 0; t < kNumTokens; ++t) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kNumPanels; ++p) {
+      i_store(sums + (t * kNumPanels + p) * kPanelRows, acc[t][p]);
+    }
+  }
+}
+
+template <int kNumPanels, int kNumTokens>
+void run_tile(const Output& output, int64_t token, int64_t first_panel) {
+  const LinearArgs& args = output.args;
+  const int64_t bytes = panel_bytes(args.format, args.cols);
+  const uint8_t* weight = args.weight + first_panel * bytes;
+  alignas(64) int32_t sums[kNumTokens][kNumPanels][kPanelRows];
+  sum_tile<kNumPanels, kNumTokens>(args, output.x.values + token * Int8View::columns(args.cols),
+                                   weight, sums[0][0]);
   for (int p = 0; p < kNumPanels; ++p) {
     const F scale = output.scales.group_scale(weight + p * bytes, 0);
-#pragma GCC unroll 8
     for (int t = 0; t < kNumTokens; ++t) {
-      output.store(token + t, first_panel + p, scale, acc[t][p]);
+      output.store(token + t, first_panel + p, scale, i_load(sums[t][p]));
     }
   }
 }
