@@ -1,8 +1,9 @@
 // What a program does on the GPU, kernel by kernel, without touching it: a library that the CUDA
 // driver loads when CUDA_INJECTION64_PATH names it. At the end of the process it prints, for every
 // kernel, how often it ran, its time, and the idle time of the device before it; then the idle time
-// between steps (before each `prepare_kernel`). Also inside captured graphs. Uses the toolkit's
-// CUPTI, opened at run time. ATOM_TRACE_SKIP=s: leave out the first s seconds.
+// between steps (before each `prepare_kernel`), and what steps of each size spend their time on.
+// Also inside captured graphs. Uses the toolkit's CUPTI, opened at run time. ATOM_TRACE_SKIP=s:
+// leave out the first s seconds.
 //   CUDA_INJECTION64_PATH=$PWD/libkernel_trace.so throughput_benchmark MODEL ...
 #include <cupti.h>
 #include <cxxabi.h>
@@ -20,6 +21,7 @@ namespace {
 struct Record {
   uint64_t begin, end;
   const char* name;
+  int32_t blocks;
 };
 
 std::mutex mutex;
@@ -39,7 +41,7 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   while (cuptiActivityGetNextRecord(buffer, valid, &activity) == CUPTI_SUCCESS) {
     if (activity->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
       const auto* kernel = reinterpret_cast<CUpti_ActivityKernel9*>(activity);
-      records.push_back({kernel->start, kernel->end, kernel->name});
+      records.push_back({kernel->start, kernel->end, kernel->name, kernel->gridX});
     }
   }
   std::free(buffer);
@@ -75,6 +77,88 @@ double percentile(std::vector<double>& values, double p) {
   return values[at];
 }
 
+// What a kernel is for, by its name.
+enum Part { kProducts, kDecode, kPrefill, kSampler, kRest, kNumParts };
+
+Part part_of(const std::string& name) {
+  const auto has = [&](const char* text) { return name.find(text) != std::string::npos; };
+  if (has("prefill")) return kPrefill;
+  if (has("decode")) return kDecode;
+  if (has("nvjet") || has("cublas") || has("gemm") || has("small_linear") || has("ring_linear") ||
+      has("cutlass")) {
+    return kProducts;
+  }
+  return has("scan_kernel") || has("draw_kernel") ? kSampler : kRest;
+}
+
+// Steps of one size: the blocks of its embedding kernel tell how many tokens it has.
+struct StepRow {
+  int64_t count = 0;
+  double span = 0, longest = 0, before = 0, inside = 0;  // microseconds; idle before and inside
+  double busy[kNumParts] = {};
+};
+
+// One step: from a prepare_kernel to the next.
+struct Step {
+  int32_t blocks = 0;
+  uint64_t begin = 0, end = 0;
+  double before = 0;
+  double busy[kNumParts] = {};
+};
+
+class StepTable {
+ public:
+  void add(const std::string& name, const Record& record, double busy, double gap) {
+    if (name.find("prepare_kernel") != std::string::npos) {
+      close();
+      step_ = {.begin = record.begin, .before = gap};
+    }
+    if (step_.begin == 0) return;
+    if (name.find("embedding") != std::string::npos) step_.blocks = record.blocks;
+    step_.busy[part_of(name)] += busy;
+    step_.end = std::max(step_.end, record.end);
+  }
+
+  void print() {
+    close();
+    std::vector<std::pair<int32_t, StepRow>> sorted(rows_.begin(), rows_.end());
+    std::ranges::sort(sorted,
+                      [](const auto& a, const auto& b) { return a.second.span > b.second.span; });
+    std::printf("steps by blocks of their embedding kernel (2048 values each); mean us\n");
+    std::printf("%7s %6s %9s %8s %8s %8s %8s %8s %8s %8s %8s\n", "blocks", "count", "total ms",
+                "step", "longest", "products", "decode", "prefill", "sampler", "rest", "idle");
+    for (size_t i = 0; i < std::min<size_t>(sorted.size(), 14); ++i) {
+      const auto& [blocks, row] = sorted[i];
+      const auto n = static_cast<double>(row.count);
+      std::printf("%7d %6.0f %9.1f %8.0f %8.0f %8.0f %8.0f %8.0f %8.0f %8.0f %8.1f\n", blocks, n,
+                  row.span * 1e-3, row.span / n, row.longest, row.busy[kProducts] / n,
+                  row.busy[kDecode] / n, row.busy[kPrefill] / n, row.busy[kSampler] / n,
+                  row.busy[kRest] / n, (row.inside + row.before) / n);
+    }
+  }
+
+ private:
+  void close() {
+    if (step_.begin == 0) return;
+    StepRow& row = rows_[step_.blocks];
+    const double span = static_cast<double>(step_.end - step_.begin) * 1e-3;
+    double busy = 0;
+    for (int part = 0; part < kNumParts; ++part) {
+      row.busy[part] += step_.busy[part];
+      busy += step_.busy[part];
+    }
+    ++row.count;
+    row.span += span + step_.before;
+    row.longest = std::max(row.longest, span + step_.before);
+    row.before += step_.before;
+    row.inside += std::max(0.0, span - busy);
+    step_ = {};
+  }
+
+  std::map<int32_t, StepRow> rows_;
+  Step step_;
+};
+
 void print_table() {
   cuptiActivityFlushAll(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
   const std::lock_guard lock(mutex);
@@ -88,6 +172,7 @@ void print_table() {
   std::map<std::string, Row> rows;
   std::map<const char*, std::string> names;
   std::vector<double> step_gaps;
+  StepTable steps;
   uint64_t last_end = 0;
   double busy = 0;
   uint64_t begin = 0;
@@ -107,9 +192,11 @@ void print_table() {
     const double gap = last_end > 0 && record.begin > last_end
                            ? static_cast<double>(record.begin - last_end) * 1e-3
                            : 0.0;
-    row.busy += record.end > from ? static_cast<double>(record.end - from) * 1e-3 : 0.0;
-    busy += record.end > from ? static_cast<double>(record.end - from) * 1e-3 : 0.0;
+    const double own = record.end > from ? static_cast<double>(record.end - from) * 1e-3 : 0.0;
+    row.busy += own;
+    busy += own;
     row.idle += gap;
+    steps.add(name, record, own, gap);
     if (name.find("prepare_kernel") != std::string::npos) {
       step_gaps.push_back(gap);
     }
@@ -132,6 +219,7 @@ void print_table() {
   }
   std::printf("idle before a step: median %.2f us, p90 %.2f us, %zu steps\n",
               percentile(step_gaps, 0.5), percentile(step_gaps, 0.9), step_gaps.size());
+  steps.print();
 }
 
 }  // namespace

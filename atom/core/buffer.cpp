@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -88,6 +89,7 @@ Tensor Arena::allocate(DType dtype, std::initializer_list<int64_t> shape) {
   constexpr int64_t kAlignment = 64;
   Tensor tensor(static_cast<char*>(buffer_.data()) + used_, dtype, shape);
   used_ += (tensor.nbytes() + kAlignment - 1) / kAlignment * kAlignment;
+  peak_ = std::max(peak_, used_);
   ATOM_CHECK(used_ <= buffer_.size()) << "arena of " << buffer_.size() << " bytes needs " << used_;
   return tensor;
 }

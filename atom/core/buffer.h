@@ -53,10 +53,14 @@ class Arena {
   int64_t mark() const { return used_; }
   void rewind(int64_t mark) { used_ = mark; }
   int64_t capacity() const { return buffer_.size(); }
+  void* data() const { return buffer_.data(); }
+  // The most that was ever in use, in bytes.
+  int64_t peak() const { return peak_; }
 
  private:
   Buffer buffer_;
   int64_t used_ = 0;
+  int64_t peak_ = 0;
 };
 
 }  // namespace atom

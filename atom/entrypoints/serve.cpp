@@ -28,6 +28,10 @@ namespace {
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 constexpr int64_t kMaxTemplateBytes = 1 << 20;
+// How often the engine is asked whether it has died, and how long /health then says so before the
+// process ends: time for a load balancer to look, and for answers in progress to be written.
+constexpr std::chrono::milliseconds kEngineCheck{500};
+constexpr std::chrono::milliseconds kDeathNotice{5000};
 
 // LLMEngine as the routes see it.
 class LocalEngine final : public openai::EngineClient {
@@ -81,10 +85,10 @@ class SignalWatcher {
   SignalWatcher& operator=(const SignalWatcher&) = delete;
 
   void serving() { serving_.store(true); }
-  void wait() {  // for the first signal
-    uint64_t value = 0;
-    while (::read(stopped_fd_, &value, sizeof(value)) < 0 && errno == EINTR) {
-    }
+  // Waits for the first signal, `time` at most; whether it has come.
+  bool wait_for(std::chrono::milliseconds time) const {
+    pollfd fd{stopped_fd_, POLLIN, 0};
+    return poll(&fd, 1, static_cast<int>(time.count())) > 0;
   }
 
  private:
@@ -307,13 +311,21 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config,
   if (const Status listening = server.listen(); !listening) return fail(listening.error());
   log_info("ready: http://{}:{}/v1", config.host, server.port());
 
-  signals.wait();
+  bool died = false;
+  while (!died && !signals.wait_for(kEngineCheck)) {
+    died = engine->stats().condition == EngineCondition::kDead;
+  }
+  if (died) {
+    const auto notice = std::min(kDeathNotice, to_ms(config.shutdown_timeout));
+    log_error("the engine has died; the server ends in {} ms", notice.count());
+    signals.wait_for(notice);
+  }
   api->begin_drain();
   engine->drain(to_ms(config.shutdown_timeout));
   server.wait_until_quiet(std::chrono::milliseconds(2000));
   server.stop();
   log_info("drained");
-  return 0;
+  return died ? kExitFailure : 0;
 }
 
 }  // namespace atom

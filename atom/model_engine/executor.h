@@ -17,10 +17,11 @@ struct ExecutorCapacity {
   int64_t block_size = 16;
   int max_in_flight = 1;
   int64_t max_step_tokens = 0;  // tokens one step may hold; 0 = whatever the scheduler allows
-  // Prompt tokens of a step in which sequences decode: bounds the pause that a long prompt makes in
-  // all running answers, and spreads prompts over steps whose weights are read anyway. 0 = no limit
-  // of its own.
+  // Tokens of a step in which sequences decode, when it also holds prompts: bounds the pause that a
+  // long prompt makes in all running answers, and spreads prompts over steps whose weights are read
+  // anyway. 0 = no limit of its own.
   int64_t max_mixed_tokens = 0;
+  int64_t row_tile = 1;  // products compute whole multiples of this many tokens
 };
 
 class Executor {

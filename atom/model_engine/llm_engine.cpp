@@ -114,6 +114,7 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
       std::move(parts.executor), std::move(parts.tokenizer),
       EngineCoreOptions{.scheduler = {.max_num_batched_tokens = step_tokens,
                                       .max_mixed_tokens = capacity.max_mixed_tokens,
+                                      .row_tile = capacity.row_tile,
                                       .max_num_seqs = parts.scheduler.max_num_seqs,
                                       .max_model_len = impl->max_model_len,
                                       .delay_factor = parts.scheduler.delay_factor,

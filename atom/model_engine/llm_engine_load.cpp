@@ -73,7 +73,9 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create(const EngineConfig& config)
 
   log_info("{}: {}, {} layers, {}", path.string(), checkpoint->config().architecture,
            checkpoint->config().num_hidden_layers, checkpoint->format_name());
-  log_info("memory: {}", describe(plan));
+  for (const std::string& row : memory_table(plan)) {
+    log_info("memory: {}", row);
+  }
   if (plan.weights + plan.workspace + plan.kv_cache > plan.available) {
     log_warning("the KV cache that was asked for is more than the free memory holds");
   }

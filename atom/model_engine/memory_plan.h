@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "atom/config.h"
 #include "atom/core/error.h"
@@ -36,6 +37,8 @@ struct GpuDevice;
 // The plan of a model without loading it (also for `atom inspect`).
 Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint);
 std::string describe(const MemoryPlan& plan);
+// The same as rows of a table, one a line of the log.
+std::vector<std::string> memory_table(const MemoryPlan& plan);
 
 // The plan of a GPU before loading: refuses what cannot fit. `workspace` is the arena alone; once
 // everything is loaded the runner replaces weights and workspace by what they took, and divides the

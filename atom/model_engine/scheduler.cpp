@@ -11,8 +11,8 @@
 namespace atom {
 namespace {
 
-// With many decodes a step may hold more prompt tokens than max_mixed_tokens: else prompts of four
-// times the length of their answers would arrive faster than they are computed.
+// With many decodes a step may hold more tokens than max_mixed_tokens: else prompts of four times
+// the length of their answers would arrive faster than they are computed.
 constexpr int64_t kPromptTokensPerDecode = 4;
 // While others run, admission leaves one block for each of them, so that a newcomer is not
 // preempted at the next block boundary; at most this share of the cache.
@@ -136,8 +136,10 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   int64_t budget = options_.max_num_batched_tokens;
   plan_decodes(budget);
   if (options_.max_mixed_tokens > 0 && batch_.num_tokens > 0) {
-    budget = std::min(
-        budget, std::max(options_.max_mixed_tokens, kPromptTokensPerDecode * batch_.num_tokens));
+    const int64_t decodes = batch_.num_tokens;
+    const int64_t tile = options_.row_tile;
+    const int64_t tiles = ((kPromptTokensPerDecode + 1) * decodes + tile - 1) / tile;
+    budget = std::min(budget, std::max(options_.max_mixed_tokens, tiles * tile) - decodes);
   }
   plan_prefills(budget);
   plan_admissions(now, budget);

@@ -25,7 +25,8 @@ namespace atom {
 
 struct SchedulerOptions {
   int64_t max_num_batched_tokens = 16384;
-  int64_t max_mixed_tokens = 0;  // prompt tokens of a step in which sequences decode; 0 = any
+  int64_t max_mixed_tokens = 0;  // of a step in which sequences decode, these included; 0 = any
+  int64_t row_tile = 1;  // such steps hold whole multiples of this, while there are prompts enough
   int64_t max_num_seqs = 512;
   int64_t max_model_len = 0;  // tokens, prompt and output; at most what the cache holds
   double delay_factor = 0.0;

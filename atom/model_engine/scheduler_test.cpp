@@ -90,7 +90,7 @@ TEST_F(SchedulerTest, DecodesGoFirstAndPrefillFillsTheBudget) {
 
 TEST_F(SchedulerTest, PromptsTakeLessOfAStepInWhichOthersDecode) {
   start({.max_num_batched_tokens = 16,
-         .max_mixed_tokens = 5,
+         .max_mixed_tokens = 6,
          .max_num_seqs = 4,
          .max_model_len = 64,
          .num_blocks = 32,
@@ -103,6 +103,30 @@ TEST_F(SchedulerTest, PromptsTakeLessOfAStepInWhichOthersDecode) {
   EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 5)));
   add(3, prompt(20, 200));
   EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 8)));
+}
+
+TEST_F(SchedulerTest, StepsWithPromptsAndDecodesHoldWholeTiles) {
+  start({.max_num_batched_tokens = 64,
+         .max_mixed_tokens = 8,
+         .row_tile = 8,
+         .max_num_seqs = 4,
+         .max_model_len = 64,
+         .num_blocks = 64,
+         .block_size = 4});
+  add(1, prompt(3));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 3)));
+  add(2, prompt(60, 100));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 7)));
+  add(3, prompt(2, 200));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 7)));
+  add(4, prompt(3, 300));
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 7)));
+  }
+  // The last 4 of the long prompt, then those who wait fill the tile up.
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 4), Pair(3, 2), Pair(4, 1)));
+  // Three decode: four prompt tokens for each of them take two tiles.
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 1), Pair(4, 2)));
 }
 
 TEST_F(SchedulerTest, AFullPromptHitStillComputesTheLastToken) {

@@ -106,4 +106,20 @@ gpu::SampleTokensArgs StepBuffers::sample_args(const Tensor& logits) const {
           .top_logprobs = top_logprobs};
 }
 
+SampledToken StepBuffers::sampled_token(uint64_t step, size_t row, int32_t num_logprobs) const {
+  const Results results = results_of(step);
+  SampledToken token{.token_id = results.token_ids[row], .logprobs = {}};
+  if (num_logprobs < 0) {
+    return token;
+  }
+  token.logprobs = {
+      .logprob = results.logprobs[row].logprob, .rank = results.logprobs[row].rank, .top = {}};
+  const gpu::SamplerTopToken* top =
+      results.top_logprobs + row * static_cast<size_t>(gpu::kMaxTopLogprobs);
+  for (int32_t i = 0; i < num_logprobs && top[i].token_id >= 0; ++i) {
+    token.logprobs.top.emplace_back(top[i].token_id, top[i].logprob);
+  }
+  return token;
+}
+
 }  // namespace atom

@@ -46,6 +46,8 @@ struct StepBuffers {
     const gpu::SamplerTopToken* top_logprobs;
   };
   Results results_of(uint64_t step) const;
+  // What was sampled in a row of a step that is done; num_logprobs -1: the token alone.
+  SampledToken sampled_token(uint64_t step, size_t row, int32_t num_logprobs) const;
 
   gpu::PrepareStepArgs prepare_args() const;
   gpu::PublishStepArgs publish_args() const;

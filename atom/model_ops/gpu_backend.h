@@ -17,7 +17,7 @@
 
 namespace atom {
 
-inline constexpr uint32_t kGpuBackendAbi = 1;
+inline constexpr uint32_t kGpuBackendAbi = 2;
 
 // Limits that a backend context is made for; what it allocates counts as workspace.
 struct GpuContextOptions {
@@ -62,6 +62,11 @@ struct GpuBackend {
   void (*sample_tokens)(const gpu::SampleTokensArgs& args, int32_t max_rows,
                         DeviceStream stream) = nullptr;
   void (*set_token_counts)(const gpu::SetTokenCountsArgs& args, DeviceStream stream) = nullptr;
+
+  // Once, after a step of the most tokens has run: chooses what is chosen by timing, for steps of
+  // any size. `scratch`: as much as that step's activations took. May be nullptr.
+  DeviceStatus (*tune)(void* context, void* scratch, int64_t scratch_bytes,
+                       DeviceStream stream) = nullptr;
 };
 
 // The one symbol that a backend exports.

@@ -20,7 +20,10 @@ Decoder::Decoder(const ModelConfig& config)
 
 void Decoder::load(WeightLoader& weights) {
   const ModelConfig& c = config_;
-  weights.embedding(embed_tokens_, "model.embed_tokens.weight", c.vocab_size, c.hidden_size);
+  const bool shares_table = c.tie_word_embeddings && weights.shares_tables();
+  if (!shares_table) {
+    weights.embedding(embed_tokens_, "model.embed_tokens.weight", c.vocab_size, c.hidden_size);
+  }
   for (size_t i = 0; i < layers_.size(); ++i) {
     load_layer(weights, str_format("model.layers.{}.", i), layers_[i]);
   }
@@ -35,6 +38,9 @@ void Decoder::load(WeightLoader& weights) {
   const char* head = c.tie_word_embeddings ? "model.embed_tokens" : "lm_head";
   weights.linear(lm_head_, {{.prefix = head, .rows = c.vocab_size}}, c.hidden_size,
                  Precision::kKeep);
+  if (shares_table) {
+    weights.share_table(lm_head_, embed_tokens_);
+  }
   if (c.tie_word_embeddings) {
     weights.ignore({"lm_head.weight"});  // some tied checkpoints store the copy all the same
   }
@@ -71,7 +77,6 @@ void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,
       layer.self_attn.o_proj,
       {{.prefix = prefix + "o_proj", .rows = c.hidden_size, .has_bias = c.attention_output_bias}},
       q_rows);
-  weights.cache_scales(layer.self_attn, prefix);
 }
 
 KvCacheSpec kv_cache_spec(const ModelConfig& config) {

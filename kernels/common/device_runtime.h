@@ -1,6 +1,6 @@
 // DeviceRuntime: what the host needs of a device, as a plain table of functions: memory, streams,
 // events, captured graphs. Nothing above kernels/gpu names a vendor. Implementations:
-// kernels/gpu/runtime.cu (CUDA, HIP) and tests/support/fake_device (host memory). C++20: device
+// kernels/gpu/runtime.cpp (CUDA, HIP) and tests/support/fake_device (host memory). C++20: device
 // code includes this file. Every function returns nullptr, or a text that lives until the thread's
 // next call. To extend: a field at the end here, both implementations, kGpuBackendAbi.
 #pragma once
@@ -70,5 +70,37 @@ struct DeviceRuntime {
   // The first failed kernel launch of this thread since the last call, or nullptr.
   DeviceStatus (*last_launch_error)() = nullptr;
 };
+
+// The table of the static functions of `Functions`, which has one of each of these names.
+template <class Functions>
+DeviceRuntime runtime_of(const char* name) {
+  return {.name = name,
+          .probe = Functions::probe,
+          .device_count = Functions::device_count,
+          .properties = Functions::properties,
+          .set_device = Functions::set_device,
+          .memory_info = Functions::memory_info,
+          .allocate = Functions::allocate,
+          .deallocate = Functions::deallocate,
+          .allocate_pinned = Functions::allocate_pinned,
+          .deallocate_pinned = Functions::deallocate_pinned,
+          .create_stream = Functions::create_stream,
+          .destroy_stream = Functions::destroy_stream,
+          .synchronize = Functions::synchronize,
+          .copy_async = Functions::copy_async,
+          .fill_async = Functions::fill_async,
+          .create_event = Functions::create_event,
+          .destroy_event = Functions::destroy_event,
+          .record_event = Functions::record_event,
+          .wait_event = Functions::wait_event,
+          .query_event = Functions::query_event,
+          .synchronize_event = Functions::synchronize_event,
+          .elapsed_ms = Functions::elapsed_ms,
+          .begin_capture = Functions::begin_capture,
+          .end_capture = Functions::end_capture,
+          .launch_graph = Functions::launch_graph,
+          .destroy_graph = Functions::destroy_graph,
+          .last_launch_error = Functions::last_launch_error};
+}
 
 }  // namespace atom

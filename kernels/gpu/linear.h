@@ -66,6 +66,24 @@ void destroy_linear_context(LinearContext* context);
 // Why the vendor's library is not used, or nullptr.
 DeviceStatus library_status(const LinearContext* context);
 
+// Chooses the library's algorithms for every product that linear() has been given above
+// small_linear_limit, for every number of tokens up to the most it was given: before the first
+// request, so that none of them waits for it. `scratch` takes inputs and results; what does not fit
+// is chosen at its first use. Waits for the stream.
+DeviceStatus tune_linear(LinearContext* context, void* scratch, int64_t scratch_bytes,
+                         DeviceStream stream);
+
+// For whoever is about to write x: where linear() wants it quantised as well (values [num_tokens,
+// in_features] e4m3, a scale per row as in quantize_rows), or nothing. If the next product has this
+// x, it takes those values instead of quantising x itself. The caller enqueues the kernel that
+// writes both before that.
+struct QuantizedInput {
+  uint8_t* values = nullptr;
+  float* scales = nullptr;
+};
+QuantizedInput quantized_input(LinearContext* context, const uint16_t* x, int64_t num_tokens,
+                               int64_t in_features);
+
 // Enqueues the product. What is fused with it (norm, kAddResidual, kSiluMul) is for sizes that the
 // own kernel takes; with more tokens it works, slowly. Outside of a capture, the first call for a
 // shape above small_linear_limit times the library's proposals, which takes some milliseconds and

@@ -1,7 +1,7 @@
 // Small-M products at the sizes of the speed table: the own kernel in every variant and as chosen,
 // against the best of the library's proposals, all in graphs over weights that lie in memory; GB/s
-// of weights, and the read roof of the same run. Arguments: none, or 'large' for TFLOP/s of large
-// M.
+// of weights, and the read roof of the same run. Arguments: none, 'large' for TFLOP/s of large
+// M, or 'rows' for a layer at the sizes of steps with prompts.
 #include <cstring>
 
 #include "kernels/gpu/linear/library.h"
@@ -44,7 +44,7 @@ struct Buffers {
   DeviceArray<uint16_t> x{size_t{4096} * 16384};
   DeviceArray<uint8_t> x_e4m3{size_t{4096} * 16384};
   DeviceArray<float> scales{size_t{160000}};
-  DeviceArray<float> out{size_t{64} * 160000};
+  DeviceArray<float> out{size_t{2048} * 28672 / 2 + size_t{64} * 160000};
   DeviceArray<uint8_t> workspace{size_t{64} << 20};
 
   Buffers() {
@@ -60,14 +60,14 @@ struct Buffers {
 };
 
 double library_us(const WeightPool& pool, const Buffers& b, const BenchmarkShape& shape, bool e4m3,
-                  int64_t m) {
+                  int64_t m, bool scaled = true) {
   const int64_t bytes = shape.n * shape.k * (e4m3 ? 1 : 2);
   MatrixLibrary library(b.workspace.data(), static_cast<int64_t>(b.workspace.size()));
   LibraryProduct product{.x = e4m3 ? static_cast<void*>(b.x_e4m3.data()) : b.x.data(),
                          .weight = pool.data(),
                          .dtype = e4m3 ? DType::kF8E4M3 : DType::kBF16,
-                         .x_scales = e4m3 ? b.scales.data() : nullptr,
-                         .weight_scales = e4m3 ? b.scales.data() : nullptr,
+                         .x_scales = e4m3 && scaled ? b.scales.data() : nullptr,
+                         .weight_scales = e4m3 && scaled ? b.scales.data() : nullptr,
                          .out = b.out.data(),
                          .num_tokens = m,
                          .out_features = shape.n,
@@ -186,10 +186,39 @@ void measure_layer(const WeightPool& pool, const Buffers& b, const char* model,
   }
 }
 
-void run_all(bool large) {
+// The four products of a layer at the sizes of steps that hold prompts: microseconds and TFLOP/s,
+// with algorithms chosen at that very size.
+void measure_rows(const WeightPool& pool, const Buffers& b, const char* model,
+                  const BenchmarkShape* shapes, bool e4m3, bool scaled = true) {
+  std::printf("layer %s %s%s, us (TFLOP/s):", model, e4m3 ? "e4m3" : "bf16",
+              scaled ? "" : " without scales");
+  for (const int64_t m : {32,  48,  64,  96,  128,  192,  256,  320,  384,  448,  512, 576,
+                          640, 768, 896, 992, 1024, 1088, 1152, 1280, 1536, 1792, 2048}) {
+    double us = 0;
+    double flops = 0;
+    for (int i = 0; i < 4; ++i) {
+      us += library_us(pool, b, shapes[i], e4m3, m, scaled);
+      flops += 2.0 * static_cast<double>(m * shapes[i].n * shapes[i].k);
+    }
+    std::printf("  M%d %.1f (%.0f)", static_cast<int>(m), us, flops / us * 1e-6);
+    std::fflush(stdout);
+  }
+  std::printf("\n");
+}
+
+void run_all(const char* mode) {
+  const bool large = std::strcmp(mode, "large") == 0;
   const WeightPool pool;
   const Buffers buffers;
   std::printf("read roof %.0f GB/s\n", read_roof(pool));
+  if (std::strcmp(mode, "rows") == 0) {
+    for (const bool e4m3 : {false, true}) {
+      measure_rows(pool, buffers, "8B", kLlama8B, e4m3);
+      measure_rows(pool, buffers, "0.6B", kQwen06B, e4m3);
+    }
+    measure_rows(pool, buffers, "8B", kLlama8B, true, /*scaled=*/false);
+    return;
+  }
   if (large) {
     for (const BenchmarkShape& shape : kLlama8B) measure_large(pool, buffers, shape);
     for (const BenchmarkShape& shape : kQwen06B) measure_large(pool, buffers, shape);
@@ -212,6 +241,6 @@ void run_all(bool large) {
 }  // namespace atom::gpu::device_test
 
 int main(int argc, char** argv) {
-  atom::gpu::device_test::run_all(argc > 1 && std::strcmp(argv[1], "large") == 0);
+  atom::gpu::device_test::run_all(argc > 1 ? argv[1] : "");
   return 0;
 }

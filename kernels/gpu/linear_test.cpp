@@ -294,6 +294,48 @@ void test_library(LinearContext* context, const Problem& p, int64_t m) {
   }
 }
 
+// What the caller quantised is taken, once, and only for the x that it was made from.
+void test_quantized_input(LinearContext* context, const Problem& p, int64_t m) {
+  LinearArgs args = p.args(m);
+  const auto run = [&](const LinearArgs& a) { return linear(context, a, stream()); };
+  std::string refused;
+  const std::vector<float> expected = outputs(args, nullptr, run, refused);
+  const QuantizedInput input = quantized_input(context, args.x, m, p.shape.k);
+  if (input.values == nullptr) {
+    report(name_of(p, args, "quantised input: none"), 1.0, 0.0);
+    return;
+  }
+  const auto bytes = static_cast<size_t>(m * p.shape.k);
+  ATOM_DEVICE(cudaMemsetAsync(input.values, 0, bytes, stream()));
+  double sum = 0;
+  for (const float value : outputs(args, nullptr, run, refused)) sum += std::abs(value);
+  report(name_of(p, args, "quantised input is taken " + refused), sum, 0.0);
+  report(name_of(p, args, "quantised input is taken once"),
+         outputs(args, nullptr, run, refused) == expected ? 0 : 1, 0.0);
+  (void)quantized_input(context, args.x + 8, m, p.shape.k);
+  report(name_of(p, args, "quantised input of another x"),
+         outputs(args, nullptr, run, refused) == expected ? 0 : 1, 0.0);
+}
+
+// Choosing all algorithms at once leaves the results right.
+void test_tune(const Problem& p) {
+  LinearContext* context = nullptr;
+  if (create_linear_context({.e4m3 = true, .max_tokens = 300, .max_in_features = 16384},
+                            &context) != nullptr) {
+    report("tune_linear: context", 1.0, 0.0);
+    return;
+  }
+  test_library(context, p, 300);
+  DeviceArray<uint8_t> scratch(size_t{64} << 20);
+  scratch.fill(0);
+  const DeviceStatus tuned =
+      tune_linear(context, scratch.data(), static_cast<int64_t>(scratch.size()), stream());
+  report(std::string("tune_linear ") + (tuned == nullptr ? "" : tuned), tuned == nullptr ? 0 : 1,
+         0.0);
+  for (const int64_t m : {33, 96, 129}) test_library(context, p, m);
+  destroy_linear_context(context);
+}
+
 // quick: small shapes only, for tools that slow a program down a hundred times.
 void run_all(bool quick) {
   LinearContext* context = nullptr;
@@ -327,6 +369,8 @@ void run_all(bool quick) {
         test_epilogues(p, 4, ring);
       }
       for (const int64_t m : {17, 64, 200, 300}) test_library(context, p, m);
+      if (e4m3 && shape.n == 1536) test_quantized_input(context, p, 300);
+      if (shape.n == 1536) test_tune(p);
     }
   }
   destroy_linear_context(context);

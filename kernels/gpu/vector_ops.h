@@ -27,7 +27,7 @@ struct EmbeddingArgs {
 DeviceStatus embedding(const EmbeddingArgs& args, DeviceStream stream);
 
 // out = rms_norm(residual) * weight, after residual += x where x is given. `out_fp8` with
-// `out_scales` instead of `out` also quantises each row: see quantize_tokens.
+// `out_scales` beside `out` (or instead of it) quantises each row: see quantize_rows.
 struct RmsNormArgs {
   const uint16_t* x = nullptr;  // bf16 [num_tokens, hidden_size] or none
   void* residual = nullptr;     // [num_tokens, hidden_size], written only where x is given
@@ -42,10 +42,13 @@ struct RmsNormArgs {
 };
 DeviceStatus rms_norm(const RmsNormArgs& args, DeviceStream stream);
 
-// out[:, i] = silu(gate_up[:, i]) * gate_up[:, size + i]
+// out[:, i] = silu(gate_up[:, i]) * gate_up[:, size + i]. `out_fp8` with `out_scales` beside
+// `out` (or instead of it) quantises each row, of up to 32768 values: see quantize_rows.
 struct SiluMulArgs {
   const uint16_t* gate_up = nullptr;  // bf16 [num_tokens, 2 * size]
   uint16_t* out = nullptr;            // bf16 [num_tokens, size]
+  uint8_t* out_fp8 = nullptr;         // e4m3 [num_tokens, size]
+  float* out_scales = nullptr;        // [num_tokens]
   int64_t num_tokens = 0;
   int64_t size = 0;
 };
@@ -112,6 +115,17 @@ struct AddBiasArgs {
   int64_t size = 0;
 };
 DeviceStatus add_bias(const AddBiasArgs& args, DeviceStream stream);
+
+// out[i, j] *= row_scales[i] * column_scales[j]
+struct ScaleOuterArgs {
+  const float* row_scales = nullptr;     // [num_rows]
+  const float* column_scales = nullptr;  // [size]
+  void* out = nullptr;                   // [num_rows, size]
+  DType dtype = DType::kBF16;            // or f32
+  int64_t num_rows = 0;
+  int64_t size = 0;
+};
+DeviceStatus scale_outer(const ScaleOuterArgs& args, DeviceStream stream);
 
 // out [count] bf16 = limit * dummy_value(state, i); any count and alignment of 2 bytes.
 DeviceStatus fill_random(uint64_t state, float limit, uint16_t* out, int64_t count,

@@ -141,6 +141,52 @@ void test_silu_mul(int64_t tokens, int64_t size) {
   cpu::reference_kernels().silu_mul(gate_up.data(), expected.data(), size, {0, tokens});
   report("silu_mul [" + std::to_string(tokens) + ", " + std::to_string(size) + "]",
          error_of(to_f32(out.get()), expected), kBf16Limit);
+
+  DeviceArray<uint8_t> quantized(count);
+  DeviceArray<float> scales(static_cast<size_t>(tokens));
+  out.fill(0xff);
+  launched(silu_mul({.gate_up = device.data(),
+                     .out = out.data(),
+                     .out_fp8 = quantized.data(),
+                     .out_scales = scales.data(),
+                     .num_tokens = tokens,
+                     .size = size},
+                    stream()));
+  const std::vector<uint8_t> bytes = quantized.get();
+  const std::vector<float> row_scales = scales.get();
+  std::vector<float> dequantized(count);
+  for (size_t i = 0; i < count; ++i) {
+    dequantized[i] = f8e4m3_to_f32(bytes[i]) * row_scales[i / static_cast<size_t>(size)];
+  }
+  report("silu_mul, quantised: bf16", error_of(to_f32(out.get()), expected), kBf16Limit);
+  report("silu_mul, quantised: e4m3", error_of(dequantized, expected), 1.5e-3);
+}
+
+void test_scale_outer(int64_t rows, int64_t size, DType dtype) {
+  const auto count = static_cast<size_t>(rows * size);
+  const std::vector<float> x = rounded(random_values(count, 21, 2.0F));
+  const std::vector<float> row_scales = random_values(static_cast<size_t>(rows), 22, 1.0F);
+  const std::vector<float> column_scales = random_values(static_cast<size_t>(size), 23, 1.0F);
+  const DeviceArray<float> device_rows(row_scales);
+  const DeviceArray<float> device_columns(column_scales);
+  const DeviceArray<uint16_t> out_bf16(to_bf16(x));
+  const DeviceArray<float> out_f32(x);
+  const bool f32 = dtype == DType::kF32;
+  launched(scale_outer({.row_scales = device_rows.data(),
+                        .column_scales = device_columns.data(),
+                        .out = f32 ? static_cast<void*>(out_f32.data()) : out_bf16.data(),
+                        .dtype = dtype,
+                        .num_rows = rows,
+                        .size = size},
+                       stream()));
+  std::vector<float> expected(count);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t row = i / static_cast<size_t>(size);
+    expected[i] = x[i] * row_scales[row] * column_scales[i % static_cast<size_t>(size)];
+  }
+  report("scale_outer [" + std::to_string(rows) + ", " + std::to_string(size) + "]",
+         error_of(f32 ? out_f32.get() : to_f32(out_bf16.get()), expected),
+         f32 ? kF32Limit : kBf16Limit);
 }
 
 void test_rope_cos_sin(int64_t tokens, int64_t half, int32_t last_position) {
@@ -378,6 +424,11 @@ void run_all() {
     test_silu_mul(size == 8 ? 0 : 5, size);
     test_rows(size == 64 ? 0 : 17, size);
     test_quantize(size == 64 ? 0 : 9, size);
+  }
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    test_scale_outer(0, 8, dtype);
+    test_scale_outer(1, 8, dtype);
+    test_scale_outer(33, 4104, dtype);
   }
   test_rope_cos_sin(33, 64, 131071);
   test_rope_cos_sin(0, 64, 1);

@@ -26,6 +26,8 @@ void reset_fake_device();
 void set_fake_memory(int64_t total_bytes);
 // The n-th call from now to the runtime or an op reports an error (0: none).
 void fail_fake_device_after(int64_t num_calls);
+// From the n-th call on every call does, as on a device that is lost.
+void break_fake_device_after(int64_t num_calls);
 void set_fake_probe_failure(const char* text);  // nullptr: the driver is fine
 const FakeDeviceStats& fake_device_stats();
 

@@ -46,6 +46,10 @@ DeviceStatus create_context(const GpuContextOptions& options, void** out) {
 
 void destroy_context(void* context) { delete static_cast<BackendContext*>(context); }
 
+DeviceStatus tune(void* context, void* scratch, int64_t scratch_bytes, DeviceStream stream) {
+  return tune_linear(static_cast<BackendContext*>(context)->linear, scratch, scratch_bytes, stream);
+}
+
 bool supports(const DeviceProperties& device) {
   return supports_compute_capability(device.compute_major, device.compute_minor);
 }
@@ -66,6 +70,7 @@ extern "C" __attribute__((visibility("default"))) const atom::GpuBackend* atom_g
                                   .publish_step = gpu::publish_step,
                                   .sampler_workspace_bytes = gpu::sampler_workspace_bytes,
                                   .sample_tokens = gpu::sample_tokens,
-                                  .set_token_counts = gpu::set_token_counts};
+                                  .set_token_counts = gpu::set_token_counts,
+                                  .tune = gpu::tune};
   return &backend;
 }

@@ -22,14 +22,23 @@ void embedding_op(const ExecContext& ctx, const Tensor& ids, const Tensor& table
                                        ctx.stream));
 }
 
+// Where the product that follows wants `out` quantised too; see linear.h.
+QuantizedInput quantized(const ExecContext& ctx, const Tensor& out) {
+  return quantized_input(context_of(ctx).linear, out.data_as<const uint16_t>(), out.dim(0),
+                         out.dim(1));
+}
+
 void run_norm(const ExecContext& ctx, const uint16_t* x, const Tensor& residual,
               const float* weight, float eps, const Tensor& out) {
+  const QuantizedInput also = quantized(ctx, out);
   report_launch("rms_norm", rms_norm({.x = x,
                                       .residual = residual.data(),
                                       .residual_dtype = residual.dtype(),
                                       .weight = weight,
                                       .eps = eps,
                                       .out = out.data_as<uint16_t>(),
+                                      .out_fp8 = also.values,
+                                      .out_scales = also.scales,
                                       .num_tokens = residual.dim(0),
                                       .hidden_size = residual.dim(1)},
                                      ctx.stream));
@@ -46,8 +55,11 @@ void add_rms_norm_op(const ExecContext& ctx, const Tensor& x, const Tensor& resi
 }
 
 void silu_mul_op(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) {
+  const QuantizedInput also = quantized(ctx, out);
   report_launch("silu_mul", silu_mul({.gate_up = gate_up.data_as<const uint16_t>(),
                                       .out = out.data_as<uint16_t>(),
+                                      .out_fp8 = also.values,
+                                      .out_scales = also.scales,
                                       .num_tokens = out.dim(0),
                                       .size = out.dim(1)},
                                      ctx.stream));

@@ -7,14 +7,17 @@
 #include <cstdint>
 #include <map>
 #include <tuple>
+#include <vector>
 
 #include "kernels/common/device_runtime.h"
 #include "kernels/common/dtype.h"
 
+struct CUevent_st;  // the vendor's event
+
 namespace atom::gpu {
 
 // out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T; x and weight are both
-// bf16, or both e4m3 with a scale per row.
+// bf16, or both e4m3, with a scale per row where scales are given.
 struct LibraryProduct {
   const void* x = nullptr;
   const void* weight = nullptr;
@@ -41,14 +44,19 @@ class MatrixLibrary {
   // See linear() about captures. A text when the library has no algorithm for the product.
   DeviceStatus multiply(const LibraryProduct& product, DeviceStream stream);
 
+  // The largest number of tokens that shares an algorithm with num_tokens.
+  static int64_t last_of_bucket(int64_t num_tokens);
+
  private:
   struct Algorithm;
   struct Problem;
   // out_features, in_features, bucket, dtype, out dtype
-  using Key = std::tuple<int64_t, int64_t, int, int, int>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int, int>;
 
-  DeviceStatus choose(Problem& problem, const LibraryProduct& product, DeviceStream stream,
-                      Algorithm& out);
+  std::vector<Algorithm> propose(const Problem& problem, bool scales_after) const;
+  float time_of(Problem& problem, const LibraryProduct& product, const Algorithm& algorithm,
+                DeviceStream stream, float best);
+  DeviceStatus choose(const LibraryProduct& product, DeviceStream stream, Algorithm& out);
   DeviceStatus run(Problem& problem, const LibraryProduct& product, const Algorithm& algorithm,
                    DeviceStream stream);
 
@@ -57,6 +65,8 @@ class MatrixLibrary {
   void* handle_ = nullptr;
   DeviceStatus status_ = nullptr;
   std::map<Key, Algorithm*> chosen_;
+  CUevent_st* begin_ = nullptr;  // for timing
+  CUevent_st* end_ = nullptr;
 };
 
 }  // namespace atom::gpu

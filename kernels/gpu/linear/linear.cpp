@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <array>
+#include <map>
 #include <memory>
 
 #include "kernels/gpu/linear/library.h"
@@ -16,6 +19,9 @@ struct LinearContext {
   uint8_t* quantized_x = nullptr;  // e4m3 [max_tokens, max_in_features]
   float* x_scales = nullptr;       // [max_tokens]
   std::unique_ptr<MatrixLibrary> library;
+  const uint16_t* quantized_from = nullptr;  // whose values quantized_x holds, for the next product
+  // Products that went to the library: one of each shape, with the most tokens it had.
+  std::map<std::array<int64_t, 4>, LinearArgs> seen;
 };
 
 namespace {
@@ -25,12 +31,14 @@ DeviceStatus multiply_e4m3(LinearContext& context, const LinearArgs& args, Devic
       args.in_features > context.options.max_in_features || context.quantized_x == nullptr) {
     return "linear: the workspace has no room for quantised activations";
   }
-  if (const DeviceStatus failed = quantize_rows({.x = args.x,
-                                                 .out = context.quantized_x,
-                                                 .scales = context.x_scales,
-                                                 .num_rows = args.num_tokens,
-                                                 .size = args.in_features},
-                                                stream)) {
+  if (context.quantized_from == args.x) {
+    context.quantized_from = nullptr;
+  } else if (const DeviceStatus failed = quantize_rows({.x = args.x,
+                                                        .out = context.quantized_x,
+                                                        .scales = context.x_scales,
+                                                        .num_rows = args.num_tokens,
+                                                        .size = args.in_features},
+                                                       stream)) {
     return failed;
   }
   return context.library->multiply({.x = context.quantized_x,
@@ -46,7 +54,15 @@ DeviceStatus multiply_e4m3(LinearContext& context, const LinearArgs& args, Devic
                                    stream);
 }
 
+void remember(LinearContext& context, const LinearArgs& args) {
+  const std::array key{args.out_features, args.in_features, static_cast<int64_t>(args.weight_dtype),
+                       static_cast<int64_t>(args.out_dtype)};
+  const auto [known, is_new] = context.seen.try_emplace(key, args);
+  known->second.num_tokens = std::max(known->second.num_tokens, args.num_tokens);
+}
+
 DeviceStatus multiply_large(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
+  remember(context, args);
   const DeviceStatus failed = args.weight_dtype == DType::kF8E4M3
                                   ? multiply_e4m3(context, args, stream)
                                   : context.library->multiply({.x = args.x,
@@ -68,6 +84,9 @@ DeviceStatus multiply_large(LinearContext& context, const LinearArgs& args, Devi
                    .size = args.out_features},
                   stream);
 }
+
+// Products of fewer tokens take x as it is.
+constexpr int64_t kMostSmallTokens = 32;
 
 bool is_fused(const LinearArgs& args) {
   return args.epilogue != LinearEpilogue::kStore || args.norm_input != nullptr;
@@ -108,11 +127,52 @@ DeviceStatus library_status(const LinearContext* context) {
   return context->library == nullptr ? "switched off" : context->library->status();
 }
 
+QuantizedInput quantized_input(LinearContext* context, const uint16_t* x, int64_t num_tokens,
+                               int64_t in_features) {
+  context->quantized_from = nullptr;
+  if (context->quantized_x == nullptr || library_status(context) != nullptr ||
+      num_tokens <= kMostSmallTokens || num_tokens > context->options.max_tokens ||
+      in_features > context->options.max_in_features) {
+    return {};
+  }
+  context->quantized_from = x;
+  return {.values = context->quantized_x, .scales = context->x_scales};
+}
+
+DeviceStatus tune_linear(LinearContext* context, void* scratch, int64_t scratch_bytes,
+                         DeviceStream stream) {
+  const auto seen = context->seen;
+  for (const auto& [key, product] : seen) {
+    LinearArgs args = product;
+    const int64_t most = product.num_tokens;
+    const int64_t x_bytes = (most * args.in_features * 2 + 255) / 256 * 256;
+    const int64_t out_bytes = most * args.out_features * (args.out_dtype == DType::kF32 ? 4 : 2);
+    if (x_bytes + out_bytes > scratch_bytes) {
+      continue;
+    }
+    args.x = static_cast<const uint16_t*>(scratch);
+    args.out = static_cast<char*>(scratch) + x_bytes;
+    for (int64_t tokens = 1; tokens <= most; tokens = MatrixLibrary::last_of_bucket(tokens) + 1) {
+      args.num_tokens = std::min(most, MatrixLibrary::last_of_bucket(tokens));
+      if (args.num_tokens <= small_linear_limit(args)) {
+        continue;
+      }
+      if (const DeviceStatus failed = linear(context, args, stream)) {
+        return failed;
+      }
+    }
+  }
+  const cudaError_t failed = cudaStreamSynchronize(static_cast<cudaStream_t>(stream));
+  return failed == cudaSuccess ? nullptr : cudaGetErrorString(failed);
+}
+
 DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream stream) {
-  const bool own = args.num_tokens <= small_linear_limit(args) || library_status(context) != nullptr;
+  const bool own =
+      args.num_tokens <= small_linear_limit(args) || library_status(context) != nullptr;
   if (!own && !is_fused(args) && multiply_large(*context, args, stream) == nullptr) {
     return nullptr;
   }
+  context->quantized_from = nullptr;
   return linear_small(args, choose_small_plan(args), stream);
 }
 

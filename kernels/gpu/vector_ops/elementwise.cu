@@ -70,6 +70,56 @@ __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const SiluMulArgs ar
   store8(args.out + i * 8, gate);
 }
 
+// The same, quantised: one block a row, which stays in registers until its scale is known.
+constexpr int kRowThreads = 512;
+constexpr int kRowPieces = 8;
+
+__global__ void __launch_bounds__(kRowThreads) silu_mul_quantize_kernel(const SiluMulArgs args) {
+  __shared__ float shared[kRowThreads / kWarpSize];
+  const int64_t row = blockIdx.x;
+  const uint16_t* gate_up = args.gate_up + row * 2 * args.size;
+  const int size = static_cast<int>(args.size);
+  allow_next();
+  wait_previous();
+  float values[kRowPieces][8];
+  float largest = 0.0F;
+#pragma unroll
+  for (int p = 0; p < kRowPieces; ++p) {
+    const int i = (p * kRowThreads + static_cast<int>(threadIdx.x)) * 8;
+    if (i >= size) {
+      break;
+    }
+    float up[8];
+    load8(gate_up + i, values[p]);
+    load8(gate_up + size + i, up);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      values[p][j] = values[p][j] / (1.0F + expf(-values[p][j])) * up[j];
+      largest = fmaxf(largest, fabsf(values[p][j]));
+    }
+    if (args.out != nullptr) {
+      store8(args.out + row * size + i, values[p]);
+    }
+  }
+  largest = reduce_block<MaxOf>(largest, shared);
+  const float scale = largest > 0.0F ? largest / kE4M3Largest : 1.0F;
+#pragma unroll
+  for (int p = 0; p < kRowPieces; ++p) {
+    const int i = (p * kRowThreads + static_cast<int>(threadIdx.x)) * 8;
+    if (i >= size) {
+      break;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      values[p][j] /= scale;
+    }
+    store8(args.out_fp8 + row * size + i, values[p]);
+  }
+  if (threadIdx.x == 0) {
+    args.out_scales[row] = scale;
+  }
+}
+
 template <class Out>
 __global__ void __launch_bounds__(kThreads) add_bias_kernel(const AddBiasArgs args) {
   const int64_t pieces = args.size / 8;
@@ -87,6 +137,28 @@ __global__ void __launch_bounds__(kThreads) add_bias_kernel(const AddBiasArgs ar
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     values[j] += bias[j];
+  }
+  store8(out, values);
+}
+
+template <class Out>
+__global__ void __launch_bounds__(kThreads) scale_outer_kernel(const ScaleOuterArgs args) {
+  const int64_t pieces = args.size / 8;
+  const int64_t i = thread_index();
+  allow_next();
+  wait_previous();
+  if (i >= args.num_rows * pieces) {
+    return;
+  }
+  Out* out = static_cast<Out*>(args.out) + i * 8;
+  const float row = args.row_scales[i / pieces];
+  float values[8];
+  float columns[8];
+  load8(out, values);
+  load8(args.column_scales + i % pieces * 8, columns);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    values[j] *= row * columns[j];
   }
   store8(out, values);
 }
@@ -191,7 +263,19 @@ DeviceStatus silu_mul(const SiluMulArgs& args, DeviceStream stream) {
     return "silu_mul: the row size is not a multiple of 8";
   }
   const int64_t threads = args.num_tokens * args.size / 8;
-  return threads == 0 ? nullptr : launch_chained(silu_mul_kernel, shape_for(threads, stream), args);
+  if (threads == 0) {
+    return nullptr;
+  }
+  if (args.out_fp8 == nullptr) {
+    return launch_chained(silu_mul_kernel, shape_for(threads, stream), args);
+  }
+  if (args.size > kRowPieces * kRowThreads * 8) {
+    return "silu_mul: a row to be quantised has more than 32768 values";
+  }
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(args.num_tokens)),
+                          .block = dim3(kRowThreads),
+                          .stream = static_cast<cudaStream_t>(stream)};
+  return launch_chained(silu_mul_quantize_kernel, shape, args);
 }
 
 DeviceStatus quantize_rows(const QuantizeRowsArgs& args, DeviceStream stream) {
@@ -214,6 +298,19 @@ DeviceStatus add_bias(const AddBiasArgs& args, DeviceStream stream) {
   const LaunchShape shape = shape_for(threads, stream);
   return args.dtype == DType::kF32 ? launch_chained(add_bias_kernel<float>, shape, args)
                                    : launch_chained(add_bias_kernel<uint16_t>, shape, args);
+}
+
+DeviceStatus scale_outer(const ScaleOuterArgs& args, DeviceStream stream) {
+  if (args.size % 8 != 0) {
+    return "scale_outer: the row size is not a multiple of 8";
+  }
+  const int64_t threads = args.num_rows * args.size / 8;
+  if (threads == 0) {
+    return nullptr;
+  }
+  const LaunchShape shape = shape_for(threads, stream);
+  return args.dtype == DType::kF32 ? launch_chained(scale_outer_kernel<float>, shape, args)
+                                   : launch_chained(scale_outer_kernel<uint16_t>, shape, args);
 }
 
 DeviceStatus fill_random(uint64_t state, float limit, uint16_t* out, int64_t count,
