@@ -97,6 +97,7 @@ class ChatFixture : public testing::Test {
         .model = {.vocab_size = eos + 1, .max_position_embeddings = 8192, .eos_token_ids = {eos}}};
     auto engine = LLMEngine::create_with(std::move(parts));
     ASSERT_TRUE(engine);
+    api_.reset();  // its threads may still be in the client before
     client_ = std::make_unique<Client>(std::move(*engine));
     api_ = std::make_unique<openai::ApiServer>(
         *client_, nullptr, openai::ApiOptions{.served_model_names = {"m"}, .max_in_flight = 64});

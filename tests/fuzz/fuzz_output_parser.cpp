@@ -97,12 +97,18 @@ std::string without_think_tags(const Form& form, std::string_view text) {
   return out;
 }
 
+// Whether the format reads its control tokens also where they arrive as text.
+bool reads_markers(const ToolFormat* tools) {
+  return tools != nullptr && tools->calls_are_text && tools->name != "llama3_json" &&
+         !tools->control_tokens.empty();
+}
+
 // Markers of control tokens are no text anywhere.
 std::string without_markers(const Form& form, std::string_view text) {
   std::string out;
   while (!text.empty()) {
     size_t marker = 0;
-    if (form.tools != nullptr && form.tools->name != "llama3_json") {  // there it is no text at all
+    if (reads_markers(form.tools)) {
       for (const std::string_view token : form.tools->control_tokens) {
         if (text.starts_with(token)) marker = token.size();
       }
@@ -134,8 +140,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
   FUZZ_CHECK(is_subsequence(whole.reasoning + whole.content, text));
   // Inside reasoning a marker that is no token of the vocabulary is text.
-  const bool marked = form.tools != nullptr && form.tools->control_tokens.size() > 1;
-  if (marked && form.reasoning != nullptr) return 0;
+  if (reads_markers(form.tools) && form.reasoning != nullptr) return 0;
   const std::string tagged = without_think_tags(form, text);
   const std::string left = without_spaces(without_markers(form, tagged));
   const std::string given = without_spaces(whole.reasoning + whole.content);

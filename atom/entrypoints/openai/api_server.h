@@ -105,6 +105,7 @@ class ApiServer {
   Result<std::string> render(const ApiRequest& request) const;
   ParserPlan plan_parsers(const ApiRequest& request, std::string_view prompt) const;
   void set_grammar(ApiRequest& request, ParserPlan& plan) const;
+  std::vector<int32_t> control_token_ids(const ParserPlan& plan) const;
   Status prepare_prompts(Generation::Input& input) const;
   Status check_bytes(const ApiRequest& request, std::string_view param) const;
   Status check_answer(Generation::Input& input) const;

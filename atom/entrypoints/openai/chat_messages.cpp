@@ -196,6 +196,23 @@ std::vector<std::string> tool_names(const json::array& tools) {
   return names;
 }
 
+std::vector<parsers::StringParameter> string_parameters(const json::array& tools) {
+  std::vector<parsers::StringParameter> found;
+  for (const json::value& tool : tools) {
+    const json::object& function = tool.get_object().at("function").get_object();
+    const json::value* schema = function.if_contains("parameters");
+    if (schema == nullptr || !schema->is_object()) continue;
+    const json::value* properties = schema->get_object().if_contains("properties");
+    if (properties == nullptr || !properties->is_object()) continue;
+    for (const json::key_value_pair& property : properties->get_object()) {
+      const json::object* type = property.value().if_object();
+      if (type != nullptr && text_of(*type, "type") == "string")
+        found.push_back({std::string(text_of(function, "name")), std::string(property.key())});
+    }
+  }
+  return found;
+}
+
 bool has_tool(const json::array& tools, std::string_view name) {
   const std::vector<std::string> names = tool_names(tools);
   return std::find(names.begin(), names.end(), name) != names.end();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "atom/core/error.h"
+#include "atom/entrypoints/parsers/output_parser.h"
 
 namespace atom::openai {
 
@@ -27,5 +28,6 @@ Status check_tools(const boost::json::array& tools);
 void keep_tools(boost::json::array& tools, const std::vector<std::string>& names);
 bool has_tool(const boost::json::array& tools, std::string_view name);
 std::vector<std::string> tool_names(const boost::json::array& tools);
+std::vector<parsers::StringParameter> string_parameters(const boost::json::array& tools);
 
 }  // namespace atom::openai

@@ -66,13 +66,15 @@ ParserPlan ApiServer::plan_parsers(const ApiRequest& request, std::string_view p
   if (may_call) {
     plan.tools = tool_format_;
     plan.context.tool_names = tool_names(request.tools);
+    plan.context.string_parameters = string_parameters(request.tools);
   }
   plan.reasoning = reasoning_format_;
   if (plan.reasoning != nullptr) plan.start = plan.reasoning->start(*plan.reasoning, prompt);
   if (plan.reasoning != nullptr) {
     const Tokenizer& tokenizer = *engine_.tokenizer();
     plan.open_id = tokenizer.token_to_id(plan.reasoning->open).value_or(-1);
-    plan.close_id = tokenizer.token_to_id(plan.reasoning->close).value_or(-1);
+    if (plan.open_id >= 0 || plan.start == parsers::ReasoningStart::kInside)
+      plan.close_id = tokenizer.token_to_id(plan.reasoning->close).value_or(-1);
   }
   if (plan.reasoning != nullptr && request.continue_final_message) {
     plan.start = start_within(*plan.reasoning, request.messages);
@@ -86,7 +88,9 @@ ParserPlan ApiServer::plan_parsers(const ApiRequest& request, std::string_view p
 void ApiServer::set_grammar(ApiRequest& request, ParserPlan& plan) const {
   std::optional<GrammarSpec>& grammar = request.sampling.grammar;
   const bool forced = request.forces_call();
-  if (forced || (plan.tools != nullptr && (grammar || parsers::has_strict_tool(request.tools)))) {
+  const bool strict = plan.tools != nullptr && plan.tools->calls_are_text &&
+                      parsers::has_strict_tool(request.tools);
+  if (forced || strict || (plan.tools != nullptr && grammar)) {
     if (plan.tools == nullptr) plan.tools = &parsers::generic_tool_format();
     plan.context.calls_are_valid =
         forced || grammar;  // beside free text a call may still be broken
@@ -109,6 +113,19 @@ void ApiServer::set_grammar(ApiRequest& request, ParserPlan& plan) const {
   }
 }
 
+std::vector<int32_t> ApiServer::control_token_ids(const ParserPlan& plan) const {
+  std::vector<int32_t> ids;
+  const auto add = [&](std::span<const std::string_view> tokens) {
+    for (const std::string_view token : tokens) {
+      const std::optional<int32_t> id = engine_.tokenizer()->token_to_id(token);
+      if (id && std::ranges::find(ids, *id) == ids.end()) ids.push_back(*id);
+    }
+  };
+  if (plan.tools != nullptr) add(plan.tools->control_tokens);
+  if (plan.reasoning != nullptr) add(plan.reasoning->control_tokens);
+  return ids;
+}
+
 Status ApiServer::prepare_prompts(Generation::Input& input) const {
   ApiRequest& request = input.request;
   const Tokenizer& tokenizer = *engine_.tokenizer();
@@ -120,12 +137,9 @@ Status ApiServer::prepare_prompts(Generation::Input& input) const {
       request.sampling.logprobs.reset();  // tokens would show it
       request.return_token_ids = false;
     }
-    if (input.parsers.tools != nullptr) {
-      for (const std::string_view token : input.parsers.tools->control_tokens) {
-        const std::optional<int32_t> id = tokenizer.token_to_id(token);
-        if (id) request.sampling.control_token_ids.push_back(*id);
-      }
-    }
+    request.sampling.control_token_ids = control_token_ids(input.parsers);
+    if (request.sampling.grammar && input.parsers.reasoning != nullptr)
+      text += input.parsers.reasoning->answer_prefix;
     request.prompts.emplace_back(std::move(text));
   }
   const bool add_special = request.add_special_tokens.value_or(request.endpoint == kCompletions);

@@ -37,9 +37,16 @@ struct ParsedText {
   void add_arguments(int32_t index, std::string_view fragment);
 };
 
+// A parameter of a tool whose value is a string, by its schema.
+struct StringParameter {
+  std::string tool;
+  std::string name;
+};
+
 // What a parser has to know of its request.
 struct ParserContext {
   std::vector<std::string> tool_names;
+  std::vector<StringParameter> string_parameters = {};
   // The prompt ends inside a reasoning block that the template opened.
   bool in_reasoning = false;
   // A grammar guarantees that calls are complete JSON, so arguments need not be held back.

@@ -20,6 +20,14 @@ bool is_llama3(std::string_view chat_template) {
          has(chat_template, "<|start_header_id|>") && !has(chat_template, "<function=");
 }
 
+bool is_glm(std::string_view chat_template) {
+  return has(chat_template, "<tool_call>") && has(chat_template, "<arg_key>");
+}
+
+bool is_harmony(std::string_view chat_template) {
+  return has(chat_template, "<|channel|>") && has(chat_template, "<|message|>");
+}
+
 bool is_deepseek_v3(std::string_view chat_template) {
   return has(chat_template, "<｜tool▁calls▁begin｜>") && has(chat_template, "```json");
 }
@@ -46,7 +54,15 @@ ReasoningStart always_inside(const ReasoningFormat&, std::string_view) {
   return ReasoningStart::kInside;
 }
 
+ReasoningStart never_in_text(const ReasoningFormat&, std::string_view) {
+  return ReasoningStart::kNone;
+}
+
 constexpr std::string_view kLlama3Tokens[] = {"<|python_tag|>"};
+
+constexpr std::string_view kHarmonyTokens[] = {"<|start|>",   "<|end|>",       "<|message|>",
+                                               "<|channel|>", "<|constrain|>", "<|call|>",
+                                               "<|return|>"};
 
 // Where a vocabulary has them as ordinary tokens, they arrive as text.
 constexpr std::string_view kDeepSeekTokens[] = {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
@@ -106,6 +122,28 @@ constexpr ToolFormat kToolFormats[] = {
               .after_arguments = "<|tool_call_end|><|tool_calls_section_end|>",
               .between = ""},
      .control_tokens = kKimiTokens},
+    {.name = "glm45",
+     .alias = "glm47",
+     .matches = is_glm,
+     .make = make_glm_parser,
+     .form = {.trigger = "<tool_call>",
+              .before_name = "<tool_call>",
+              .before_arguments = "\n",
+              .after_arguments = "\n</tool_call>",
+              .between = "\n",
+              .style = ArgumentStyle::kGlmXml}},
+    // A grammar sees no control tokens: calls that it forces are bare JSON.
+    {.name = "openai",
+     .alias = "harmony",
+     .matches = is_harmony,
+     .make = make_harmony_parser,
+     .form = {.trigger = "{\"name\": \"",
+              .before_name = "{\"name\": \"",
+              .before_arguments = "\", \"parameters\": ",
+              .after_arguments = "}",
+              .between = "; "},
+     .control_tokens = kHarmonyTokens,
+     .calls_are_text = false},
 };
 
 constexpr ReasoningFormat kReasoningFormats[] = {
@@ -117,6 +155,16 @@ constexpr ReasoningFormat kReasoningFormats[] = {
      .gap = "\n\n",
      .start = by_last_tag,
      .make = make_think_parser},
+    {.name = "openai_gptoss",
+     .alias = "harmony",
+     .matches = is_harmony,
+     .open = "<|channel|>analysis<|message|>",
+     .close = "<|end|>",
+     .gap = "",
+     .start = never_in_text,
+     .make = make_harmony_reasoning,
+     .control_tokens = kHarmonyTokens,
+     .answer_prefix = "<|channel|>final<|message|>"},
     // Everything before </think> is reasoning, whether or not there was an opening tag.
     {.name = "deepseek_r1",
      .alias = "",

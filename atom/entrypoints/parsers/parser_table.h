@@ -13,6 +13,12 @@
 
 namespace atom::parsers {
 
+// How arguments are written; the names are those of structural tags.
+enum class ArgumentStyle : uint8_t {
+  kJson,    // {"key": value}
+  kGlmXml,  // <arg_key>key</arg_key><arg_value>value</arg_value>
+};
+
 // One tool call as text: before_name NAME before_arguments {…} after_arguments.
 struct CallForm {
   std::string_view trigger;  // what a call begins with, and other text does not
@@ -20,6 +26,7 @@ struct CallForm {
   std::string_view before_arguments;
   std::string_view after_arguments;
   std::string_view between;  // two calls
+  ArgumentStyle style = ArgumentStyle::kJson;
 };
 
 struct ToolFormat {
@@ -31,6 +38,8 @@ struct ToolFormat {
   CallForm form;
   // Special tokens whose place in the output the parser has to know.
   std::span<const std::string_view> control_tokens;
+  // Calls are made of text alone, so that a grammar can hold some of them beside free text.
+  bool calls_are_text = true;
 };
 
 // Where the prompt leaves the model.
@@ -50,6 +59,11 @@ struct ReasoningFormat {
   ReasoningStart (*start)(const ReasoningFormat& format, std::string_view prompt);
   std::unique_ptr<OutputParser> (*make)(const ParserContext& context,
                                         std::unique_ptr<OutputParser> next);
+  // As in ToolFormat.
+  std::span<const std::string_view> control_tokens = {};
+  // The tokens that begin an answer which a grammar holds from its first byte on; they end the
+  // prompt then. Empty: the grammar says what may come before the answer.
+  std::string_view answer_prefix = {};
 };
 
 std::span<const ToolFormat> tool_formats();

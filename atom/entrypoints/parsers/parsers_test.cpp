@@ -39,7 +39,9 @@ struct Case {
 };
 
 std::unique_ptr<OutputParser> make(std::string_view form, bool valid = false) {
-  ParserContext context{.tool_names = {"f", "get_weather"}, .calls_are_valid = valid};
+  ParserContext context{.tool_names = {"f", "get_weather"},
+                        .string_parameters = {{"f", "s"}},
+                        .calls_are_valid = valid};
   context.in_reasoning = form.ends_with("+open");
   const std::string_view tool = form.substr(0, form.find('+'));
   auto parser =
@@ -99,6 +101,9 @@ const std::string kHermesParis =
 const std::string kDeepSeekParis =
     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
     "{\"city\": \"Paris\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+
+const std::string kGlmParis =
+    "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>";
 
 const Case kCases[] = {
     // Plain text.
@@ -263,6 +268,45 @@ const Case kCases[] = {
      "<|tool_calls_section_end|>",
      {"", "Look:", {kParis, {"a:b", R"({"x": "a\nb"})"}}}},
     {"kimi_k2", "x <|tool_call_end|> y", {"", "x  y", {}}},
+    // GLM: values are JSON, or strings where the schema or the text says so.
+    {"glm45", "Hello <tool_cal", {"", "Hello <tool_cal", {}}},
+    {"glm45", kGlmParis, {"", "", {kParis}}},
+    {"glm45",
+     "Let me look.\n" + kGlmParis + "\n" + kGlmParis,
+     {"", "Let me look.", {kParis, kParis}}},
+    {"glm45", kGlmParis + "\nDone.", {"", "Done.", {kParis}}},
+    {"glm45",
+     "<tool_call>f<arg_key>s</arg_key><arg_value>12</arg_value><arg_key>n</arg_key><arg_value>12"
+     "</arg_value><arg_key> o </arg_key> <arg_value>{\"a\": [1, null]}\n</arg_value></tool_call>",
+     {"", "", {{"f", R"({"s": "12", "n": 12, "o": {"a": [1, null]}})"}}}},
+    {"glm45",
+     "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value> a\n\"<b>\" </arg_key> </arg_value>\n"
+     "<arg_key>t</arg_key><arg_value></arg_value></tool_call>",
+     {"", "", {{"f", R"({"s": " a\n\"<b>\" </arg_key> ", "t": ""})"}}}},
+    {"glm45",
+     "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>b</arg_key><arg_value>x"
+     "</arg_value><arg_key>a</arg_key><arg_value>2</arg_value></tool_call>",
+     {"", "", {{"f", R"({"a": 2, "b": "x"})"}}}},
+    {"glm45", "<tool_call>f\n</tool_call>", {"", "", {{"f", "{}"}}}},
+    // Only the closing tag is missing; more is missing; no call at all.
+    {"glm45",
+     "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg_value>\n</tool",
+     {"", "", {{"f", R"({"a": 1})"}}}},
+    {"glm45", "<tool_call>f\n", {"", "<tool_call>f\n", {}}},
+    {"glm45",
+     "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg",
+     {"", "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg", {}}},
+    {"glm45", "a <tool_call></tool_call> b", {"", "a <tool_call></tool_call> b", {}}},
+    {"glm45",
+     "<tool_call>two words<arg_key>a</arg_key>",
+     {"", "<tool_call>two words<arg_key>a</arg_key>", {}}},
+    {"glm45", "<tool_call>{\"a\": 1}</tool_call>", {"", "<tool_call>{\"a\": 1}</tool_call>", {}}},
+    {"glm45", "<tool_call>a<tool_call>f</tool_call>", {"", "<tool_call>a", {{"f", "{}"}}}},
+    {"glm45",
+     "<tool_call>f<arg_key>a</arg_key>x<arg_value>1</arg_value></tool_call>",
+     {"", "<tool_call>f<arg_key>a</arg_key>x<arg_value>1</arg_value></tool_call>", {}}},
+    {"glm45+think", "<think>Hm.</think>\n" + kGlmParis, {"Hm.", "", {kParis}}},
+    {"glm45+open", "Hm.</think>" + kGlmParis, {"Hm.", "", {kParis}}},
     // Reasoning.
     {"+think", "<think>\nHm.\n</think>\n\nYes.", {"Hm.", "Yes.", {}}},
     {"+think", "<think>\n\n</think>\n\nYes.", {"", "Yes.", {}}},
@@ -296,7 +340,7 @@ TEST(Parsers, RandomSplitsOfJoinedTexts) {
     std::string text;
     for (int i = 0; i < 4; ++i) text += kCases[random() % std::size(kCases)].text;
     for (const char* form :
-         {"hermes", "llama3_json", "+think", "hermes+open", "deepseek_v3", "kimi_k2"}) {
+         {"hermes", "llama3_json", "+think", "hermes+open", "deepseek_v3", "kimi_k2", "glm45"}) {
       std::vector<size_t> cuts;
       for (size_t at = random() % 8; at < text.size(); at += 1 + random() % 16) cuts.push_back(at);
       ASSERT_EQ(parse(form, text, cuts), parse(form, text, {})) << form << ": " << text;
@@ -343,11 +387,13 @@ TEST(Parsers, TakesTimeLinearInTheText) {
                                kHermesParis,
                                "<think>",
                                "{\"name\":",
-                               "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"};
+                               "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{",
+                               "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg_value>"};
   for (const std::string& unit : units) {
     std::string text;
     while (text.size() < 1000000) text += unit;
-    for (const char* form : {"hermes+think", "llama3_json", "hermes+open", "deepseek_v31"}) {
+    for (const char* form :
+         {"hermes+think", "llama3_json", "hermes+open", "deepseek_v31", "glm45"}) {
       const auto parser = make(form);
       ParsedText out;
       size_t size = 0;
@@ -412,7 +458,7 @@ TEST(ParserTable, FindsFormatsByNameAndTemplate) {
     return *found == nullptr ? "none" : std::string((*found)->name);
   };
   EXPECT_EQ(tool("auto", "x <tool_call>\\n{\\\"name\\\""), "hermes");
-  EXPECT_EQ(tool("auto", "<tool_call><arg_key>"), "none");
+  EXPECT_EQ(tool("auto", "<tool_call><arg_key>"), "glm45");
   EXPECT_EQ(tool("auto", "<|im_start|>"), "none");
   EXPECT_EQ(tool("none", "<tool_call>"), "none");
   EXPECT_EQ(tool("llama3", ""), "llama3_json");

@@ -40,15 +40,19 @@ const json::object& function_of(const json::value& tool) {
 // One call: the text around its arguments, and their schema.
 json::object call_tag(const CallForm& form, const json::object& function, bool enforced) {
   const json::string& name = function.at("name").get_string();
-  // The name as it stands between quotes.
-  std::string quoted = json::serialize(json::value(name));
-  quoted = quoted.substr(1, quoted.size() - 2);
   std::string begin(form.before_name);
-  begin += quoted;
+  if (begin.ends_with('"')) {  // the name as it stands between quotes
+    const std::string quoted = json::serialize(json::value(name));
+    begin += quoted.substr(1, quoted.size() - 2);
+  } else {
+    begin += name;
+  }
   begin += form.before_arguments;
+  json::object arguments = json_format(schema_of(function, enforced));
+  if (form.style == ArgumentStyle::kGlmXml) arguments["style"] = "glm_xml";
   return {{"type", "tag"},
           {"begin", begin},
-          {"content", json_format(schema_of(function, enforced))},
+          {"content", std::move(arguments)},
           {"end", json::string_view(form.after_arguments.data(), form.after_arguments.size())}};
 }
 

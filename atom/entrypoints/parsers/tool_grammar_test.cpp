@@ -39,7 +39,11 @@ TEST(ToolGrammar, ATextOfEveryTagReadsBackAsItsCall) {
     std::string text;
     for (const json::value& tag : tags) {
       if (!text.empty()) text += json::value_to<std::string>(found.at("separator"));
-      text += json::value_to<std::string>(tag.at("begin")) + R"({"city": "Bonn"})" +
+      const bool is_xml = tag.at("content").as_object().contains("style");
+      EXPECT_EQ(is_xml, format.form.style == ArgumentStyle::kGlmXml);
+      text += json::value_to<std::string>(tag.at("begin")) +
+              (is_xml ? "<arg_key>city</arg_key>\n<arg_value>Bonn</arg_value>"
+                      : R"({"city": "Bonn"})") +
               json::value_to<std::string>(tag.at("end"));
     }
     EXPECT_TRUE(text.starts_with(format.form.trigger));

@@ -15,9 +15,15 @@ std::unique_ptr<OutputParser> make_hermes_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_llama3_json_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_deepseek_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_kimi_parser(const ParserContext& context);
+std::unique_ptr<OutputParser> make_glm_parser(const ParserContext& context);
+std::unique_ptr<OutputParser> make_harmony_parser(const ParserContext& context);
 
 // Splits off the reasoning and hands the rest to `next`.
 std::unique_ptr<OutputParser> make_think_parser(const ParserContext& context,
                                                 std::unique_ptr<OutputParser> next);
+
+// Reads calls itself: `next` is not needed.
+std::unique_ptr<OutputParser> make_harmony_reasoning(const ParserContext& context,
+                                                     std::unique_ptr<OutputParser> next);
 
 }  // namespace atom::parsers
