@@ -124,16 +124,22 @@ void print_roofs(bool tiles) {
 }
 
 struct LinearRow {
-  DType dtype;
+  atom::DataFormat format;
   atom::ComputeType compute;
   int64_t rows, cols, tokens;
 };
 
 void bench_linear(atom::ExecContext& ctx, const LinearRow& row) {
-  std::vector<uint8_t> bytes(static_cast<size_t>(atom::dtype_bytes(row.dtype, row.rows * row.cols)),
+  const DType dtype = row.format.dtype;
+  std::vector<uint8_t> bytes(static_cast<size_t>(row.rows * atom::row_bytes(dtype, row.cols)),
                              0x11);
-  const atom::WeightPart part{
-      .data = bytes.data(), .format = {.dtype = row.dtype}, .rows = row.rows, .cols = row.cols};
+  const std::vector<uint8_t> scales(
+      static_cast<size_t>(row.rows * atom::scales_per_row(row.format, row.cols) * 4), 0x3c);
+  const atom::WeightPart part{.data = bytes.data(),
+                              .format = row.format,
+                              .rows = row.rows,
+                              .cols = row.cols,
+                              .scales = scales.data()};
   atom::LinearWeight weight;
   const double pack_seconds = best_seconds([&] {
     if (!ctx.ops->pack_linear(ctx, {&part, 1}, row.compute, weight)) std::abort();
@@ -145,23 +151,40 @@ void bench_linear(atom::ExecContext& ctx, const LinearRow& row) {
                     atom::Tensor(out.data(), DType::kF32, {row.tokens, row.rows}));
   });
   std::printf(
-      "  linear %-5s %-7s [%6ld, %5ld] x %4ld: %9.1f us  %6.1f GB/s  %6.1f GFLOP/s  pack %.1f "
+      "  linear %-8s %-5s [%6ld, %5ld] x %4ld: %9.1f us  %6.1f GB/s  %6.1f GFLOP/s  pack %.1f "
       "GB/s\n",
-      atom::dtype_name(row.dtype), row.compute == atom::ComputeType::kFloat32 ? "exact" : "auto",
+      atom::dtype_name(dtype), row.compute == atom::ComputeType::kFloat32 ? "exact" : "auto",
       static_cast<long>(row.rows), static_cast<long>(row.cols), static_cast<long>(row.tokens),
       seconds * 1e6, static_cast<double>(weight.packed.size()) / seconds * 1e-9,
       2e-9 * static_cast<double>(row.tokens * row.rows * row.cols) / seconds,
       static_cast<double>(bytes.size()) / pack_seconds * 1e-9);
 }
 
+void bench_format(atom::ExecContext& ctx, const atom::DataFormat& format, int64_t cols,
+                  int64_t tokens) {
+  bench_linear(ctx, {format, atom::ComputeType::kAuto, 49152, cols, 1});
+  bench_linear(ctx, {format, atom::ComputeType::kAuto, 3072, cols, 1});
+  bench_linear(ctx, {format, atom::ComputeType::kAuto, 3072, cols, tokens});
+  bench_linear(ctx, {format, atom::ComputeType::kFloat32, 3072, cols, tokens});
+}
+
+// FP8 per channel and in blocks, INT8 per channel, INT4 in groups, MXFP4.
+constexpr atom::DataFormat kScaledFormats[] = {
+    {.dtype = DType::kF8E4M3, .block_n = 1, .block_k = -1},
+    {.dtype = DType::kF8E4M3, .block_n = 1, .block_k = 128},
+    {.dtype = DType::kI8, .block_n = 1, .block_k = -1},
+    {.dtype = DType::kU4, .block_n = 1, .block_k = 128, .scale_dtype = DType::kBF16},
+    {.dtype = DType::kU4, .block_n = 1, .block_k = 32, .scale_dtype = DType::kBF16},
+    {.dtype = DType::kF4E2M1, .block_n = 1, .block_k = 32, .scale_dtype = DType::kF8E8M0}};
+
 void bench_linears(atom::ExecContext& ctx, int64_t tokens) {
   for (const DType dtype : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K,
                             DType::kBF16, DType::kF16, DType::kF32}) {
-    const int64_t cols = atom::dtype_info(dtype).block_size == 256 ? 512 : 576;
-    bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 49152, cols, 1});
-    bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 3072, cols, 1});
-    bench_linear(ctx, {dtype, atom::ComputeType::kAuto, 3072, cols, tokens});
-    bench_linear(ctx, {dtype, atom::ComputeType::kFloat32, 3072, cols, tokens});
+    bench_format(ctx, {.dtype = dtype}, atom::dtype_info(dtype).block_size == 256 ? 512 : 576,
+                 tokens);
+  }
+  for (const atom::DataFormat& format : kScaledFormats) {
+    bench_format(ctx, format, 576, tokens);
   }
 }
 

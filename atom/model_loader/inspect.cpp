@@ -101,6 +101,9 @@ std::string as_text(const Checkpoint& checkpoint) {
   };
   line("architecture", str_format("{} ({})", c.architecture, c.model_type));
   line("format", checkpoint.format_name() + (c.weight_dtype.empty() ? "" : ", " + c.weight_dtype));
+  if (!c.quantization.method.empty()) {
+    line("quantization", c.quantization.name);
+  }
   line("layers", str_format("{}", c.num_hidden_layers));
   line("hidden size", str_format("{}, intermediate {}", c.hidden_size, c.intermediate_size));
   line("attention", attention_text(c));
@@ -183,12 +186,16 @@ std::string as_json(const Checkpoint& checkpoint) {
         {"tensors", total.tensors}, {"parameters", total.parameters}, {"bytes", total.bytes}};
     parameters += total.parameters;
   }
-  const json::object out{
-      {"architecture", c.architecture},     {"model_type", c.model_type},
-      {"format", checkpoint.format_name()}, {"weight_dtype", c.weight_dtype},
-      {"config", config_json(c)},           {"num_tensors", checkpoint.tensors().size()},
-      {"num_parameters", parameters},       {"weight_bytes", checkpoint.total_bytes()},
-      {"dtypes", std::move(dtypes)}};
+  const json::object out{{"architecture", c.architecture},
+                         {"model_type", c.model_type},
+                         {"format", checkpoint.format_name()},
+                         {"weight_dtype", c.weight_dtype},
+                         {"quantization", c.quantization.name},
+                         {"config", config_json(c)},
+                         {"num_tensors", checkpoint.tensors().size()},
+                         {"num_parameters", parameters},
+                         {"weight_bytes", checkpoint.total_bytes()},
+                         {"dtypes", std::move(dtypes)}};
   return json::serialize(out) + "\n";
 }
 

@@ -35,7 +35,10 @@ Tensor RotaryEmbedding::operator()(const ExecContext& ctx) const {
 }
 
 void Attention::attend(const ExecContext& ctx, const Tensor& qkv, const Tensor& cos_sin,
-                       const PagedKvCache& cache, const Tensor& heads) const {
+                       const PagedKvCache& kv_cache, const Tensor& heads) const {
+  PagedKvCache cache = kv_cache;
+  cache.k_scale = k_scale;
+  cache.v_scale = v_scale;
   ctx.ops->qk_norm_rope_kv_write(ctx, {.qkv = qkv,
                                        .num_heads = num_heads,
                                        .num_kv_heads = num_kv_heads,

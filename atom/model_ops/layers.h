@@ -60,6 +60,9 @@ struct Attention {
   Linear qkv_proj;  // q, k, v stacked: [(num_heads + 2 * num_kv_heads) * head_dim, hidden_size]
   Linear o_proj;
   Buffer q_norm, k_norm;  // f32 [head_dim], empty when the family has none
+  // Of an fp8 cache: stored value * scale = real value; from the checkpoint where it has them.
+  float k_scale = 1.0F;
+  float v_scale = 1.0F;
   float norm_eps = 1e-6F;
 
   // x [num_tokens, hidden_size], cos_sin [num_tokens, rotary_dim] -> [num_tokens, hidden_size]

@@ -77,6 +77,7 @@ void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,
       layer.self_attn.o_proj,
       {{.prefix = prefix + "o_proj", .rows = c.hidden_size, .has_bias = c.attention_output_bias}},
       q_rows);
+  weights.cache_scales(layer.self_attn, prefix);
 }
 
 KvCacheSpec kv_cache_spec(const ModelConfig& config) {

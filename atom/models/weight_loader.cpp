@@ -7,6 +7,7 @@
 
 #include "atom/model_loader/text.h"
 #include "atom/model_ops/device_weights.h"
+#include "kernels/common/convert.h"
 #include "kernels/common/dtype.h"
 #include "kernels/common/dummy.h"
 #include "kernels/cpu/kernels.h"
@@ -29,6 +30,19 @@ std::string name_list(const std::vector<std::string>& names) {
 
 bool is_float(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+void fill_dummy_scales(DType dtype, float scale, int64_t count, uint8_t* out) {
+  const uint16_t bf16 = f32_to_bf16(scale);
+  for (int64_t i = 0; i < count; ++i) {
+    if (dtype == DType::kF8E8M0) {
+      out[i] = static_cast<uint8_t>(float_bits(scale) >> 23);
+    } else if (dtype == DType::kBF16) {
+      std::memcpy(out + i * 2, &bf16, 2);
+    } else {
+      std::memcpy(out + i * 4, &scale, 4);
+    }
+  }
 }
 
 // A bias in the order of its weight's rows (WeightPart::rotary_heads): stored value 2i of a head is
@@ -111,6 +125,46 @@ WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols, Buffer& memory) 
           .on_device = ctx_.runtime != nullptr};
 }
 
+// Values, then scales, then zero points, in one buffer of the host.
+WeightPart WeightLoader::dummy_quantized(DataFormat format, int64_t rows, int64_t cols,
+                                         Buffer& memory) {
+  format.block_n = 1;
+  if (format.dtype == DType::kU4) {
+    format.scale_dtype = DType::kBF16;  // as checkpoints have it
+  }
+  const int64_t values = rows * row_bytes(format.dtype, cols);
+  const int64_t scales = rows * scales_per_row(format, cols);
+  const int64_t scale_bytes = scales * dtype_bytes(format.scale_dtype, 1);
+  auto buffer = Buffer::allocate(values + scale_bytes + scales + 8);
+  if (!buffer) {
+    fail(buffer.error().message);
+    return {};
+  }
+  memory = std::move(*buffer);
+  auto* bytes = static_cast<uint8_t*>(memory.data());
+  if (options_.dummy == DummyWeights::kXavier) {
+    const float limit = std::sqrt(6.0F / static_cast<float>(rows + cols));
+    const bool bytes_wide = row_bytes(format.dtype, 2) == 2;
+    ctx_.parallel((values + 4095) / 4096, [&](int64_t piece) {
+      for (int64_t i = piece * 4096; i < std::min(values, (piece + 1) * 4096); ++i) {
+        const float value = 127.0F * dummy_value(dummy_state_, static_cast<uint64_t>(i));
+        bytes[i] = static_cast<uint8_t>(static_cast<int8_t>(value));
+        if (format.dtype == DType::kF8E4M3) {
+          bytes[i] &= 0xbf;  // below 2
+        }
+      }
+    });
+    dummy_state_ += static_cast<uint64_t>(values) * kDummyStride;
+    fill_dummy_scales(format.scale_dtype, limit / (bytes_wide ? 128.0F : 8.0F), scales,
+                      bytes + values);
+    std::fill_n(bytes + values + scale_bytes, scales, uint8_t{8});
+  }
+  WeightPart part{.data = bytes, .format = format, .rows = rows, .cols = cols};
+  part.scales = bytes + values;
+  part.zeros = format.has_zeros ? bytes + values + scale_bytes : nullptr;
+  return part;
+}
+
 Status WeightLoader::pack(std::span<const WeightPart> sources, Precision precision,
                           LinearWeight& out) {
   if (ctx_.ops->pack_linear != nullptr) {
@@ -128,7 +182,13 @@ void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t 
   dummy_buffers_.resize(std::max(dummy_buffers_.size(), parts.size()));
   for (const LinearPart& part : parts) {
     if (options_.dummy != DummyWeights::kNone) {
-      sources.push_back(dummy_part(part.rows, in_features, dummy_buffers_[sources.size()]));
+      const auto& groups = checkpoint_.config().quantization.groups;
+      Buffer& memory = dummy_buffers_[sources.size()];
+      const bool quantized =
+          !groups.empty() && precision == Precision::kMayQuantize && ctx_.runtime == nullptr;
+      sources.push_back(quantized
+                            ? dummy_quantized(groups[0].format, part.rows, in_features, memory)
+                            : dummy_part(part.rows, in_features, memory));
       if (sources.back().data == nullptr) {
         return;
       }
@@ -187,6 +247,34 @@ void WeightLoader::pack_parts(LinearWeight& out, std::span<const WeightPart> par
   if (Status packed = pack(parts, precision, out); !packed) {
     fail(str_format("{}: {}", name, packed.error().message));
   }
+}
+
+float WeightLoader::cache_scale(const std::string& prefix, const std::string& letter) {
+  for (const std::string& name :
+       {prefix + letter + "_scale", prefix + "attn." + letter + "_scale",
+        prefix + letter + "_proj." + letter + "_scale", prefix + letter + "_proj.output_scale"}) {
+    const CheckpointTensor* stored = find(name);
+    if (stored == nullptr) {
+      continue;
+    }
+    const CheckpointTensor* tensor = stored->shape.empty() ? take(name, {}) : take(name, {1});
+    float value = 0;
+    if (tensor != nullptr && is_float(tensor->dtype)) {
+      cpu::dequantize(tensor->dtype, static_cast<const uint8_t*>(tensor->data), 0, 1, &value);
+    }
+    if (!std::isfinite(value) || value <= 0) {
+      fail(str_format("{}: tensor {} is not a positive number", stored->file, name));
+      return 1.0F;
+    }
+    return value;
+  }
+  return 1.0F;
+}
+
+void WeightLoader::cache_scales(Attention& layer, const std::string& prefix) {
+  layer.k_scale = cache_scale(prefix, "k");
+  layer.v_scale = cache_scale(prefix, "v");
+  ignore({".q_scale", ".prob_scale"});  // of attention computed in fp8, which ours is not
 }
 
 void WeightLoader::load_bias(Linear& layer, const std::vector<LinearPart>& parts) {

@@ -59,6 +59,8 @@ class WeightLoader : private TensorSource {
   // `prefix + ".weight"` [num_heads * (nope + v_head_dim), rank]: latents to keys and values, head
   // by head, split into the two products of an absorbed layer (latent_weights.cpp).
   void latent_up(MlaAttention& layer, const std::string& prefix);
+  // k_scale and v_scale of an fp8 KV cache, under any of the names that checkpoints use; 1 without.
+  void cache_scales(Attention& layer, const std::string& prefix);
   // f32 [size]
   void vector(Buffer& out, const std::string& name, int64_t size);
   // [vocab_size, hidden_size], left where it is mapped, or bf16 on a device
@@ -85,6 +87,8 @@ class WeightLoader : private TensorSource {
   const ParallelFor& parallel() const override { return ctx_.parallel; }
   void fail(std::string message) override;
 
+  float cache_scale(const std::string& prefix, const std::string& letter);
+  WeightPart dummy_quantized(DataFormat format, int64_t rows, int64_t cols, Buffer& memory);
   WeightPart dummy_part(int64_t rows, int64_t cols, Buffer& memory);
   Status pack(std::span<const WeightPart> sources, Precision precision, LinearWeight& out);
   // The values as f32 in host memory; empty after a failure.

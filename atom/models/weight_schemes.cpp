@@ -1,6 +1,7 @@
 #include "atom/models/weight_schemes.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -146,7 +147,7 @@ class ScaledScheme final : public WeightScheme {
     const bool scales = take_scale(source, shape, out);
     const bool inputs = take_optional_scale(source, shape.prefix + ".input_scale") &&
                         take_optional_scale(source, shape.prefix + ".output_scale");
-    if (weight == nullptr || !scales || !inputs) {
+    if (weight == nullptr || !scales || !inputs || !check_numbers(source, *weight)) {
       return false;
     }
     out.part.data = weight->data;
@@ -159,10 +160,33 @@ class ScaledScheme final : public WeightScheme {
     return group.format.dtype == DType::kF4E2M1 ? DType::kU8 : group.format.dtype;
   }
 
+  // Kernels convert e4m3 without a thought for NaN (0x7f, 0xff).
+  static bool check_numbers(TensorSource& source, const CheckpointTensor& weight) {
+    if (weight.dtype != DType::kF8E4M3) {
+      return true;
+    }
+    const auto* bytes = static_cast<const uint8_t*>(weight.data);
+    std::atomic<bool> found = false;
+    in_pieces(source, weight.nbytes, 1 << 20, [&](int64_t begin, int64_t end) {
+      uint8_t any = 0;
+      for (int64_t i = begin; i < end; ++i) {
+        any |= static_cast<uint8_t>((bytes[i] & 0x7f) + 1);  // bit 7: NaN
+      }
+      if ((any & 0x80) != 0) {
+        found = true;
+      }
+    });
+    if (found) {
+      source.fail(str_format("{}: tensor {} holds NaN", weight.file, weight.name));
+    }
+    return !found;
+  }
+
   static bool take_scale(TensorSource& source, const LinearShape& shape, StoredWeight& out) {
     const DataFormat& format = out.part.format;
     std::string name = shape.prefix + ".weight_scale";
-    if (source.find(name + "_inv") != nullptr) {
+    if (source.find(name) == nullptr &&
+        (format.block_n > 1 || source.find(name + "_inv") != nullptr)) {
       name += "_inv";
     }
     const CheckpointTensor* stored = source.find(name);
@@ -438,6 +462,11 @@ class AwqScheme final : public InputMajorScheme {
 bool read_plain(TensorSource& source, const LinearShape& shape, StoredWeight& out) {
   const CheckpointTensor* tensor = source.take(shape.prefix + ".weight", {shape.rows, shape.cols});
   if (tensor == nullptr) {
+    return false;
+  }
+  if (!is_float(tensor->dtype) && dtype_info(tensor->dtype).block_size < 32) {
+    wrong_type(source, *tensor,
+               "f32, f16, bf16, a GGUF block type or what quantization_config says");
     return false;
   }
   out.tensors.push_back(tensor);

@@ -39,6 +39,26 @@ struct Int16View {
   }
 };
 
+// Activations as 8-bit integers with one scale per token: [num_tokens][columns] or, for AMX,
+// [columns / 64][num_tokens][64]; columns are padded with zero to whole chunks of 64.
+struct Int8View {
+  int8_t* values;
+  int32_t* sums;  // [num_tokens] of a row's integers
+  float* scales;  // [num_tokens] real value = scale * integer
+
+  __attribute__((always_inline)) static int64_t columns(int64_t cols) {
+    return (cols + 63) / 64 * 64;
+  }
+  __attribute__((always_inline)) Int8View(const uint8_t* memory, int64_t num_tokens, int64_t cols) {
+    values = reinterpret_cast<int8_t*>(const_cast<uint8_t*>(memory));
+    sums = reinterpret_cast<int32_t*>(values + num_tokens * columns(cols));
+    scales = reinterpret_cast<float*>(sums + num_tokens);
+  }
+  __attribute__((always_inline)) static int64_t bytes(int64_t num_tokens, int64_t cols) {
+    return num_tokens * (columns(cols) + 8);
+  }
+};
+
 // Activations rounded to bf16, [num_tokens][cols] or, for AMX, [cols / 32][num_tokens][32]; columns
 // are padded with zero to whole chunks of 32.
 __attribute__((always_inline)) static inline int64_t bf16_chunks(int64_t cols) {

@@ -23,6 +23,9 @@ enum LinearKernel : int32_t {
   kPanelsF32,    // panels (panel_layout.h), f32 activations
   kPanelsBF16,   // panels of bf16, activations rounded to bf16
   kPanelsInt16,  // panels of integers, activations as 16-bit integers per 32 columns
+  kPanelsInt8,   // panels of 8-bit integers with a scale per row, activations as 8-bit integers
+                 // with a scale per token: INT8 checkpoints define their products so
+  kPanelsF8,     // panels of e4m3, activations rounded to bf16
 };
 
 // Rows of one stored weight tensor, `row_bytes` apart, and its separate scales if it has any:
@@ -129,7 +132,8 @@ struct Kernels {
   // Bytes that a segment takes when packed for `kernel`, and the kernel that suits a weight.
   int64_t (*packed_bytes)(int32_t kernel, const DataFormat& format, int64_t rows,
                           int64_t cols) = nullptr;
-  int32_t (*choose_linear)(const DataFormat& format, bool exact_activations) = nullptr;
+  int32_t (*choose_linear)(const DataFormat& format, int64_t cols,
+                           bool exact_activations) = nullptr;
   void (*pack)(int32_t kernel, const PackArgs& args, Range panels) = nullptr;
   // x in the kernel's own layout: its size (0: the kernel reads x itself), and the conversion of
   // some rows.
@@ -178,8 +182,9 @@ const uint8_t* zero_row(const StoredRow& row);
 
 // A weight as it is packed: like it is stored, but scales stand per row: parts whose scales are
 // cut differently become one segment.
-constexpr DataFormat packed_format(DataFormat stored) {
+constexpr DataFormat packed_format(DataFormat stored, int64_t cols) {
   stored.block_n = has_scales(stored) ? 1 : 0;
+  stored.block_k = stored.block_k >= cols ? -1 : stored.block_k;
   return stored;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernels/cpu/panel_layout.h"
 
@@ -105,16 +106,23 @@ void pack_q6_k(const PanelRows& rows, int64_t blocks, uint8_t* out) {
   }
 }
 
-// Bytes of a row, padded with zeros to whole blocks of 32 columns, as quads, each xor `flip`.
-void pack_bytes(const PanelRows& rows, int64_t cols, uint8_t flip, uint8_t* out) {
-  const uint32_t flips = 0x01010101U * flip;
+// Bytes of a row as quads, padded with zeros to `quads` of them, each byte xor `flip`.
+void pack_bytes(const PanelRows& rows, int64_t cols, int64_t quads, uint8_t flip, uint8_t* out) {
   const int64_t words = cols / 4;
-  transpose_words(rows, 0, words, flips, out);
-  memset(out + words * 64, flip, static_cast<size_t>(column_blocks(cols) * 8 - words) * 64);
+  transpose_words(rows, 0, words, 0x01010101U * flip, out);
+  memset(out + words * 64, flip, static_cast<size_t>(quads - words) * 64);
   for (int64_t r = 0; r < kPanelRows; ++r) {
     for (int64_t i = words * 4; i < cols; ++i) {
       out[words * 64 + r * 4 + i % 4] = rows.row[r][i] ^ flip;
     }
+  }
+}
+
+// The middle bytes of every quad change places: the low bytes of its 16-bit halves are then
+// columns 0 and 1, the high bytes columns 2 and 3.
+void pair_columns(int64_t quads, uint8_t* out) {
+  for (int64_t i = 0; i < quads * kPanelRows; ++i) {
+    std::swap(out[i * 4 + 1], out[i * 4 + 2]);
   }
 }
 
@@ -169,10 +177,11 @@ void pack_panel(const PanelRows& rows, const DataFormat& format, int64_t cols, u
   constexpr uint32_t kSignedToOffset = 0x80808080U;
   switch (format.dtype) {
     case DType::kI8:
-      pack_bytes(rows, cols, 0x80, out);
+      pack_bytes(rows, cols, panel_scales_at(format, cols) / 64, 0x80, out);
       return pack_scales(rows, format, cols, out);
     case DType::kF8E4M3:
-      pack_bytes(rows, cols, 0, out);
+      pack_bytes(rows, cols, panel_scales_at(format, cols) / 64, 0, out);
+      pair_columns(panel_scales_at(format, cols) / 64, out);
       return pack_scales(rows, format, cols, out);
     case DType::kU4:
     case DType::kF4E2M1:

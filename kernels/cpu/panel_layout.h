@@ -20,7 +20,8 @@
 //         f16, 32 bytes of padding
 //
 // Formats with separate scales; columns are padded to a multiple of 32, x with zeros:
-//   I8, F8E4M3   per 32 columns: quads [8][16][4], I8 as u8 (value + 128)
+//   I8           per 32 columns: quads [8][16][4] of u8 (value + 128); columns to a multiple of 64
+//   F8E4M3       per 32 columns: quads [8][16][4], their columns in the order 0, 2, 1, 3
 //   U4, F4E2M1   per 32 columns: nibble quads as Q4_0
 //   then for all: scales [scales_per_row][16] in scale_dtype, zero points [scales_per_row][16] u8
 #pragma once
@@ -39,8 +40,14 @@ static inline int64_t column_blocks(int64_t cols) { return (cols + 31) / 32; }
 
 // Where the scales and the zero points of a panel begin (formats with separate scales).
 static inline int64_t panel_scales_at(const DataFormat& format, int64_t cols) {
-  const bool nibbles = format.dtype == DType::kU4 || format.dtype == DType::kF4E2M1;
-  return column_blocks(cols) * (nibbles ? 256 : 512);
+  switch (format.dtype) {
+    case DType::kI8:  // whole tiles of AMX
+      return (cols + 63) / 64 * 1024;
+    case DType::kF8E4M3:
+      return column_blocks(cols) * 512;
+    default:
+      return column_blocks(cols) * 256;
+  }
 }
 static inline int64_t panel_zeros_at(const DataFormat& format, int64_t cols) {
   return panel_scales_at(format, cols) +

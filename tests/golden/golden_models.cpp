@@ -18,8 +18,9 @@ constexpr int64_t kBlockSize = 16;
 constexpr int64_t kNumBlocks = 24;
 constexpr int64_t kArenaBytes = int64_t{64} << 20;
 
-// Fills the logits of `prompts` from p{i}.logits.
-Status read_logits(const fs::path& path, std::vector<Prompt>& prompts) {
+// Fills `logits` of `prompts` from p{i}.logits.
+Status read_logits(const fs::path& path, std::vector<float> Prompt::*logits,
+                   std::vector<Prompt>& prompts) {
   ATOM_ASSIGN_OR_RETURN(const auto file, MappedFile::open(path));
   ATOM_ASSIGN_OR_RETURN(const auto tensors, parse_safetensors(file->bytes()));
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -29,8 +30,8 @@ Status read_logits(const fs::path& path, std::vector<Prompt>& prompts) {
       return make_error(ErrorCode::kDataLoss, "{}: no f32 matrix {}", path.string(), name);
     }
     prompts[i].num_rows = tensor->shape[0];
-    prompts[i].logits.resize(static_cast<size_t>(tensor->shape[0] * tensor->shape[1]));
-    std::memcpy(prompts[i].logits.data(), file->bytes().data() + tensor->begin,
+    (prompts[i].*logits).resize(static_cast<size_t>(tensor->shape[0] * tensor->shape[1]));
+    std::memcpy((prompts[i].*logits).data(), file->bytes().data() + tensor->begin,
                 static_cast<size_t>(tensor->end - tensor->begin));
   }
   return {};
@@ -57,8 +58,13 @@ Result<GoldenModel> read_model(const fs::path& root, const std::string& name,
                              .top2_gap = json::value_to<std::vector<double>>(prompt.at("top2_gap")),
                              .logits = {}});
   }
-  ATOM_RETURN_IF_ERROR(
-      read_logits(root / "reference" / name / "weights.safetensors", model.prompts));
+  const fs::path folder = root / "reference" / name;
+  ATOM_RETURN_IF_ERROR(read_logits(folder / "weights.safetensors", &Prompt::logits, model.prompts));
+  if (const auto* rounded = reference.at("variants").as_object().if_contains("activations")) {
+    model.rounded_tolerance = rounded->at("tolerance").at("nmse").to_number<double>();
+    ATOM_RETURN_IF_ERROR(
+        read_logits(folder / "activations.safetensors", &Prompt::rounded_logits, model.prompts));
+  }
   return model;
 }
 

@@ -23,6 +23,7 @@ struct Prompt {
   std::vector<double> top2_gap;  // lead of each greedy token, in logits
   std::vector<float> logits;     // of the last `num_rows` positions, [num_rows, vocab_size]
   int64_t num_rows = 0;
+  std::vector<float> rounded_logits;  // the same with activations rounded as the format says
 };
 
 struct GoldenModel {
@@ -30,8 +31,9 @@ struct GoldenModel {
   std::filesystem::path path;  // directory or .gguf file
   int64_t vocab_size = 0;
   std::vector<Prompt> prompts;
-  double nmse_tolerance = 0;  // at the default dtype
-  double near_tie = 0;        // logits; a greedy token may differ where the lead is smaller
+  double nmse_tolerance = 0;     // at the default dtype
+  double rounded_tolerance = 0;  // of rounded_logits; 0: the format rounds no activations
+  double near_tie = 0;           // logits; a greedy token may differ where the lead is smaller
 };
 
 // Every dense Llama and Qwen3 model below `root` (models/, reference/) that has plain or GGUF

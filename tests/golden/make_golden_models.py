@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import golden_gguf
+import golden_quant
 import golden_tokenizer
 
 VOCAB = golden_tokenizer.VOCAB_SIZE
@@ -84,6 +85,12 @@ MODELS = {
         "float32", dict(stored_head=True)),
     "deepseek-v2-grouped-bf16": (107, DEEPSEEK_V2, "bfloat16", {}),
     "deepseek-v3-bf16": (108, DEEPSEEK_V3, "bfloat16", {}),
+    **{f"{family}-{storage}": (300 + i, base | BLOCKS | dict(num_hidden_layers=1), storage, dict(quantised=True))
+       for i, (family, base, storage) in enumerate([
+           ("llama", LLAMA, "fp8-tensor"), ("qwen3", QWEN3, "fp8-block"), ("llama", LLAMA, "fp8-channel"),
+           ("qwen3", QWEN3, "int8-channel"), ("llama", LLAMA, "int4-packed"),
+           ("qwen3", QWEN3, "int4-packed-asym"), ("llama", LLAMA, "gptq"), ("qwen3", QWEN3, "awq"),
+           ("llama", LLAMA, "mxfp4"), ("llama", LLAMA, "mixed")])},
     "gguf-llama-f16": (201, LLAMA | SMALL | dict(rope_scaling=LLAMA31_ROPE), "F16", {}),
     "gguf-llama-q8_0": (202, LLAMA | BLOCKS, "Q8_0", {}),
     "gguf-llama-q4_0": (203, LLAMA | BLOCKS | dict(tie_word_embeddings=True), "Q4_0", {}),
@@ -214,6 +221,37 @@ def reference(model, seed, name):
                           "near_tie": float(f"{1.5 * dlogprob:.3g}")}}}}
 
 
+def round_to_int8(_, args):
+    x = args[0]
+    scale = x.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+    return (((x.float() / scale).round() * scale).to(x.dtype),)
+
+
+@torch.no_grad()
+def rounded_activations(model, facts):
+    """Logits with the inputs of quantised layers as 8-bit integers per token, which INT8 checkpoints define."""
+    half = cast_parameters(copy.deepcopy(model), torch.bfloat16)
+    hooks = [module.register_forward_pre_hook(round_to_int8) for m in (model, half)
+             for name, module in m.named_modules() if name.endswith("_proj")]
+    tensors, nmse = {}, 0.0
+    for i, entry in enumerate(facts["variants"]["weights"]["prompts"]):
+        logits, rounded = (m(torch.tensor([entry["ids"]])).logits[0].float() for m in (model, half))
+        nmse = max(nmse, float(((rounded - logits) ** 2).sum() / (logits ** 2).sum()))
+        tensors[f"p{i}.logits"] = logits[-4:].contiguous() if entry["positions"] == "last4" else logits
+    for hook in hooks:
+        hook.remove()
+    facts["variants"]["activations"] = {"kind": "int8_token", "tolerance": {"nmse": float(f"{3 * nmse:.3g}")}}
+    return tensors
+
+
+def save_quantised(tensors, quantization, config, path):
+    """Only what the engine reads for logits: no tokenizer."""
+    path.mkdir(parents=True)
+    full = {"bos_token_id": 0, "eos_token_id": 1, "torch_dtype": "bfloat16"} | config
+    (path / "config.json").write_text(json.dumps(full | {"quantization_config": quantization}, indent=1) + "\n")
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
 def save_directory(model, config, storage, options, path):
     """config.json as a public checkpoint has it, weights in one file or in shards with an index."""
     path.mkdir(parents=True)
@@ -269,6 +307,9 @@ def build(name, out):
             model.load_state_dict({k: torch.from_numpy(v) for k, v in golden_gguf.decode(blocks).items()},
                                   strict=False)
             model.tie_weights()
+        elif options.get("quantised"):
+            stored, decoded, quantization = golden_quant.quantise(model.state_dict(), storage)
+            model.load_state_dict(decoded)
         else:
             cast_parameters(cast_parameters(model, TORCH_TYPES[storage]), torch.float32)
         tensors, facts = reference(model, 1000 * seed + attempt, name)
@@ -281,12 +322,18 @@ def build(name, out):
         facts["file"] = f"{name}.gguf"
         facts["quantization"] = storage
         golden_gguf.save(out / "models" / name / f"{name}.gguf", blocks, config)
+    elif options.get("quantised"):
+        facts["quantization"] = storage
+        save_quantised(stored, quantization, config, out / "models" / name)
     else:
         save_directory(model, config, storage, options, out / "models" / name)
-    check_saved(out / "models" / name, facts, tensors, model.config)
+    if not options.get("quantised"):
+        check_saved(out / "models" / name, facts, tensors, model.config)
     folder = out / "reference" / name
     folder.mkdir(parents=True)
     save_file(tensors, folder / "weights.safetensors")
+    if storage == "int8-channel":
+        save_file(rounded_activations(model, facts), folder / "activations.safetensors")
     (folder / "reference.json").write_text(json.dumps(facts) + "\n")
     print(name, "attempt", attempt, facts["variants"]["weights"]["stats"])
 

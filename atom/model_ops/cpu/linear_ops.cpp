@@ -95,12 +95,12 @@ std::vector<LinearSegment> make_segments(const cpu::Kernels& kernels,
   std::vector<LinearSegment> segments;
   int64_t row = 0;
   for (const WeightPart& part : parts) {
-    const DataFormat format = cpu::packed_format(part.format);
+    const DataFormat format = cpu::packed_format(part.format, part.cols);
     if (segments.empty() || segments.back().format != format) {
       segments.push_back(
           {.format = format,
            .row_begin = row,
-           .kernel = kernels.choose_linear(format, compute == ComputeType::kFloat32)});
+           .kernel = kernels.choose_linear(format, part.cols, compute == ComputeType::kFloat32)});
     }
     segments.back().rows += part.rows;
     row += part.rows;

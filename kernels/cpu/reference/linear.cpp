@@ -86,7 +86,7 @@ int64_t packed_bytes(int32_t, const DataFormat& format, int64_t rows, int64_t co
   return rows * PackedRow(format, cols).bytes();
 }
 
-int32_t choose_linear(const DataFormat&, bool) { return kStoredRows; }
+int32_t choose_linear(const DataFormat&, int64_t, bool) { return kStoredRows; }
 
 void pack(int32_t, const PackArgs& args, Range panels) {
   const PackedRow layout(args.format, args.cols);

@@ -6,7 +6,7 @@
 namespace atom::cpu::reference {
 
 int64_t packed_bytes(int32_t kernel, const DataFormat& format, int64_t rows, int64_t cols);
-int32_t choose_linear(const DataFormat& format, bool exact_activations);
+int32_t choose_linear(const DataFormat& format, int64_t cols, bool exact_activations);
 void pack(int32_t kernel, const PackArgs& args, Range panels);
 int64_t input_bytes(int32_t kernel, int64_t num_tokens, int64_t cols);
 void prepare_input(int32_t kernel, const LinearArgs& args, uint8_t* out, Range tokens);

@@ -10,6 +10,9 @@ void linear_f32(const LinearArgs& args, Range tokens, Range panels);
 void linear_bf16(const LinearArgs& args, Range tokens, Range panels);
 void linear_bf16_tiles(const LinearArgs& args, Range tokens, Range panels);
 void linear_int16(const LinearArgs& args, Range tokens, Range panels);
+void linear_int8(const LinearArgs& args, Range tokens, Range panels);
+void linear_f8(const LinearArgs& args, Range tokens, Range panels);
+void prepare_int8(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
 void prepare_bf16(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out, Range tokens);
 void prepare_bf16_tiles(const float* x, int64_t num_tokens, int64_t cols, uint8_t* out,
                         Range tokens);

@@ -78,8 +78,8 @@ void decode_f8_quads(const LinearArgs& args, const uint8_t* panel, Range k,
     for (int j = 0; j < 8; ++j, out += 4) {
       const I quad = i_load(panel + b * 512 + j * 64);
       f_store(out[0], decode_f8(i_and(quad, byte), scale));
-      f_store(out[1], decode_f8(i_and(i_shr<8>(quad), byte), scale));
-      f_store(out[2], decode_f8(i_and(i_shr<16>(quad), byte), scale));
+      f_store(out[2], decode_f8(i_and(i_shr<8>(quad), byte), scale));
+      f_store(out[1], decode_f8(i_and(i_shr<16>(quad), byte), scale));
       f_store(out[3], decode_f8(i_shr<24>(quad), scale));
     }
   }
