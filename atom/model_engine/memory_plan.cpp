@@ -9,6 +9,7 @@
 
 #include "atom/model_engine/memory_groups.h"
 #include "atom/model_ops/gpu_backend.h"
+#include "atom/model_ops/moe.h"
 #include "atom/models/causal_lm.h"
 #include "kernels/cpu/mla.h"
 
@@ -82,11 +83,37 @@ int64_t attention_activations(const ModelConfig& model) {
                   heads * (latent.kv_lora_rank + latent.v_head_dim));
 }
 
-// bf16 matrices of a dense model; norms and biases are lost in them.
+// Values of all layers' feed-forward matrices.
+int64_t feed_forward_weights(const ModelConfig& model) {
+  const MoeConfig& moe = model.moe;
+  const auto sparse = static_cast<int64_t>(std::ranges::count(moe.has_experts, true));
+  const int64_t experts =
+      moe.num_experts * (3 * moe.intermediate_size + 1) + 3 * moe.shared_intermediate_size;
+  return ((model.num_hidden_layers - sparse) * 3 * model.intermediate_size + sparse * experts) *
+         model.hidden_size;
+}
+
+// bf16 matrices; norms and biases are lost in them.
 int64_t dummy_weight_bytes(const ModelConfig& model) {
-  const int64_t layer = attention_weights(model) + 3 * model.intermediate_size * model.hidden_size;
+  const int64_t attention = attention_weights(model);
   const int64_t tables = model.tie_word_embeddings ? 1 : 2;
-  return 2 * (model.num_hidden_layers * layer + tables * model.vocab_size * model.hidden_size);
+  return 2 * (model.num_hidden_layers * attention + feed_forward_weights(model) +
+              tables * model.vocab_size * model.hidden_size);
+}
+
+// Of fused_experts (moe_ops.cpp): rows of the pairs it takes at a time, in and out, and a copy in a
+// kernel's own layout.
+int64_t expert_scratch_bytes(const ModelConfig& model, int64_t step_tokens) {
+  const MoeConfig& moe = model.moe;
+  if (moe.num_experts == 0) {
+    return 0;
+  }
+  const int64_t pairs =
+      std::min(step_tokens * moe.rule.top_k, std::max(kExpertPairs, moe.rule.top_k));
+  const int64_t values = model.hidden_size + 3 * moe.intermediate_size +
+                         std::max(model.hidden_size, moe.intermediate_size) + 16;
+  return pairs * values * 4 + moe.num_experts * 512 +
+         step_tokens * (moe.num_experts + 2 * moe.rule.top_k) * 4;
 }
 
 // Bytes of the two kinds of activations (ops.h).
@@ -102,14 +129,14 @@ int64_t workspace_bytes(const ModelConfig& model, int64_t step_tokens, int64_t l
   const int64_t heads =
       model.num_attention_heads * std::max(model.head_dim, model.latent.v_head_dim);
   const int64_t attention = attention_activations(model);
-  const int64_t mlp = 3 * model.intermediate_size;
+  const int64_t mlp = 3 * std::max(model.intermediate_size, model.moe.shared_intermediate_size);
   const int64_t activations = 5 * model.hidden_size + std::max(attention, mlp) +
                               std::max({model.intermediate_size, heads, model.hidden_size});
   const int64_t per_token =
       activations * bytes.activation + model.hidden_size * bytes.residual + model.head_dim * 4;
   return step_tokens * per_token + logit_rows * (model.vocab_size + model.hidden_size) * 4 +
          (model.latent.kv_lora_rank > 0 ? cpu::kMlaStates * int64_t{sizeof(float)} : 0) +
-         16 * kMiB;  // op scratch and alignment
+         expert_scratch_bytes(model, step_tokens) + 16 * kMiB;  // op scratch and alignment
 }
 
 }  // namespace

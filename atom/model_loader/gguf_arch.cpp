@@ -24,12 +24,21 @@ constexpr NameRow kModelNames[] = {
 };
 constexpr NameRow kLayerNames[] = {
     // blk.N.* -> model.layers.N.*
-    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
     {"ffn_down", "mlp.down_proj"},
+    {"ffn_gate_inp", "mlp.gate"},
+    {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"},
+    {"ffn_down_exps", "mlp.experts.down_proj"},
 };
 
 std::optional<std::string_view> look_up(std::span<const NameRow> rows, std::string_view name) {
@@ -127,9 +136,10 @@ Result<const ModelFamily*> read_family(const Metadata& metadata) {
 Status refuse_foreign_features(const Metadata& metadata, const std::string& arch,
                                const ModelConfig& config) {
   ATOM_ASSIGN_OR_RETURN(const auto experts, metadata.integer(arch + ".expert_count", 0, INT32_MAX));
-  if (experts.value_or(0) > 0) {
+  if (experts.value_or(0) > 0 && config.moe.num_experts == 0) {
     return make_error(ErrorCode::kUnsupported,
-                      "{}.expert_count: mixture of experts is not supported (found {}, expected 0)",
+                      "{}.expert_count: this architecture has no experts here (found {}, expected "
+                      "0)",
                       arch, *experts);
   }
   for (const auto& [key, expected] : {std::pair{".attention.value_length", config.head_dim},
@@ -194,6 +204,33 @@ Status read_rope(const Metadata& metadata, const std::string& arch, RopeConfig& 
     rope.scaling = RopeConfig::Scaling::kLinear;
     rope.factor = factor ? *factor : old_factor.value_or(1.0);
   }
+  return {};
+}
+
+// Qwen3-MoE: every layer has experts, and the chosen weights add up to 1 (llama.cpp's qwen3moe).
+Status read_experts(const Metadata& metadata, const std::string& arch, ModelConfig& config) {
+  MoeConfig& moe = config.moe;
+  const std::pair<const char*, int64_t*> numbers[] = {
+      {".expert_count", &moe.num_experts},
+      {".expert_used_count", &moe.rule.top_k},
+      {".expert_feed_forward_length", &moe.intermediate_size}};
+  const int64_t limits[] = {kMaxExperts, kMaxExpertsPerToken, 1 << 20};
+  for (size_t i = 0; i < std::size(numbers); ++i) {
+    const std::string key = arch + numbers[i].first;
+    ATOM_ASSIGN_OR_RETURN(const auto value, metadata.integer(key, 1, limits[i]));
+    if (!value) {
+      return make_error(ErrorCode::kInvalidArgument, "{}: missing (expected 1 to {})", key,
+                        limits[i]);
+    }
+    *numbers[i].second = *value;
+  }
+  if (moe.rule.top_k > moe.num_experts) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}.expert_used_count: more than there are (found {}, expected 1 to {})",
+                      arch, moe.rule.top_k, moe.num_experts);
+  }
+  moe.rule.renormalize = true;
+  moe.has_experts.assign(static_cast<size_t>(config.num_hidden_layers), true);
   return {};
 }
 
@@ -263,6 +300,8 @@ Result<ModelConfig> read_gguf_config(const GgufFile& gguf, std::span<const std::
   config.mlp_bias = find_tensor(gguf, "blk.0.ffn_up.bias") != nullptr;
   config.weight_dtype = dominant_type(gguf);
   ATOM_RETURN_IF_ERROR(read_token_ids(metadata, config));
+  config.qk_norm = family->has_qk_norm;
+  if (family->has_gguf_experts) ATOM_RETURN_IF_ERROR(read_experts(metadata, arch, config));
   ATOM_RETURN_IF_ERROR(complete_config(config, ConfigSource::kGguf, *family));
   ATOM_RETURN_IF_ERROR(refuse_foreign_features(metadata, arch, config));
   ATOM_RETURN_IF_ERROR(read_rope_freqs(gguf, bytes, config));

@@ -353,8 +353,10 @@ TEST(GgufArch, TranslatesNames) {
             "model.layers.0.post_attention_layernorm.weight");
   EXPECT_EQ(hugging_face_name("blk.0.attn_k_norm.weight"),
             "model.layers.0.self_attn.k_norm.weight");
+  EXPECT_EQ(hugging_face_name("blk.0.ffn_gate_exps.weight"),
+            "model.layers.0.mlp.experts.gate_proj.weight");
   for (const char* unknown :
-       {"blk.0.ffn_gate_exps.weight", "blk.x.attn_q.weight", "blk.00.attn_q.weight",
+       {"blk.0.ffn_gate_shexp.weight", "blk.x.attn_q.weight", "blk.00.attn_q.weight",
         "blk..attn_q.weight", "blk.0", "nothing", ""}) {
     EXPECT_EQ(hugging_face_name(unknown), unknown);
   }

@@ -7,6 +7,7 @@
 #include "atom/model_loader/latent_config.h"
 #include "atom/model_loader/mapped_file.h"
 #include "atom/model_loader/model_family.h"
+#include "atom/model_loader/moe_config.h"
 #include "atom/model_loader/quantization_reader.h"
 #include "atom/model_loader/rope_config.h"
 #include "atom/model_loader/text.h"
@@ -54,7 +55,7 @@ Status refuse_foreign_features(const JsonFields& fields, const ModelFamily& fami
   }
   ATOM_ASSIGN_OR_RETURN(const std::optional<double> partial,
                         fields.number("partial_rotary_factor"));
-  if (partial && *partial != 1.0) {
+  if (partial && *partial != 1.0 && !family.has_partial_rotary) {
     return make_error(ErrorCode::kUnsupported,
                       "partial_rotary_factor: not supported (found {}, expected 1)", *partial);
   }
@@ -139,6 +140,12 @@ Status read_flags(const JsonFields& fields, const ModelFamily& family, ModelConf
   config.attention_output_bias = config.attention_bias;
   ATOM_ASSIGN_OR_RETURN(const std::optional<bool> mlp_bias, fields.boolean("mlp_bias"));
   if (family.has_mlp_bias) assign(config.mlp_bias, mlp_bias);
+  config.qk_norm = family.has_qk_norm;
+  if (family.has_partial_rotary) {  // GLM-4
+    ATOM_ASSIGN_OR_RETURN(const std::optional<bool> qk_norm, fields.boolean("use_qk_norm"));
+    config.qk_norm = qk_norm.value_or(false);
+    config.attention_output_bias = false;
+  }
   ATOM_ASSIGN_OR_RETURN(const std::optional<double> eps, fields.positive_number("rms_norm_eps"));
   assign(config.rms_norm_eps, eps);
   if (config.rms_norm_eps >= 1.0) {
@@ -146,6 +153,22 @@ Status read_flags(const JsonFields& fields, const ModelFamily& family, ModelConf
                       "rms_norm_eps: out of range (found {}, expected less than 1)",
                       config.rms_norm_eps);
   }
+  return {};
+}
+
+// GLM-4: the first `partial_rotary_factor` of every head rotates.
+Status read_partial_rotary(const JsonFields& fields, ModelConfig& config) {
+  ATOM_ASSIGN_OR_RETURN(const std::optional<double> factor,
+                        fields.positive_number("partial_rotary_factor"));
+  const auto rotary = static_cast<int64_t>(static_cast<double>(config.head_dim) *
+                                           std::min(factor.value_or(0.5), 2.0));
+  if (rotary < 2 || rotary % 2 != 0 || rotary > config.head_dim) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "partial_rotary_factor: {} of {} dimensions cannot rotate (expected an even "
+                      "number of them)",
+                      rotary, config.head_dim);
+  }
+  config.rotary_dim = rotary;
   return {};
 }
 
@@ -172,6 +195,7 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
   ATOM_RETURN_IF_ERROR(read_flags(fields, *family, config));
   ATOM_RETURN_IF_ERROR(refuse_foreign_features(fields, *family, config));
   ATOM_RETURN_IF_ERROR(refuse_layer_types(object));
+  ATOM_RETURN_IF_ERROR(read_experts(fields, config));
   ATOM_RETURN_IF_ERROR(read_rope(fields, config.rope));
   ATOM_ASSIGN_OR_RETURN(config.weight_dtype, read_weight_dtype(fields));
   ATOM_RETURN_IF_ERROR(add_token_ids(fields, "eos_token_id", config.eos_token_ids));
@@ -179,6 +203,7 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
   ATOM_RETURN_IF_ERROR(add_token_ids(fields, "bos_token_id", bos));
   if (!bos.empty()) config.bos_token_id = bos.front();
   ATOM_RETURN_IF_ERROR(complete_config(config, ConfigSource::kHuggingFace, *family));
+  if (family->has_partial_rotary) ATOM_RETURN_IF_ERROR(read_partial_rotary(fields, config));
   return config;
 }
 

@@ -1,5 +1,7 @@
 #include "atom/model_loader/hf_config.h"
 
+#include <gmock/gmock.h>
+
 #include "atom/model_loader/test_files.h"
 
 namespace atom {
@@ -106,11 +108,13 @@ TEST(HfConfig, ReadsRopeInEveryForm) {
   EXPECT_EQ(with("rope_parameters", R"({"rope_theta":7})")->rope.theta, 7.0);
 }
 
-// DeepSeek-V3's attention, dense.
+// DeepSeek-V3's attention.
 Result<ModelConfig> latent(const std::string& key, const std::string& value) {
-  std::map<std::string, std::string> fields{{"kv_lora_rank", "512"},     {"q_lora_rank", "1536"},
-                                            {"qk_nope_head_dim", "128"}, {"qk_rope_head_dim", "64"},
-                                            {"v_head_dim", "96"},        {"head_dim", "64"}};
+  std::map<std::string, std::string> fields{
+      {"kv_lora_rank", "512"},      {"q_lora_rank", "1536"},   {"qk_nope_head_dim", "128"},
+      {"qk_rope_head_dim", "64"},   {"v_head_dim", "96"},      {"head_dim", "64"},
+      {"n_routed_experts", "8"},    {"n_group", "4"},          {"topk_group", "2"},
+      {"num_experts_per_tok", "2"}, {"n_shared_experts", "1"}, {"moe_intermediate_size", "8"}};
   fields[key] = value;
   std::string text =
       R"({"architectures":["DeepseekV3ForCausalLM"],"model_type":"deepseek_v3","hidden_size":64,
@@ -119,6 +123,30 @@ Result<ModelConfig> latent(const std::string& key, const std::string& value) {
     if (!number.empty()) text += ",\"" + name + "\":" + number;
   }
   return parse_hf_config(text + "}");
+}
+
+TEST(HfConfig, ReadsExperts) {
+  const auto config = latent("norm_topk_prob", "true");
+  ASSERT_TRUE(config) << config.error().message;
+  const MoeConfig& moe = config->moe;
+  EXPECT_EQ(moe.num_experts, 8);
+  EXPECT_EQ(moe.rule.top_k, 2);
+  EXPECT_EQ(moe.rule.num_groups, 4);
+  EXPECT_EQ(moe.shared_intermediate_size, 8);
+  EXPECT_TRUE(moe.rule.groups_by_two_best && moe.rule.renormalize && moe.has_correction_bias);
+  EXPECT_EQ(latent("first_k_dense_replace", "0")->moe.has_experts, std::vector<bool>{true});
+  EXPECT_EQ(latent("first_k_dense_replace", "5")->moe.has_experts, std::vector<bool>{false});
+  const auto refused = [](const std::string& key, const std::string& value) {
+    const auto result = latent(key, value);
+    return result ? "accepted" : result.error().message;
+  };
+  EXPECT_THAT(refused("num_experts_per_tok", "9"), ::testing::HasSubstr("num_experts_per_tok"));
+  EXPECT_THAT(refused("n_group", "3"), ::testing::HasSubstr("n_group: does not divide"));
+  EXPECT_THAT(refused("topk_group", "5"), ::testing::HasSubstr("topk_group: more than n_group"));
+  EXPECT_THAT(refused("num_experts_per_tok", "5"), ::testing::HasSubstr("fewer experts"));
+  EXPECT_THAT(refused("n_routed_experts", "100000"), ::testing::HasSubstr("n_routed_experts"));
+  EXPECT_THAT(refused("moe_intermediate_size", ""), ::testing::HasSubstr("moe_intermediate_size"));
+  EXPECT_THAT(refused("routed_scaling_factor", "-1"), ::testing::HasSubstr("routed_scaling"));
 }
 
 TEST(HfConfig, ReadsLatentAttention) {

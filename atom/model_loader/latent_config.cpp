@@ -44,13 +44,6 @@ Status read_latent_attention(const JsonFields& fields, ModelConfig& config) {
     return make_error(ErrorCode::kUnsupported,
                       "rope_interleave: not supported (found false, expected true)");
   }
-  // Until experts are there (issue 6).
-  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> dense,
-                        fields.integer("first_k_dense_replace", 0, kMaxDim));
-  if (json_field(fields.object, "n_routed_experts") != nullptr &&
-      dense.value_or(0) < config.num_hidden_layers) {
-    return make_error(ErrorCode::kUnsupported, "n_routed_experts: experts are not supported yet");
-  }
   config.head_dim = latent.qk_nope_head_dim + latent.qk_rope_head_dim;
   config.rotary_dim = latent.qk_rope_head_dim;
   return {};

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "atom/model_loader/quantization_config.h"
+#include "kernels/common/router.h"
 
 namespace atom {
 
@@ -40,6 +41,20 @@ struct LatentConfig {
   int64_t v_head_dim = 0;
 };
 
+inline constexpr int64_t kMaxExperts = 1024;  // the kernels hold as many
+inline constexpr int64_t kMaxExpertsPerToken = 32;
+
+// Mixture of experts; num_experts 0 = the family has none.
+struct MoeConfig {
+  int64_t num_experts = 0;
+  int64_t intermediate_size = 0;         // of one expert
+  int64_t shared_intermediate_size = 0;  // of all shared experts together; 0: none
+  RouterRule rule = {};
+  bool has_correction_bias = false;
+  double swiglu_limit = 0;             // GPT-OSS
+  std::vector<bool> has_experts = {};  // [num_hidden_layers]; the others are dense
+};
+
 struct ModelConfig {
   std::string architecture = {};  // "LlamaForCausalLM"
   std::string model_type = {};    // "llama"
@@ -59,7 +74,9 @@ struct ModelConfig {
   bool attention_bias = false;  // q, k, v (and o where the family has it)
   bool attention_output_bias = false;
   bool mlp_bias = false;
+  bool qk_norm = false;  // RMSNorm over each query and key head
   RopeConfig rope = {};
+  MoeConfig moe = {};
   QuantizationConfig quantization = {};
   LatentConfig latent = {};
   std::vector<int32_t> eos_token_ids = {};  // config.json and generation_config.json together

@@ -26,6 +26,9 @@ struct ModelFamily {
   bool has_mlp_bias;
   bool has_sliding_window;  // config.json may ask for it; refused until it is built
   bool has_latent_attention = false;
+  bool has_qk_norm = false;
+  bool has_gguf_experts = false;    // GGUF files of it are mixtures of experts
+  bool has_partial_rotary = false;  // partial_rotary_factor may be below 1
 };
 
 std::span<const ModelFamily> model_families();

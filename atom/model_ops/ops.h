@@ -17,6 +17,7 @@
 #include "atom/core/error.h"
 #include "atom/core/tensor.h"
 #include "atom/model_ops/linear_weight.h"
+#include "atom/model_ops/moe.h"
 #include "atom/model_ops/sampler.h"
 #include "kernels/common/device_runtime.h"
 #include "kernels/common/parallel.h"
@@ -168,6 +169,10 @@ struct OpTable {
   // residual += linear(x)
   void (*linear_add)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
                      const Tensor& residual) = nullptr;
+  // Mixture of experts (moe.h); nullptr: the backend has none, and such models are refused at load.
+  void (*route)(const ExecContext& ctx, const RouterParams& params) = nullptr;
+  void (*fused_experts)(const ExecContext& ctx, const ExpertsWeight& experts,
+                        const FusedExpertsParams& params) = nullptr;
   // Weights of --load_dummy. out bf16 [n]: value i is uniform in [-limit, limit), a function of
   // state + i alone, equal on every backend (see dummy_value in kernels/common/dummy.h).
   void (*fill_random)(const ExecContext& ctx, uint64_t state, float limit,

@@ -16,6 +16,11 @@ Decoder::Decoder(const ModelConfig& config)
     layer.self_attn.head_dim = config.head_dim;
     layer.self_attn.norm_eps = eps;
   }
+  const MoeConfig& moe = config.moe;
+  for (size_t i = 0; i < moe.has_experts.size(); ++i) {
+    layers_[i].moe.enabled = moe.has_experts[i];
+    layers_[i].moe.rule = moe.rule;
+  }
 }
 
 void Decoder::load(WeightLoader& weights) {
@@ -48,19 +53,52 @@ void Decoder::load(WeightLoader& weights) {
 
 void Decoder::load_layer(WeightLoader& weights, const std::string& prefix, DecoderLayer& layer) {
   const ModelConfig& c = config_;
-  const std::string mlp = prefix + "mlp.";
   weights.vector(layer.input_layernorm.weight, prefix + "input_layernorm.weight", c.hidden_size);
   load_attention(weights, prefix + "self_attn.", layer);
   weights.vector(layer.post_attention_layernorm.weight, prefix + "post_attention_layernorm.weight",
                  c.hidden_size);
+  if (layer.moe.enabled) {
+    load_experts(weights, prefix, layer.moe);
+  } else {
+    load_gated_mlp(weights, prefix + "mlp.", c.intermediate_size, layer.mlp);
+  }
+}
+
+void Decoder::load_gated_mlp(WeightLoader& weights, const std::string& prefix,
+                             int64_t intermediate_size, GatedMlp& mlp) {
+  const ModelConfig& c = config_;
   weights.linear(
-      layer.mlp.gate_up_proj,
-      {{.prefix = mlp + "gate_proj", .rows = c.intermediate_size, .has_bias = c.mlp_bias},
-       {.prefix = mlp + "up_proj", .rows = c.intermediate_size, .has_bias = c.mlp_bias}},
+      mlp.gate_up_proj,
+      {{.prefix = prefix + "gate_proj", .rows = intermediate_size, .has_bias = c.mlp_bias},
+       {.prefix = prefix + "up_proj", .rows = intermediate_size, .has_bias = c.mlp_bias}},
       c.hidden_size);
-  weights.linear(layer.mlp.down_proj,
-                 {{.prefix = mlp + "down_proj", .rows = c.hidden_size, .has_bias = c.mlp_bias}},
-                 c.intermediate_size);
+  weights.linear(mlp.down_proj,
+                 {{.prefix = prefix + "down_proj", .rows = c.hidden_size, .has_bias = c.mlp_bias}},
+                 intermediate_size);
+}
+
+void Decoder::load_experts(WeightLoader& weights, const std::string& prefix, MoeMlp& moe) {
+  const ModelConfig& c = config_;
+  const MoeConfig& config = c.moe;
+  const ExpertNames names = expert_names();
+  const std::string block = prefix + names.block;
+  const std::string router = block + names.router;
+  weights.linear(moe.router, {{.prefix = router, .rows = config.num_experts}}, c.hidden_size,
+                 Precision::kExact);
+  if (config.has_correction_bias) {
+    weights.vector(moe.correction_bias, router + ".e_score_correction_bias", config.num_experts);
+  }
+  weights.experts(moe.experts, {.prefix = block + "experts.",
+                                .gate = names.gate,
+                                .up = names.up,
+                                .down = names.down,
+                                .num_experts = config.num_experts,
+                                .intermediate_size = config.intermediate_size,
+                                .hidden_size = c.hidden_size});
+  if (config.shared_intermediate_size > 0) {
+    load_gated_mlp(weights, block + "shared_experts.", config.shared_intermediate_size,
+                   moe.shared_experts);
+  }
 }
 
 void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,
@@ -78,6 +116,10 @@ void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,
       {{.prefix = prefix + "o_proj", .rows = c.hidden_size, .has_bias = c.attention_output_bias}},
       q_rows);
   weights.cache_scales(layer.self_attn, prefix);
+  if (c.qk_norm) {
+    weights.vector(layer.self_attn.q_norm, prefix + "q_norm.weight", c.head_dim);
+    weights.vector(layer.self_attn.k_norm, prefix + "k_norm.weight", c.head_dim);
+  }
 }
 
 KvCacheSpec kv_cache_spec(const ModelConfig& config) {
@@ -114,7 +156,7 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
     const int64_t scratch = ctx.arena->mark();
     const Tensor attended = layer.attend(ctx, x, cos_sin, kv_caches[i]);
     layer.post_attention_layernorm.add(ctx, attended, residual, x);
-    const Tensor output = layer.mlp(ctx, x);
+    const Tensor output = layer.feed_forward(ctx, x);
     const RmsNorm& next = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;
     next.add(ctx, output, residual, x);
     ctx.arena->rewind(scratch);

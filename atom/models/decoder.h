@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "atom/model_ops/layers.h"
+#include "atom/model_ops/moe_layer.h"
 #include "atom/models/causal_lm.h"
 #include "atom/models/weight_loader.h"
 
@@ -26,6 +26,21 @@ struct DecoderLayer {
     return latent_attn.defined() ? latent_attn(ctx, x, cos_sin, cache)
                                  : self_attn(ctx, x, cos_sin, cache);
   }
+
+  MoeMlp moe;  // instead of mlp, where enabled
+
+  Tensor feed_forward(const ExecContext& ctx, const Tensor& x) const {
+    return moe.enabled ? moe(ctx, x) : mlp(ctx, x);
+  }
+};
+
+// What a family calls the parts of its experts: BLOCK ROUTER.weight, BLOCK experts.3.GATE.weight.
+struct ExpertNames {
+  const char* block = "mlp.";
+  const char* router = "gate";
+  const char* gate = "gate_proj";
+  const char* up = "up_proj";
+  const char* down = "down_proj";
 };
 
 class Decoder : public CausalLM {
@@ -47,6 +62,12 @@ class Decoder : public CausalLM {
   // prefix: "model.layers.3.self_attn."
   virtual void load_attention(WeightLoader& weights, const std::string& prefix,
                               DecoderLayer& layer);
+  // prefix: "model.layers.3."
+  virtual void load_experts(WeightLoader& weights, const std::string& prefix, MoeMlp& moe);
+  virtual ExpertNames expert_names() const { return {}; }
+  // prefix: "model.layers.3.mlp."
+  void load_gated_mlp(WeightLoader& weights, const std::string& prefix, int64_t intermediate_size,
+                      GatedMlp& mlp);
 
   ModelConfig config_;
   Embedding embed_tokens_;

@@ -14,9 +14,9 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"LlamaForCausalLM", make_llama},
-    {"Qwen3ForCausalLM", make_qwen3},
-    {"DeepseekV2ForCausalLM", make_deepseek},
+    {"LlamaForCausalLM", make_llama},         {"Qwen3ForCausalLM", make_qwen3},
+    {"Qwen3MoeForCausalLM", make_qwen3},      {"MixtralForCausalLM", make_mixtral},
+    {"Glm4MoeForCausalLM", make_glm4_moe},    {"DeepseekV2ForCausalLM", make_deepseek},
     {"DeepseekV3ForCausalLM", make_deepseek},
 };
 
@@ -76,6 +76,11 @@ Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
                                              const ModelLoadOptions& options) {
   const ModelConfig& config = checkpoint->config();
   ATOM_RETURN_IF_ERROR(check_attention(config, *ctx.ops));
+  if (config.moe.num_experts > 0 && ctx.ops->fused_experts == nullptr) {
+    return make_error(ErrorCode::kUnsupported,
+                      "{}: mixture of experts has no GPU kernels yet; use --device cpu",
+                      config.architecture);
+  }
   for (const Family& family : kFamilies) {
     if (family.architecture == config.architecture) {
       WeightLoader weights(ctx, *checkpoint, options);

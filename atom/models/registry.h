@@ -12,6 +12,8 @@ namespace atom {
 
 std::unique_ptr<CausalLM> make_llama(const ModelConfig& config, WeightLoader& weights);
 std::unique_ptr<CausalLM> make_deepseek(const ModelConfig& config, WeightLoader& weights);
+std::unique_ptr<CausalLM> make_glm4_moe(const ModelConfig& config, WeightLoader& weights);
+std::unique_ptr<CausalLM> make_mixtral(const ModelConfig& config, WeightLoader& weights);
 std::unique_ptr<CausalLM> make_qwen3(const ModelConfig& config, WeightLoader& weights);
 
 }  // namespace atom

@@ -168,7 +168,9 @@ WeightPart WeightLoader::dummy_quantized(DataFormat format, int64_t rows, int64_
 Status WeightLoader::pack(std::span<const WeightPart> sources, Precision precision,
                           LinearWeight& out) {
   if (ctx_.ops->pack_linear != nullptr) {
-    return ctx_.ops->pack_linear(ctx_, sources, options_.compute, out);
+    const ComputeType compute =
+        precision == Precision::kExact ? ComputeType::kFloat32 : options_.compute;
+    return ctx_.ops->pack_linear(ctx_, sources, compute, out);
   }
   const bool quantize =
       options_.quantization == Quantization::kFP8 && precision == Precision::kMayQuantize;

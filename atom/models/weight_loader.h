@@ -32,7 +32,18 @@ struct LinearPart {
 };
 
 // The LM head keeps its precision: it costs little and decides the tokens.
-enum class Precision { kMayQuantize, kKeep };
+// A router is computed exactly: near ties between experts are decided there.
+enum class Precision { kMayQuantize, kKeep, kExact };
+
+// The experts of a layer: PREFIX 3.GATE.weight and so on, each [intermediate_size, hidden_size]
+// (down: the other way round), or all of one kind stacked as PREFIX GATE.weight (GGUF files).
+struct ExpertsParts {
+  std::string prefix;
+  std::string gate, up, down;
+  int64_t num_experts = 0;
+  int64_t intermediate_size = 0;
+  int64_t hidden_size = 0;
+};
 
 class WeightLoader : private TensorSource {
  public:
@@ -53,6 +64,7 @@ class WeightLoader : private TensorSource {
   std::optional<StoredWeight> stacked_weight(const std::string& name, int64_t count, int64_t rows,
                                              int64_t in_features);
   void done_with(const StoredWeight& weight);
+  void experts(ExpertsWeight& out, const ExpertsParts& parts);
   // Packs such parts, rows stacked, as linear() does; `name` is for messages.
   void pack_parts(LinearWeight& out, std::span<const WeightPart> parts, const std::string& name,
                   Precision precision = Precision::kMayQuantize);
@@ -94,6 +106,7 @@ class WeightLoader : private TensorSource {
   // The values as f32 in host memory; empty after a failure.
   Buffer host_vector(const std::string& name, int64_t size);
   void place(Buffer host, Buffer& out);
+  void stacked_experts(ExpertsWeight& out, const ExpertsParts& parts);
   void load_bias(Linear& layer, const std::vector<LinearPart>& parts);
 
   const ExecContext& ctx_;

@@ -516,6 +516,17 @@ bool read_weight(TensorSource& source, const LinearShape& shape, const Quantizat
 bool read_stacked_weight(TensorSource& source, const LinearShape& name, int64_t count,
                          StoredWeight& out) {
   out.part = {.rows = count * name.rows, .cols = name.cols};
+  if (source.find(name.prefix + ".weight") != nullptr) {  // GGUF files
+    const CheckpointTensor* tensor =
+        source.take(name.prefix + ".weight", {count, name.rows, name.cols});
+    if (tensor == nullptr) {
+      return false;
+    }
+    out.part.format = {.dtype = tensor->dtype};
+    out.part.data = tensor->data;
+    out.tensors.push_back(tensor);
+    return true;
+  }
   if (source.find(name.prefix) != nullptr) {
     const CheckpointTensor* tensor = source.take(name.prefix, {count, name.cols, name.rows});
     if (tensor != nullptr && !is_float(tensor->dtype)) {

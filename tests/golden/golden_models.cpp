@@ -37,9 +37,10 @@ Status read_logits(const fs::path& path, std::vector<float> Prompt::*logits,
   return {};
 }
 
+// All families but those that are not built yet.
 bool is_covered(const json::object& reference) {
   const std::string_view architecture = reference.at("architecture").as_string();
-  return architecture == "LlamaForCausalLM" || architecture == "Qwen3ForCausalLM";
+  return architecture != "GptOssForCausalLM";
 }
 
 Result<GoldenModel> read_model(const fs::path& root, const std::string& name,

@@ -200,6 +200,8 @@ CpuOpTable make_cpu_op_table(const cpu::Kernels& kernels) {
   table.mla_cache_write = mla_cache_write_cpu;
   table.mla_attention = mla_attention_cpu;
   table.linear_heads = linear_heads_cpu;
+  table.route = route_cpu;
+  table.fused_experts = fused_experts_cpu;
   table.fill_random = fill_random;
   table.gather_rows = gather_rows;
   table.sample = sample_cpu;

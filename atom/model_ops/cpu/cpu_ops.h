@@ -30,6 +30,11 @@ void mla_attention_cpu(const ExecContext& ctx, const MlaAttentionParams& params)
 void linear_heads_cpu(const ExecContext& ctx, const HeadsWeight& weights,
                       const LinearHeadsParams& params);
 
+// moe_ops.cpp
+void route_cpu(const ExecContext& ctx, const RouterParams& params);
+void fused_experts_cpu(const ExecContext& ctx, const ExpertsWeight& experts,
+                       const FusedExpertsParams& params);
+
 inline const cpu::Kernels& kernels_of(const ExecContext& ctx) {
   return *static_cast<const CpuOpTable*>(ctx.ops)->kernels;
 }
