@@ -3,7 +3,7 @@
 // cache, tgN generates N tokens one by one (batch B) after an empty prompt; wall and CPU time of
 // the best repetition.
 //   step_benchmark MODEL [--threads T] [--pp N]... [--tg N]... [--batch B] [--repeat R] [--level L]
-//                        [--dtype auto|float32] [--depth D]
+//                        [--dtype auto|float32] [--depth D] [--load_dummy xavier]
 #include <sys/resource.h>
 
 #include <chrono>
@@ -168,6 +168,8 @@ int main(int argc, char** argv) {
       args.level = std::atoi(value);
     else if (flag == "--dtype")
       args.dtype = value;
+    else if (flag == "--load_dummy")
+      args.load_dummy = value;
     else
       return std::fprintf(stderr, "unknown flag %s\n", flag.c_str()), 2;
   }
@@ -178,7 +180,9 @@ int main(int argc, char** argv) {
   };
   auto config = atom::make_engine_config(args);
   if (!config) return fail(config.error());
-  auto checkpoint = atom::Checkpoint::open(options.model);
+  auto checkpoint =
+      atom::Checkpoint::open(options.model, args.load_dummy ? atom::CheckpointWeights::kIgnored
+                                                            : atom::CheckpointWeights::kRequired);
   if (!checkpoint) return fail(checkpoint.error());
   atom::MemoryPlan plan;
   const double cpu = cpu_seconds();

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <string>
@@ -173,6 +174,29 @@ TEST_F(WeightLoaderTest, ShowsBothShapes) {
   checkpoint_.add("v.bias", {2});
   checkpoint_.add("norm.weight", {3});
   EXPECT_EQ(load(), "memory: tensor q.weight has shape [3, 4], the model needs [4, 3]");
+}
+
+TEST_F(WeightLoaderTest, CacheScalesUnderAnyOfTheirNames) {
+  for (const char* name :
+       {"a.k_scale", "a.attn.k_scale", "a.k_proj.k_scale", "a.k_proj.output_scale"}) {
+    checkpoint_.add(name, {1});
+    Attention layer;
+    WeightLoader loader(ctx_, checkpoint_, options_);
+    loader.cache_scales(layer, "a.");
+    EXPECT_TRUE(loader.finish()) << name;
+    EXPECT_EQ(layer.k_scale, 0.5F) << name;
+    EXPECT_EQ(layer.v_scale, 1.0F) << name;
+    checkpoint_.take_out(name);
+  }
+  for (const float bad : {0.0F, -1.0F, NAN, INFINITY}) {
+    checkpoint_.add("a.v_scale", {1});
+    checkpoint_.last_values() = {bad};
+    Attention layer;
+    WeightLoader loader(ctx_, checkpoint_, options_);
+    loader.cache_scales(layer, "a.");
+    EXPECT_EQ(loader.finish().error().message, "memory: tensor a.v_scale is not a positive number");
+    checkpoint_.take_out("a.v_scale");
+  }
 }
 
 TEST_F(WeightLoaderTest, DummyWeightsNeedNoTensors) {
