@@ -1,6 +1,6 @@
 // Tool calls and reasoning of real models: their own tokenizers and chat templates, when they are
-// at hand. ATOM_TEST_TOKENIZERS: a folder with qwen3 and llama3_1 (tokenizer.json and
-// tokenizer_config.json each).
+// at hand. ATOM_TEST_TOKENIZERS: a folder with qwen3, llama3_1 and gptoss (tokenizer.json
+// and tokenizer_config.json each).
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -27,7 +27,8 @@ class ChatFamiliesTest : public ChatFixture {
     tokenizer_ = *loaded;
     std::ifstream file(path / "tokenizer_config.json");
     const json::value config = json::parse(std::string(std::istreambuf_iterator<char>(file), {}));
-    chat_template_ = json::value_to<std::string>(config.at("chat_template"));
+    if (const json::value* source = config.as_object().if_contains("chat_template"))
+      chat_template_ = json::value_to<std::string>(*source);
     return true;
   }
   void say(const std::string& text) {
@@ -89,6 +90,39 @@ TEST_F(ChatFamiliesTest, Llama31) {
   const json::object message = message_of(ask(object(kWeather).c_str()));
   EXPECT_EQ(message.at("tool_calls").at(0).at("function").at("arguments"), R"({"city": "Bonn"})");
   EXPECT_TRUE(message.at("content").is_null());
+}
+
+TEST_F(ChatFamiliesTest, GptOss) {
+  if (!load("gptoss")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/gptoss";
+  chat_template_ =
+      "{% for message in messages %}<|start|>{{ message.role }}<|message|>"
+      "{{ message.thinking or message.content }}<|end|>{% endfor %}<|start|>assistant"
+      "{# <|channel|> #}";
+  say("<|channel|>analysis<|message|>The user wants the weather.<|end|><|start|>assistant"
+      "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+      "{\"city\": \"Bonn\"}<|call|>");
+  for (const bool show_specials : {false, true}) {
+    const json::object answer = ask(object(std::string(kWeather) + ",\"skip_special_tokens\":" +
+                                           (show_specials ? "false" : "true"))
+                                        .c_str());
+    const json::object& message = message_of(answer);
+    EXPECT_EQ(message.at("reasoning"), "The user wants the weather.");
+    EXPECT_TRUE(message.at("content").is_null());
+    const json::value& function = message.at("tool_calls").at(0).at("function");
+    EXPECT_EQ(function.at("name"), "get_weather");
+    EXPECT_EQ(function.at("arguments"), R"({"city": "Bonn"})");
+    EXPECT_EQ(answer.at("choices").at(0).at("finish_reason"), "tool_calls");
+  }
+  say("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>"
+      "Sunny.");
+  const json::object plain = ask("{}");
+  EXPECT_EQ(message_of(plain).at("content"), "Sunny.");
+  EXPECT_EQ(message_of(plain).at("reasoning"), "Hm.");
+  EXPECT_TRUE(client_->prompt.ends_with("<|start|>assistant"));
+  // Earlier reasoning stands where the template looks for it.
+  whole(R"({"messages":[{"role":"user","content":"Weather?"},{"role":"assistant","content":"",
+    "reasoning_content":"Look."}]})");
+  EXPECT_NE(client_->prompt.find("assistant<|message|>Look.<|end|>"), std::string::npos);
 }
 
 }  // namespace

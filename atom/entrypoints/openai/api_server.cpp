@@ -94,6 +94,7 @@ ApiServer::ApiServer(EngineClient& engine, const ChatTemplate* chat_template, Ap
   tool_format_ = *tools;
   reasoning_format_ = *reasoning;
   template_knows_developer_ = source.find("developer") != std::string_view::npos;
+  template_knows_thinking_ = source.find("message.thinking") != std::string_view::npos;
 }
 
 http::Response ApiServer::refuse(int status, const std::string& message) {

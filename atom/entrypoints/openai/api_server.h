@@ -119,6 +119,7 @@ class ApiServer {
   const parsers::ToolFormat* tool_format_ = nullptr;  // nullptr: the model has none
   const parsers::ReasoningFormat* reasoning_format_ = nullptr;
   bool template_knows_developer_ = false;
+  bool template_knows_thinking_ = false;
   std::atomic<bool> draining_{false};
   int64_t created_ = 0;
   int64_t longest_token_ = 1;  // bytes

@@ -188,6 +188,17 @@ void rename_role(json::array& messages, std::string_view from, std::string_view 
   }
 }
 
+void copy_reasoning_to_thinking(json::array& messages) {
+  for (json::value& value : messages) {
+    json::object& message = value.get_object();
+    const json::value* reasoning = message.if_contains("reasoning_content");
+    if (reasoning == nullptr || !reasoning->is_string() || message.contains("thinking")) continue;
+    if (message.contains("tool_calls") && !text_of(message, "content").empty()) continue;
+    const json::value copy = *reasoning;
+    message.emplace("thinking", copy);
+  }
+}
+
 std::vector<std::string> tool_names(const json::array& tools) {
   std::vector<std::string> names;
   for (const json::value& tool : tools) {

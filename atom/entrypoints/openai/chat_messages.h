@@ -22,6 +22,10 @@ Result<boost::json::array> normalize_messages(const boost::json::array& messages
 // For templates that know no such role and would drop its messages.
 void rename_role(boost::json::array& messages, std::string_view from, std::string_view to);
 
+// For templates that know the reasoning of an earlier call as "thinking" (GPT-OSS); not beside
+// text, which they take for the reasoning then.
+void copy_reasoning_to_thinking(boost::json::array& messages);
+
 Status check_tools(const boost::json::array& tools);
 // Of checked tools.
 // Drops the tools that are not among `names`.

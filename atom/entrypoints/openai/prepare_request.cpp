@@ -40,6 +40,7 @@ Result<std::string> ApiServer::render(const ApiRequest& request) const {
     kwargs.insert_or_assign(entry.key(), entry.value());
   boost::json::array known_roles = request.messages;
   if (!template_knows_developer_) rename_role(known_roles, "developer", "system");
+  if (template_knows_thinking_) copy_reasoning_to_thinking(known_roles);
   const boost::json::value messages(std::move(known_roles));
   const boost::json::value tools(request.tools);
   // With "none" the model does not see what it must not use.
