@@ -56,11 +56,13 @@ TEST_P(GoldenEngine, AnswersDoNotDependOnTheServing) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Models, GoldenEngine,
-    testing::Values(Model{"llama31-rope-sharded-bf16", "bf16"},
-                    Model{"qwen3-tied-padded-f32", "bf16"}, Model{"qwen3-untied-bf16", "fp8"},
-                    Model{"gguf-llama-q4_k_m/gguf-llama-q4_k_m.gguf", "bf16"}));
+INSTANTIATE_TEST_SUITE_P(Models, GoldenEngine,
+                         testing::Values(Model{"llama31-rope-sharded-bf16", "bf16"},
+                                         Model{"qwen3-tied-padded-f32", "bf16"},
+                                         Model{"qwen3-untied-bf16", "fp8"},
+                                         Model{"gguf-llama-q4_k_m/gguf-llama-q4_k_m.gguf", "bf16"},
+                                         Model{"deepseek-v2-grouped-bf16", "fp8"},
+                                         Model{"deepseek-v3-bf16", "bf16"}));
 
 }  // namespace
 }  // namespace atom::golden

@@ -1,0 +1,90 @@
+// A trained model through the whole engine: the tokens and the text that its authors' reference
+// generates greedily, up to near ties. Where the model is there (shared/models).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <filesystem>
+
+#include "atom/core/json.h"
+#include "atom/model_engine/llm_engine.h"
+#include "atom/model_loader/mapped_file.h"
+#include "tests/golden/golden_models.h"
+
+namespace atom::golden {
+namespace {
+
+namespace json = boost::json;
+
+struct Precision {
+  const char* dtype;
+  ComputeType compute;
+  float near_tie;  // logits; what the reference computed in bf16 decides where the lead is smaller
+};
+
+// By how much each token of `output` lies below the best one after the tokens before it.
+std::vector<float> gaps(LogitsRunner& runner, const std::vector<int32_t>& prompt,
+                        const std::vector<int32_t>& output) {
+  std::vector<int32_t> ids = prompt;
+  ids.insert(ids.end(), output.begin(), output.end());
+  const std::vector<float> logits = runner.logits(ids, 512);
+  const size_t vocab = logits.size() / ids.size();
+  std::vector<float> result;
+  for (size_t i = 0; i < output.size(); ++i) {
+    const float* row = logits.data() + (prompt.size() + i - 1) * vocab;
+    result.push_back(*std::max_element(row, row + vocab) - row[output[i]]);
+  }
+  return result;
+}
+
+TEST(TrainedModel, DeepSeekV3ReproducesItsGreedyReference) {
+  const char* shared = std::getenv("ATOM_SHARED_DIR");
+  const std::filesystem::path model =
+      std::filesystem::path(shared != nullptr ? shared : "../shared") /
+      "models/tiny-deepseek-v3-mtp";
+  const auto text = read_small_file(model / "greedy_reference.json", 1 << 20);
+  if (!text) {
+    GTEST_SKIP() << "no " << model.string() << " (set ATOM_SHARED_DIR)";
+  }
+  const json::value list = parse_json(*text).value();
+  for (const Precision& precision : {Precision{"float32", ComputeType::kFloat32, 0.02F},
+                                     Precision{"auto", ComputeType::kAuto, 0.25F}}) {
+    const auto config = make_engine_config({.model = model.string(),
+                                            .max_model_len = 128,
+                                            .device = "cpu",
+                                            .dtype = precision.dtype,
+                                            .threads = 2,
+                                            .kv_cache_memory_gb = 0.01});
+    ASSERT_TRUE(config) << config.error().message;
+    const auto engine = LLMEngine::create(*config);
+    ASSERT_TRUE(engine) << engine.error().message;
+    const auto runner = LogitsRunner::load({.path = model, .prompts = {}}, precision.compute, 3, 2);
+    ASSERT_TRUE(runner) << runner.error().message;
+    size_t reproduced = 0;
+    for (const json::value& entry : list.as_array()) {
+      SCOPED_TRACE(std::string(precision.dtype) + json::serialize(entry.at("prompt")));
+      const auto prompt = json::value_to<std::vector<int32_t>>(entry.at("prompt_ids"));
+      const auto expected = json::value_to<std::vector<int32_t>>(entry.at("output_ids"));
+      const auto results =
+          (*engine)->generate({prompt}, {{.temperature = 0.0F,
+                                          .max_tokens = static_cast<int64_t>(expected.size()),
+                                          .ignore_eos = true}});
+      ASSERT_TRUE(results) << results.error().message;
+      const std::vector<float> below = gaps(**runner, prompt, expected);
+      EXPECT_LT(*std::ranges::max_element(below), precision.near_tie);
+      const auto tie = std::ranges::find_if(below, [](float gap) { return gap > 0; });
+      const std::vector<int32_t>& tokens = results->front().token_ids;
+      EXPECT_TRUE(
+          std::equal(expected.begin(), expected.begin() + (tie - below.begin()), tokens.begin()));
+      if (tie == below.end()) {
+        EXPECT_EQ(results->front().text, json::value_to<std::string>(entry.at("text")));
+        ++reproduced;
+      }
+    }
+    EXPECT_GE(reproduced, 3U) << precision.dtype;
+  }
+}
+
+}  // namespace
+}  // namespace atom::golden
