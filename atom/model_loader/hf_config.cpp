@@ -137,6 +137,7 @@ Status read_flags(const JsonFields& fields, const ModelFamily& family, ModelConf
   assign(config.tie_word_embeddings, tied);
   ATOM_ASSIGN_OR_RETURN(const std::optional<bool> attention_bias, fields.boolean("attention_bias"));
   assign(config.attention_bias, attention_bias);
+  if (family.has_layer_windows) config.attention_bias = attention_bias.value_or(true);
   config.attention_output_bias = config.attention_bias;
   ATOM_ASSIGN_OR_RETURN(const std::optional<bool> mlp_bias, fields.boolean("mlp_bias"));
   if (family.has_mlp_bias) assign(config.mlp_bias, mlp_bias);
@@ -152,6 +153,35 @@ Status read_flags(const JsonFields& fields, const ModelFamily& family, ModelConf
     return make_error(ErrorCode::kInvalidArgument,
                       "rms_norm_eps: out of range (found {}, expected less than 1)",
                       config.rms_norm_eps);
+  }
+  return {};
+}
+
+// GPT-OSS: `layer_types` says which layers see a window of `sliding_window` tokens; every other
+// one, from the first, when it is not there.
+Status read_layer_windows(const JsonFields& fields, ModelConfig& config) {
+  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> window,
+                        fields.integer("sliding_window", 1, kMaxTokenId));
+  const auto layers = static_cast<size_t>(config.num_hidden_layers);
+  const json::value* list = json_field(fields.object, "layer_types");
+  if (list != nullptr && (!list->is_array() || list->get_array().size() != layers)) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "layer_types: wrong length or type (found {}, expected a list of {} names)",
+                      describe_json(*list), layers);
+  }
+  for (size_t i = 0; i < layers; ++i) {
+    bool sliding = i % 2 == 0;
+    if (list != nullptr) {
+      const json::value& name = list->get_array()[i];
+      sliding = name.is_string() && name.get_string() == "sliding_attention";
+      if (!sliding && (!name.is_string() || name.get_string() != "full_attention")) {
+        return make_error(ErrorCode::kUnsupported,
+                          "layer_types: not supported (found {}, expected \"sliding_attention\" or "
+                          "\"full_attention\")",
+                          describe_json(name));
+      }
+    }
+    config.layer_windows.push_back(sliding ? window.value_or(128) : 0);
   }
   return {};
 }
@@ -194,7 +224,11 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
   }
   ATOM_RETURN_IF_ERROR(read_flags(fields, *family, config));
   ATOM_RETURN_IF_ERROR(refuse_foreign_features(fields, *family, config));
-  ATOM_RETURN_IF_ERROR(refuse_layer_types(object));
+  if (family->has_layer_windows) {
+    ATOM_RETURN_IF_ERROR(read_layer_windows(fields, config));
+  } else {
+    ATOM_RETURN_IF_ERROR(refuse_layer_types(object));
+  }
   ATOM_RETURN_IF_ERROR(read_experts(fields, config));
   ATOM_RETURN_IF_ERROR(read_rope(fields, config.rope));
   ATOM_ASSIGN_OR_RETURN(config.weight_dtype, read_weight_dtype(fields));

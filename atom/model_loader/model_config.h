@@ -74,7 +74,8 @@ struct ModelConfig {
   bool attention_bias = false;  // q, k, v (and o where the family has it)
   bool attention_output_bias = false;
   bool mlp_bias = false;
-  bool qk_norm = false;  // RMSNorm over each query and key head
+  bool qk_norm = false;                     // RMSNorm over each query and key head
+  std::vector<int64_t> layer_windows = {};  // GPT-OSS: sliding window of each layer, 0 = none
   RopeConfig rope = {};
   MoeConfig moe = {};
   QuantizationConfig quantization = {};

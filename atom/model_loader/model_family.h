@@ -28,6 +28,7 @@ struct ModelFamily {
   bool has_latent_attention = false;
   bool has_qk_norm = false;
   bool has_gguf_experts = false;    // GGUF files of it are mixtures of experts
+  bool has_layer_windows = false;   // GPT-OSS: layer_types, and biases unless told otherwise
   bool has_partial_rotary = false;  // partial_rotary_factor may be below 1
 };
 

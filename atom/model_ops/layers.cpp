@@ -55,7 +55,9 @@ void Attention::attend(const ExecContext& ctx, const Tensor& qkv, const Tensor& 
                                  .num_kv_heads = num_kv_heads,
                                  .head_dim = head_dim,
                                  .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
-                                 .cache = cache});
+                                 .cache = cache,
+                                 .sliding_window = sliding_window,
+                                 .sinks = static_cast<const float*>(sinks.data())});
 }
 
 Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,

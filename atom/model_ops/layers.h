@@ -64,6 +64,8 @@ struct Attention {
   float k_scale = 1.0F;
   float v_scale = 1.0F;
   float norm_eps = 1e-6F;
+  int64_t sliding_window = 0;  // 0: all earlier tokens
+  Buffer sinks;                // f32 [num_heads], empty when the family has none
 
   // x [num_tokens, hidden_size], cos_sin [num_tokens, rotary_dim] -> [num_tokens, hidden_size]
   Tensor operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,

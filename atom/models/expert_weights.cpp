@@ -1,4 +1,5 @@
 // WeightLoader's experts: one tensor each, or all of a layer stacked in one.
+#include <cstring>
 #include <utility>
 
 #include "atom/models/weight_loader.h"
@@ -45,6 +46,51 @@ void WeightLoader::stacked_experts(ExpertsWeight& out, const ExpertsParts& parts
   done_with(*gate);
   done_with(*up);
   done_with(*down);
+}
+
+void WeightLoader::interleaved_experts(ExpertsWeight& out, const ExpertsParts& parts) {
+  const int64_t count = parts.num_experts;
+  const int64_t inner = parts.intermediate_size;
+  const int64_t hidden = parts.hidden_size;
+  out.gate_up.resize(static_cast<size_t>(count));
+  out.down.resize(static_cast<size_t>(count));
+  const auto gate_up = stacked_weight(parts.prefix + "gate_up_proj", count, 2 * inner, hidden);
+  const auto down = stacked_weight(parts.prefix + "down_proj", count, hidden, inner);
+  const Buffer gate_up_bias = host_values(parts.prefix + "gate_up_proj_bias", {count, 2 * inner});
+  const Buffer down_bias = host_values(parts.prefix + "down_proj_bias", {count, hidden});
+  if (!gate_up || !down || gate_up_bias.data() == nullptr || down_bias.data() == nullptr) {
+    return;
+  }
+  for (int64_t e = 0; e < count; ++e) {
+    const std::string name = parts.prefix + std::to_string(e);
+    LinearWeight& first = out.gate_up[static_cast<size_t>(e)];
+    LinearWeight& second = out.down[static_cast<size_t>(e)];
+    const WeightPart rows[] = {part_rows(gate_up->part, e * 2 * inner, inner, 2),
+                               part_rows(gate_up->part, e * 2 * inner + 1, inner, 2)};
+    const WeightPart one_down[] = {part_rows(down->part, e * hidden, hidden)};
+    pack_parts(first, rows, name);
+    pack_parts(second, one_down, name);
+    const float* stored = static_cast<const float*>(gate_up_bias.data()) + e * 2 * inner;
+    std::vector<float> bias(static_cast<size_t>(2 * inner));
+    for (int64_t i = 0; i < inner; ++i) {
+      bias[static_cast<size_t>(i)] = stored[2 * i];
+      bias[static_cast<size_t>(inner + i)] = stored[2 * i + 1];
+    }
+    place_values(bias.data(), 2 * inner, first.bias);
+    place_values(static_cast<const float*>(down_bias.data()) + e * hidden, hidden, second.bias);
+  }
+  done_with(*gate_up);
+  done_with(*down);
+}
+
+void WeightLoader::place_values(const float* values, int64_t size, Buffer& out) {
+  const int64_t bytes = size * static_cast<int64_t>(sizeof(float));
+  auto buffer = Buffer::allocate(bytes);
+  if (!buffer) {
+    return fail(buffer.error().message);
+  }
+  std::memcpy(buffer->data(), values, static_cast<size_t>(bytes));
+  place(std::move(*buffer), out);
 }
 
 }  // namespace atom

@@ -16,8 +16,8 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"LlamaForCausalLM", make_llama},         {"Qwen3ForCausalLM", make_qwen3},
     {"Qwen3MoeForCausalLM", make_qwen3},      {"MixtralForCausalLM", make_mixtral},
-    {"Glm4MoeForCausalLM", make_glm4_moe},    {"DeepseekV2ForCausalLM", make_deepseek},
-    {"DeepseekV3ForCausalLM", make_deepseek},
+    {"Glm4MoeForCausalLM", make_glm4_moe},    {"GptOssForCausalLM", make_gpt_oss},
+    {"DeepseekV2ForCausalLM", make_deepseek}, {"DeepseekV3ForCausalLM", make_deepseek},
 };
 
 // The model maps its embedding table from the checkpoint, so the checkpoint lives as long as the

@@ -317,7 +317,11 @@ void WeightLoader::vector(Buffer& out, const std::string& name, int64_t size) {
   place(host_vector(name, size), out);
 }
 
-Buffer WeightLoader::host_vector(const std::string& name, int64_t size) {
+Buffer WeightLoader::host_values(const std::string& name, std::initializer_list<int64_t> shape) {
+  int64_t size = 1;
+  for (const int64_t length : shape) {
+    size *= length;
+  }
   auto buffer = Buffer::allocate(size * static_cast<int64_t>(sizeof(float)));
   if (!buffer) {
     fail(buffer.error().message);
@@ -328,7 +332,7 @@ Buffer WeightLoader::host_vector(const std::string& name, int64_t size) {
     std::fill_n(values, size, 1.0F);
     return std::move(*buffer);
   }
-  const CheckpointTensor* tensor = take(name, {size});
+  const CheckpointTensor* tensor = take(name, shape);
   if (tensor == nullptr) {
     return {};
   }

@@ -75,6 +75,9 @@ class WeightLoader : private TensorSource {
   void cache_scales(Attention& layer, const std::string& prefix);
   // f32 [size]
   void vector(Buffer& out, const std::string& name, int64_t size);
+  // Experts stacked as PREFIX gate_up_proj [num_experts, 2 * intermediate_size, hidden_size], rows
+  // of gate and up taking turns, and PREFIX down_proj, each with a bias (GPT-OSS).
+  void interleaved_experts(ExpertsWeight& out, const ExpertsParts& parts);
   // [vocab_size, hidden_size], left where it is mapped, or bf16 on a device
   void embedding(Embedding& out, const std::string& name, int64_t vocab_size, int64_t hidden_size);
   // Where weights are stored as rows (on a device), a head that is the embedding's transpose is
@@ -104,8 +107,10 @@ class WeightLoader : private TensorSource {
   WeightPart dummy_part(int64_t rows, int64_t cols, Buffer& memory);
   Status pack(std::span<const WeightPart> sources, Precision precision, LinearWeight& out);
   // The values as f32 in host memory; empty after a failure.
-  Buffer host_vector(const std::string& name, int64_t size);
+  Buffer host_vector(const std::string& name, int64_t size) { return host_values(name, {size}); }
+  Buffer host_values(const std::string& name, std::initializer_list<int64_t> shape);
   void place(Buffer host, Buffer& out);
+  void place_values(const float* values, int64_t size, Buffer& out);
   void stacked_experts(ExpertsWeight& out, const ExpertsParts& parts);
   void load_bias(Linear& layer, const std::vector<LinearPart>& parts);
 

@@ -37,12 +37,6 @@ Status read_logits(const fs::path& path, std::vector<float> Prompt::*logits,
   return {};
 }
 
-// All families but those that are not built yet.
-bool is_covered(const json::object& reference) {
-  const std::string_view architecture = reference.at("architecture").as_string();
-  return architecture != "GptOssForCausalLM";
-}
-
 Result<GoldenModel> read_model(const fs::path& root, const std::string& name,
                                const json::object& reference) {
   const json::object& weights = reference.at("variants").at("weights").as_object();
@@ -81,11 +75,9 @@ Result<std::vector<GoldenModel>> find_models(const fs::path& root) {
     ATOM_ASSIGN_OR_RETURN(const std::string text,
                           read_small_file(entry.path() / "reference.json", 1 << 24));
     ATOM_ASSIGN_OR_RETURN(const json::value value, parse_json(text));
-    if (is_covered(value.as_object())) {
-      ATOM_ASSIGN_OR_RETURN(GoldenModel model,
-                            read_model(root, entry.path().filename(), value.as_object()));
-      models.push_back(std::move(model));
-    }
+    ATOM_ASSIGN_OR_RETURN(GoldenModel model,
+                          read_model(root, entry.path().filename(), value.as_object()));
+    models.push_back(std::move(model));
   }
   if (error) {
     return make_error(ErrorCode::kNotFound, "{}: {}", root.string(), error.message());
