@@ -39,25 +39,30 @@ void Attention::attend(const ExecContext& ctx, const Tensor& qkv, const Tensor& 
   PagedKvCache cache = kv_cache;
   cache.k_scale = k_scale;
   cache.v_scale = v_scale;
-  ctx.ops->qk_norm_rope_kv_write(ctx, {.qkv = qkv,
+  const QkNormRopeKvWriteParams rope{.qkv = qkv,
+                                     .num_heads = num_heads,
+                                     .num_kv_heads = num_kv_heads,
+                                     .head_dim = head_dim,
+                                     .rotary_dim = cos_sin.dim(1),
+                                     .cos_sin = cos_sin,
+                                     .q_norm = static_cast<const float*>(q_norm.data()),
+                                     .k_norm = static_cast<const float*>(k_norm.data()),
+                                     .norm_eps = norm_eps,
+                                     .cache = cache};
+  const PagedAttentionParams attention{.qkv = qkv,
+                                       .out = heads,
                                        .num_heads = num_heads,
                                        .num_kv_heads = num_kv_heads,
                                        .head_dim = head_dim,
-                                       .rotary_dim = cos_sin.dim(1),
-                                       .cos_sin = cos_sin,
-                                       .q_norm = static_cast<const float*>(q_norm.data()),
-                                       .k_norm = static_cast<const float*>(k_norm.data()),
-                                       .norm_eps = norm_eps,
-                                       .cache = cache});
-  ctx.ops->paged_attention(ctx, {.qkv = qkv,
-                                 .out = heads,
-                                 .num_heads = num_heads,
-                                 .num_kv_heads = num_kv_heads,
-                                 .head_dim = head_dim,
-                                 .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
-                                 .cache = cache,
-                                 .sliding_window = sliding_window,
-                                 .sinks = static_cast<const float*>(sinks.data())});
+                                       .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
+                                       .cache = cache,
+                                       .sliding_window = sliding_window,
+                                       .sinks = static_cast<const float*>(sinks.data())};
+  if (ctx.ops->rope_paged_attention != nullptr && !ctx.batch_invariant) {
+    return ctx.ops->rope_paged_attention(ctx, rope, attention);
+  }
+  ctx.ops->qk_norm_rope_kv_write(ctx, rope);
+  ctx.ops->paged_attention(ctx, attention);
 }
 
 Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,

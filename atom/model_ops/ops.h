@@ -173,6 +173,10 @@ struct OpTable {
   void (*route)(const ExecContext& ctx, const RouterParams& params) = nullptr;
   void (*fused_experts)(const ExecContext& ctx, const ExpertsWeight& experts,
                         const FusedExpertsParams& params) = nullptr;
+  // qk_norm_rope_kv_write, then paged_attention of the same qkv; q need not be written to qkv.
+  // nullptr: the two ops.
+  void (*rope_paged_attention)(const ExecContext& ctx, const QkNormRopeKvWriteParams& rope,
+                               const PagedAttentionParams& attention) = nullptr;
   // Weights of --load_dummy. out bf16 [n]: value i is uniform in [-limit, limit), a function of
   // state + i alone, equal on every backend (see dummy_value in kernels/common/dummy.h).
   void (*fill_random)(const ExecContext& ctx, uint64_t state, float limit,

@@ -9,7 +9,7 @@
 // that the keys of a block that one kv head needs are contiguous (16 x 128 bf16: 4 KB). block_size
 // is 16, 32 or 64 tokens, head_dim 64, 96, 128 or 256, dtype bf16 or e4m3.
 //
-// Speed on an H200 (docs/benchmarks/gpu_attention.md): decode 88 to 98 % of the read roof, prefill
+// Speed on an H200 (docs/benchmarks/gpu_attention.md): decode up to 98 % of the read roof, prefill
 // 480 to 545 TFLOP/s from 4096 tokens on.
 //
 // Determinism: a row's result is the same in every run of the same batch: partial results are
@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "kernels/common/params.h"
+#include "kernels/gpu/vector_ops.h"
 
 namespace atom::gpu {
 
@@ -56,10 +57,18 @@ struct AttentionLimits {
 };
 int64_t attention_workspace_bytes(const AttentionLimits& limits);
 
-// A sequence with context length 0 gets zeros. Rows of `out`
-// that belong to no sequence, or to one that the other kernel takes, are not written.
+// A sequence with context length 0 gets zeros. Rows of `out` that belong to no sequence, or to one
+// that the other kernel takes, are not written. Decode reads lengths and block tables before it
+// waits for the kernel before it: launch.h says what makes that right.
 void decode_attention(const PagedAttentionArgs& args, void* stream);
 void prefill_attention(const PagedAttentionArgs& args, void* stream);
+
+// qk_norm_rope_kv_write and decode_attention in one kernel, for steps of few sequences with one query
+// token each (Hopper): `rope` is of the same tokens and cache, its qkv holds attention.q and is not
+// written. Reads metadata, cos_sin and cached keys before it waits for the kernel before it: these
+// must be complete before that one starts (launch.h says how). False when it does not take the case.
+bool step_attention(const QkNormRopeKvWriteArgs& rope, const PagedAttentionArgs& attention,
+                    void* stream);
 
 // Whether the kernels take such a model and cache.
 bool attention_supports(const PagedAttentionArgs& args);

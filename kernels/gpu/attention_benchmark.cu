@@ -1,5 +1,5 @@
 // Decode attention at the sizes of the targets, in variants, against the read roof of the same run:
-// GB/s count the K and V bytes that a step must read.
+// GB/s count the K and V bytes that a step must read. Argument: none, or 'decode' for decode only.
 #include <cstring>
 #include <numeric>
 
@@ -65,9 +65,9 @@ void launch(const PagedAttentionArgs& args, cudaStream_t stream) {
   launch_decode_instance<DecodeTraits<128, kE4M3, 1, kWarps>, kBlocks>(args, stream);
 }
 
-template <bool kE4M3, int kWarps>
+template <bool kE4M3, int kWarps, int kBlocks>
 void ring(const PagedAttentionArgs& args, cudaStream_t stream) {
-  (void)sm90::launch_decode_ring<DecodeTraits<128, kE4M3, 1, kWarps>>(args, stream);
+  (void)sm90::launch_decode_ring<DecodeTraits<128, kE4M3, 1, kWarps>, kBlocks>(args, stream);
 }
 
 double roof = 0;
@@ -206,10 +206,11 @@ int main(int argc, char** argv) {
       "multiprocessor\n",
       roof);
   const std::vector<Variant> variants = {
-      {"W4B3", false, launch<false, 4, 3>}, {"W4B2", false, launch<false, 4, 2>},
-      {"ring8", false, ring<false, 8>},     {"ring4", false, ring<false, 4>},
-      {"W4B4", true, launch<true, 4, 4>},   {"ring12", true, ring<true, 12>},
-      {"ring8", true, ring<true, 8>},       {"ring4", true, ring<true, 4>}};
+      {"W4B2", false, launch<false, 4, 2>}, {"W8B1", false, launch<false, 8, 1>},
+      {"ring8", false, ring<false, 8, 1>},  {"2xring4", false, ring<false, 4, 2>},
+      {"W4B4", true, launch<true, 4, 4>},   {"W4B3", true, launch<true, 4, 3>},
+      {"W8B2", true, launch<true, 8, 2>},   {"2xring4", true, ring<true, 4, 2>},
+      {"3xring4", true, ring<true, 4, 3>}};
   for (const bool e4m3 : {false, true}) {
     if (e4m3) {
       fill_kernel<<<1024, 256, 0, stream()>>>(reinterpret_cast<uint32_t*>(pool.data.data()),
@@ -227,6 +228,7 @@ int main(int argc, char** argv) {
     run(pool, 64, 1024, variants, e4m3, true);
     run(pool, 64, 8192, variants, e4m3, true);
   }
+  if (argc > 1 && std::strcmp(argv[1], "decode") == 0) return 0;
   for (const bool e4m3 : {false, true}) {
     run_prefill(pool, 1, 0, 1024, e4m3);
     run_prefill(pool, 8, 0, 1024, e4m3);

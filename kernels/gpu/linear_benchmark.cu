@@ -6,39 +6,9 @@
 
 #include "kernels/gpu/linear/library.h"
 #include "kernels/gpu/linear_benchmark_support.h"
-#include "kernels/gpu/primitives/types.h"
 
 namespace atom::gpu::device_test {
 namespace {
-
-__global__ void __launch_bounds__(512)
-    read_kernel(const Vec16* from, int64_t count, uint32_t* sink) {
-  const uint64_t policy = streaming_policy();
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  uint32_t sum = 0;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-       i + 7 * stride < count; i += 8 * stride) {
-    Vec16 v[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      v[j] = load_stream16(from + i + j * stride, policy);
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      sum += v[j].word[0] ^ v[j].word[1] ^ v[j].word[2] ^ v[j].word[3];
-    }
-  }
-  if (sum == 0x12345678U) *sink = sum;
-}
-
-double read_roof(const WeightPool& pool) {
-  DeviceArray<uint32_t> sink(1);
-  const double us = time_us(2, [&](int) {
-    read_kernel<<<132 * 4, 512, 0, stream()>>>(reinterpret_cast<const Vec16*>(pool.data()),
-                                               WeightPool::kBytes / 16, sink.data());
-  });
-  return static_cast<double>(WeightPool::kBytes) / us / 1e3;
-}
 
 struct Buffers {
   DeviceArray<uint16_t> x{size_t{4096} * 16384};
@@ -138,54 +108,6 @@ void measure_large(const WeightPool& pool, const Buffers& b, const BenchmarkShap
   }
 }
 
-// The four products of a layer as a step chains them: norm before qkv and gate_up, SiLU * mul after
-// gate_up, residual added by o and down. Microseconds a layer, and GB/s of its weights.
-void measure_layer(const WeightPool& pool, const Buffers& b, const char* model,
-                   const BenchmarkShape* shapes, bool e4m3) {
-  DeviceArray<float> residual(size_t{16} * 16384);
-  DeviceArray<float> gamma(std::vector<float>(16384, 1.0F));
-  residual.fill(0);
-  int64_t bytes = 0;
-  for (int i = 0; i < 4; ++i) bytes += shapes[i].n * shapes[i].k * (e4m3 ? 1 : 2);
-  for (const int64_t m : {1, 2, 4, 8}) {
-    std::printf("layer %-5s %s M%d:", model, e4m3 ? "e4m3" : "bf16", static_cast<int>(m));
-    for (const char* reader : {"chosen", "registers", "ring"}) {
-      const auto product = [&](int index, int64_t at) {
-        const BenchmarkShape& shape = shapes[index];
-        const bool normed = index == 0 || index == 2;
-        LinearArgs args{.x = b.x.data(),
-                        .weight = pool.data() + at,
-                        .weight_dtype = e4m3 ? DType::kF8E4M3 : DType::kBF16,
-                        .scales = e4m3 ? b.scales.data() : nullptr,
-                        .num_tokens = m,
-                        .out_features = shape.n,
-                        .in_features = shape.k,
-                        .epilogue = index == 0   ? LinearEpilogue::kStore
-                                    : index == 2 ? LinearEpilogue::kSiluMul
-                                                 : LinearEpilogue::kAddResidual,
-                        .out = normed ? static_cast<void*>(b.out.data()) : residual.data(),
-                        .norm_input = normed ? residual.data() : nullptr,
-                        .norm_weight = gamma.data(),
-                        .norm_eps = 1e-5F};
-        SmallLinearPlan plan = choose_small_plan(args);
-        if (reader[0] == 'r') {
-          plan.ring = reader[1] == 'i';
-          plan.blocks_per_multiprocessor = 2;
-        }
-        const DeviceStatus failed = linear_small(args, plan, stream());
-        if (failed != nullptr) std::printf(" (%s)", failed);
-        return shape.n * shape.k * (e4m3 ? 1 : 2);
-      };
-      const double us = time_us(16, [&](int i) {
-        int64_t at = i % pool.copies(bytes) * bytes;
-        for (int p = 0; p < 4; ++p) at += product(p, at);
-      });
-      std::printf("  %s %6.2f us %5.0f", reader, us, static_cast<double>(bytes) / us / 1e3);
-    }
-    std::printf("\n");
-  }
-}
-
 // The four products of a layer at the sizes of steps that hold prompts: microseconds and TFLOP/s,
 // with algorithms chosen at that very size.
 void measure_rows(const WeightPool& pool, const Buffers& b, const char* model,
@@ -226,10 +148,6 @@ void run_all(const char* mode) {
   }
   std::printf(
       "variants: row tiles; x shared or direct, or weights by the ring (rp: not chained)\n");
-  for (const bool e4m3 : {false, true}) {
-    measure_layer(pool, buffers, "0.6B", kQwen06B, e4m3);
-    measure_layer(pool, buffers, "8B", kLlama8B, e4m3);
-  }
   for (const bool e4m3 : {false, true}) {
     for (const BenchmarkShape& shape : kQwen06B) measure_small(pool, buffers, shape, e4m3);
     for (const BenchmarkShape& shape : kLlama8B) measure_small(pool, buffers, shape, e4m3);

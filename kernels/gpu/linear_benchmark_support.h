@@ -6,6 +6,7 @@
 
 #include "kernels/gpu/device_test.h"
 #include "kernels/gpu/linear.h"
+#include "kernels/gpu/primitives/types.h"
 #include "kernels/gpu/vector_ops.h"
 
 namespace atom::gpu::device_test {
@@ -45,6 +46,35 @@ class WeightPool {
  private:
   DeviceArray<uint8_t> data_;
 };
+
+static __global__ void __launch_bounds__(512)
+    read_kernel(const Vec16* from, int64_t count, uint32_t* sink) {
+  const uint64_t policy = streaming_policy();
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  uint32_t sum = 0;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+       i + 7 * stride < count; i += 8 * stride) {
+    Vec16 v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      v[j] = load_stream16(from + i + j * stride, policy);
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sum += v[j].word[0] ^ v[j].word[1] ^ v[j].word[2] ^ v[j].word[3];
+    }
+  }
+  if (sum == 0x12345678U) *sink = sum;
+}
+
+inline double read_roof(const WeightPool& pool) {
+  DeviceArray<uint32_t> sink(1);
+  const double us = time_us(2, [&](int) {
+    read_kernel<<<132 * 4, 512, 0, stream()>>>(reinterpret_cast<const Vec16*>(pool.data()),
+                                               WeightPool::kBytes / 16, sink.data());
+  });
+  return static_cast<double>(WeightPool::kBytes) / us / 1e3;
+}
 
 // Launches of a graph: as many as fill some milliseconds.
 inline int launches_for(int64_t bytes) {

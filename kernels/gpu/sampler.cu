@@ -32,6 +32,24 @@ __device__ RowResult merge_chunks(const ChunkResult* chunks, int num_chunks) {
   return result;
 }
 
+// As merge_chunks without log_total, by 32 lanes that call together; the first has the result.
+__device__ RowResult merge_chunks_by_lanes(const ChunkResult* chunks, int num_chunks) {
+  Candidate top = {negative_infinity(), 0x7fffffff};
+  int broken = 0;
+  for (int c = lane_index(); c < num_chunks; c += kLanes) {
+    const Candidate chunk = {chunks[c].max, chunks[c].token_id};
+    top = ranks_before(chunk, top) ? chunk : top;
+    broken |= chunks[c].broken;
+  }
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    const Candidate other = {shuffle_xor(top.value, step), shuffle_xor(top.token_id, step)};
+    top = ranks_before(other, top) ? other : top;
+    broken |= shuffle_xor(broken, step);
+  }
+  return {top.value, top.token_id, broken != 0, negative_infinity(), 0.0};
+}
+
 __device__ void load_block_max(Shared& shared, const float* block_max, int num_blocks) {
   __syncthreads();
   for (int b = static_cast<int>(threadIdx.x); b < num_blocks; b += kThreads) {
@@ -197,6 +215,7 @@ __device__ bool needs_draw(const SampleTokensArgs& args, const RowContext& row) 
 __global__ void ATOM_LAUNCH_BOUNDS(kThreads, 2)
     scan_kernel(const SampleTokensArgs args, const Workspace workspace) {
   __shared__ ScanShared shared;
+  allow_next();
   wait_previous();
   const int row_index = static_cast<int>(blockIdx.y);
   const RowContext row(args, row_index);
@@ -204,13 +223,20 @@ __global__ void ATOM_LAUNCH_BOUNDS(kThreads, 2)
   if (needs_draw(args, row)) {
     return;
   }
-  if (threadIdx.x == 0) {  // which wrote the chunk's result
+  if (warp_index() != 0) {
+    return;
+  }
+  int ticket = 0;
+  if (lane_index() == 0) {  // which wrote the chunk's result
     __threadfence();
-    if (atomicAdd(workspace.tickets + row_index, 1) == workspace.num_chunks - 1) {
-      __threadfence();
-      const RowResult result =
-          merge_chunks(workspace.chunks + static_cast<int64_t>(row_index) * workspace.num_chunks,
-                       workspace.num_chunks);
+    ticket = atomicAdd(workspace.tickets + row_index, 1);
+  }
+  if (shuffle(ticket, 0) == workspace.num_chunks - 1) {
+    __threadfence();
+    const RowResult result = merge_chunks_by_lanes(
+        workspace.chunks + static_cast<int64_t>(row_index) * workspace.num_chunks,
+        workspace.num_chunks);
+    if (lane_index() == 0) {
       finish_token(args, row.params, row_index,
                    !result.broken && result.max > negative_infinity() ? result.token_id : -1);
       workspace.tickets[row_index] = 0;
@@ -221,6 +247,7 @@ __global__ void ATOM_LAUNCH_BOUNDS(kThreads, 2)
 __global__ void ATOM_LAUNCH_BOUNDS(kThreads, 1)
     draw_kernel(const SampleTokensArgs args, const Workspace workspace) {
   __shared__ Shared shared;
+  allow_next();
   wait_previous();
   const int row_index = static_cast<int>(blockIdx.x);
   const RowContext row(args, row_index);

@@ -1,6 +1,6 @@
 #include "kernels/gpu/step.h"
 
-#include "kernels/gpu/vendor/gpu_runtime.h"
+#include "kernels/gpu/primitives/launch.h"
 
 namespace atom::gpu {
 namespace {
@@ -15,6 +15,8 @@ __device__ const T* array_at(const uint8_t* area, int32_t offset) {
 }
 
 __global__ void __launch_bounds__(kThreads) prepare_kernel(PrepareStepArgs args) {
+  allow_next();
+  wait_previous();
   const uint8_t* area = args.staging + (args.state->step & 1) * args.staging_bytes;
   const StagingHeader& head = *reinterpret_cast<const StagingHeader*>(area);
   const StepInputs& in = args.inputs;
@@ -54,6 +56,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(PrepareStepArgs args)
 }
 
 __global__ void __launch_bounds__(kThreads) publish_kernel(PublishStepArgs args) {
+  wait_previous();
   const uint32_t area = args.state->step & 1;
   const StagingHeader& head =
       *reinterpret_cast<const StagingHeader*>(args.staging + area * args.staging_bytes);
@@ -88,7 +91,10 @@ void prepare_step(const PrepareStepArgs& args, Stream stream) {
 }
 
 void publish_step(const PublishStepArgs& args, Stream stream) {
-  publish_kernel<<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(args);
+  (void)launch_chained(
+      publish_kernel,
+      {.grid = dim3(1), .block = dim3(kThreads), .stream = static_cast<cudaStream_t>(stream)},
+      args);
 }
 
 }  // namespace atom::gpu

@@ -39,10 +39,23 @@ void paged_attention_op(const ExecContext& ctx, const PagedAttentionParams& para
   }
 }
 
+void rope_paged_attention_op(const ExecContext& ctx, const QkNormRopeKvWriteParams& rope,
+                             const PagedAttentionParams& params) {
+  if (context_of(ctx).use_split_attention && ctx.attention->max_query_len == 1 &&
+      step_attention(rope_arguments(ctx, rope), arguments(ctx, params), ctx.stream)) {
+    return;
+  }
+  ctx.ops->qk_norm_rope_kv_write(ctx, rope);
+  ctx.ops->paged_attention(ctx, params);
+}
+
 }  // namespace
 
 void add_attention_ops(OpTable& table, int level) {
   table.paged_attention = level == 0 ? portable_op : paged_attention_op;
+  if (level > 0) {
+    table.rope_paged_attention = rope_paged_attention_op;
+  }
 }
 
 DeviceStatus prepare_attention_ops(BackendContext& context) {

@@ -19,6 +19,7 @@
 #include "atom/model_ops/ops.h"
 #include "kernels/gpu/linear.h"
 #include "kernels/gpu/runtime.h"
+#include "kernels/gpu/vector_ops.h"
 
 namespace atom::gpu {
 
@@ -46,6 +47,8 @@ struct BackendContext {
 inline BackendContext& context_of(const ExecContext& ctx) {
   return *static_cast<BackendContext*>(ctx.backend);
 }
+
+QkNormRopeKvWriteArgs rope_arguments(const ExecContext& ctx, const QkNormRopeKvWriteParams& params);
 
 // level: see GpuBackend::op_table.
 void add_vector_ops(OpTable& table, int level);

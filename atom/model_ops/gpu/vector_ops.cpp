@@ -88,19 +88,7 @@ void rope_cos_sin_op(const ExecContext& ctx, std::span<const float> inv_freq, fl
 
 void qk_norm_rope_kv_write_op(const ExecContext& ctx, const QkNormRopeKvWriteParams& params) {
   report_launch("qk_norm_rope_kv_write",
-                qk_norm_rope_kv_write({.qkv = params.qkv.data_as<uint16_t>(),
-                                       .num_tokens = params.qkv.dim(0),
-                                       .num_heads = static_cast<int32_t>(params.num_heads),
-                                       .num_kv_heads = static_cast<int32_t>(params.num_kv_heads),
-                                       .head_dim = static_cast<int32_t>(params.head_dim),
-                                       .rotary_dim = static_cast<int32_t>(params.rotary_dim),
-                                       .cos_sin = params.cos_sin.data_as<const float>(),
-                                       .q_norm = params.q_norm,
-                                       .k_norm = params.k_norm,
-                                       .norm_eps = params.norm_eps,
-                                       .slot_mapping = ctx.attention->slot_mapping,
-                                       .cache = params.cache},
-                                      ctx.stream));
+                qk_norm_rope_kv_write(rope_arguments(ctx, params), ctx.stream));
 }
 
 void gather_rows_op(const ExecContext& ctx, const Tensor& x, const Tensor& rows,
@@ -130,6 +118,22 @@ void quantize_fp8_op(const ExecContext& ctx, const Tensor& weight, const Tensor&
 }
 
 }  // namespace
+
+QkNormRopeKvWriteArgs rope_arguments(const ExecContext& ctx,
+                                     const QkNormRopeKvWriteParams& params) {
+  return {.qkv = params.qkv.data_as<uint16_t>(),
+          .num_tokens = params.qkv.dim(0),
+          .num_heads = static_cast<int32_t>(params.num_heads),
+          .num_kv_heads = static_cast<int32_t>(params.num_kv_heads),
+          .head_dim = static_cast<int32_t>(params.head_dim),
+          .rotary_dim = static_cast<int32_t>(params.rotary_dim),
+          .cos_sin = params.cos_sin.data_as<const float>(),
+          .q_norm = params.q_norm,
+          .k_norm = params.k_norm,
+          .norm_eps = params.norm_eps,
+          .slot_mapping = ctx.attention->slot_mapping,
+          .cache = params.cache};
+}
 
 void add_vector_ops(OpTable& table, int) {
   table.embedding = embedding_op;

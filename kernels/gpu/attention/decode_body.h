@@ -1,44 +1,13 @@
-// Decode attention, the device body: one block works through its share of a batch (share.h). The
-// query rows of a kv head (tokens x heads of its group) are the 8 columns of a product whose 16
-// rows are keys, so that a lane's 16-byte load of the cache *is* its fragment: nothing passes
-// through shared memory until the warps' partial sums meet at the end of a segment. The last block
-// to bring a piece of an item merges its pieces in order. Kernel: decode_attention.cu. To add a
-// cache dtype: the words of DecodeTraits and the two *_pair functions.
+// Decode attention, the device body: one block works through its share of a batch (share.h), a warp
+// a tile of 16 keys at a time (decode_tile.h). Nothing passes through shared memory until the
+// warps' partial sums meet at the end of a segment. The last block to bring a piece of an item
+// merges its pieces in order. Kernels: decode_launch.h, sm90/decode_launch.h.
 #pragma once
 
-#include <type_traits>
-
-#include "kernels/gpu/attention/mma.h"
+#include "kernels/gpu/attention/decode_tile.h"
 #include "kernels/gpu/attention/share.h"
 
 namespace atom::gpu {
-
-template <int kHeadDim_, bool kE4M3_, int kRowTiles_, int kWarps_>
-struct DecodeTraits {
-  static constexpr int kHeadDim = kHeadDim_;
-  static constexpr bool kE4M3 = kE4M3_;
-  static constexpr int kRowTiles = kRowTiles_;
-  static constexpr int kWarps = kWarps_;
-  static constexpr int kThreads = kWarps * kLanes;
-  static constexpr int kRows = 8 * kRowTiles;
-  static constexpr int kUnit = 16 * kWarps;
-  static constexpr int kElementBytes = kE4M3 ? 1 : 2;
-  static constexpr int kRowBytes = kHeadDim * kElementBytes;
-  static constexpr int kSteps = kHeadDim / 16;      // of the product with the keys
-  static constexpr int kTiles = kHeadDim / 16;      // of the product with the values
-  static constexpr int kKeyWords = kRowBytes / 16;  // a key lies in 4 lanes
-  static constexpr int kKeyLoad = kKeyWords % 4 == 0 ? 16 : 8;
-  static constexpr int kValueWords = kRowBytes / 32;  // a value row lies in 8 lanes
-  static constexpr int kValueLoad = kValueWords % 4 == 0 ? 16 : kValueWords % 2 == 0 ? 8 : 4;
-  // What does not fit into registers: the queries' fragments, and the tile after this one.
-  static constexpr bool kQueryShared = kSteps * kRowTiles > 8;
-  static constexpr bool kPrefetch = kRowBytes <= 256;
-  using Pair = std::conditional_t<kE4M3, PairF16, PairBf16>;
-
-  static constexpr int kQueryWords = kSteps * kRowTiles * kLanes * 2;
-  static constexpr int kSharedBytes =
-      ((kQueryShared ? kQueryWords : 0) + kWarps * kRows * (kHeadDim + 2) + 32) * 4;
-};
 
 // Where a warp's tiles come from: straight from the cache into registers, one ahead. A staged
 // source (sm90/decode_attention.cu) has them brought to shared memory by others; it gives wait(n),
@@ -50,7 +19,7 @@ struct DirectTiles {
 };
 
 template <class T, class Source = DirectTiles>
-class DecodeBody {
+class DecodeBody : private DecodeTile<T> {
  public:
   // shared: T::kSharedBytes; counters: one per (sequence, query row); partials: of all slots.
   __device__ DecodeBody(const PagedAttentionArgs& args, uint32_t* shared, int32_t* counters,
@@ -64,9 +33,7 @@ class DecodeBody {
         counters_(counters),
         partials_(partials),
         group_(args.num_heads / args.num_kv_heads),
-        warp_(static_cast<int>(threadIdx.x) / kLanes),
-        g_(static_cast<int>(threadIdx.x) % kLanes / 4),
-        t_(static_cast<int>(threadIdx.x) % 4) {}
+        warp_(static_cast<int>(threadIdx.x) / kLanes) {}
 
   __device__ void run(const Segment& segment) {
     segment_ = segment;
@@ -81,8 +48,9 @@ class DecodeBody {
   }
 
  private:
-  static constexpr int kTiles = T::kTiles;
-  using Pair = typename T::Pair;
+  using Tile = DecodeTile<T>;
+  using Tile::dim_of, Tile::g_, Tile::keys_, Tile::kTiles, Tile::max_, Tile::out_, Tile::t_;
+  using Tile::total_, Tile::values_;
 
   // Row r of the item: which token of the sequence and which head.
   __device__ int token_of(int r) const { return (segment_.row_block * T::kRows + r) / group_; }
@@ -102,17 +70,8 @@ class DecodeBody {
     if (r >= rows_) {
       return {0, 0};
     }
-    const int word = T::kE4M3 ? step : 2 * step;
-    const int byte =
-        word * 4 / T::kKeyLoad * 4 * T::kKeyLoad + t_ * T::kKeyLoad + word * 4 % T::kKeyLoad;
-    const uint16_t* row = args_.q + (segment_.query_start + token_of(r)) * args_.q_stride +
-                          head_of(r) * T::kHeadDim + byte / T::kElementBytes;
-    uint2 pairs = *reinterpret_cast<const uint2*>(row);
-    if constexpr (T::kE4M3) {
-      pairs.x = PairF16::pack(PairBf16::low(pairs.x), PairBf16::high(pairs.x));
-      pairs.y = PairF16::pack(PairBf16::low(pairs.y), PairBf16::high(pairs.y));
-    }
-    return pairs;
+    return Tile::query_pairs(args_.q + (segment_.query_start + token_of(r)) * args_.q_stride +
+                             head_of(r) * T::kHeadDim + Tile::query_dim(step));
   }
 
   __device__ void load_query() {
@@ -149,153 +108,21 @@ class DecodeBody {
             key % size) *
            T::kRowBytes;
   }
-  __device__ __forceinline__ void load_keys(int64_t offset) {
-    const uint8_t* rows =
-        static_cast<const uint8_t*>(args_.cache.k) + offset + g_ * T::kRowBytes + t_ * T::kKeyLoad;
-#pragma unroll
-    for (int i = 0; i < T::kKeyWords * 4 / T::kKeyLoad; ++i) {
-      load_stream<T::kKeyLoad>(keys_[0] + i * (T::kKeyLoad / 4), rows + i * 4 * T::kKeyLoad);
-      load_stream<T::kKeyLoad>(keys_[1] + i * (T::kKeyLoad / 4),
-                               rows + 8 * T::kRowBytes + i * 4 * T::kKeyLoad);
-    }
+  __device__ __forceinline__ const uint8_t* keys_at(int64_t offset) const {
+    return static_cast<const uint8_t*>(args_.cache.k) + offset;
   }
-  __device__ __forceinline__ void load_values(int64_t offset) {
-    const uint8_t* rows = static_cast<const uint8_t*>(args_.cache.v) + offset + g_ * T::kValueLoad;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int key = 2 * t_ + (j & 1) + (j >> 1) * 8;
-#pragma unroll
-      for (int i = 0; i < T::kValueWords * 4 / T::kValueLoad; ++i) {
-        load_stream<T::kValueLoad>(values_[j] + i * (T::kValueLoad / 4),
-                                   rows + key * T::kRowBytes + i * 8 * T::kValueLoad);
-      }
-    }
+  __device__ __forceinline__ const uint8_t* values_at(int64_t offset) const {
+    return static_cast<const uint8_t*>(args_.cache.v) + offset;
   }
-  // Element e of a lane's values lies at this dim.
-  __device__ __forceinline__ int dim_of(int e) const {
-    const int byte = e * T::kElementBytes;
-    return (byte / T::kValueLoad * 8 * T::kValueLoad + g_ * T::kValueLoad + byte % T::kValueLoad) /
-           T::kElementBytes;
-  }
-  template <int kFirstKey>
-  __device__ __forceinline__ uint32_t value_pair(int e) const {
-    constexpr int j = kFirstKey;
-    if constexpr (T::kE4M3) {
-      const uint32_t byte = static_cast<uint32_t>(e) % 4;
-      return e4m3_to_f16(
-          __byte_perm(values_[j][e / 4], values_[j + 1][e / 4], byte * 0x11U + 0x40U));
-    } else {
-      return __byte_perm(values_[j][e / 2], values_[j + 1][e / 2], e % 2 ? 0x7632U : 0x5410U);
-    }
-  }
-
-  // --- one tile of 16 keys
-  __device__ __forceinline__ void multiply_keys(float (&scores)[T::kRowTiles][4]) const {
-#pragma unroll
-    for (int step = 0; step < T::kSteps; ++step) {
-      uint32_t a[4];
-      if constexpr (T::kE4M3) {
-        a[0] = e4m3_to_f16(keys_[0][step]);
-        a[1] = e4m3_to_f16(keys_[1][step]);
-        a[2] = e4m3_to_f16(keys_[0][step] >> 16);
-        a[3] = e4m3_to_f16(keys_[1][step] >> 16);
-      } else {
-        a[0] = keys_[0][2 * step];
-        a[1] = keys_[1][2 * step];
-        a[2] = keys_[0][2 * step + 1];
-        a[3] = keys_[1][2 * step + 1];
-      }
-#pragma unroll
-      for (int tile = 0; tile < T::kRowTiles; ++tile) {
-        const uint2 b = query(tile, step);
-        multiply_add<Pair>(scores[tile], a[0], a[1], a[2], a[3], b.x, b.y);
-      }
-    }
-  }
-
-  // Hides the keys that a query does not see. Values of keys beyond the context may be anything,
-  // even NaN, which a weight of zero would not remove.
-  __device__ __forceinline__ void mask(int key, float (&scores)[T::kRowTiles][4]) {
-#pragma unroll
-    for (int tile = 0; tile < T::kRowTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int position = key + g_ + (i >> 1) * 8;
-        const int r = tile * 8 + 2 * t_ + (i & 1);
-        if (position > last_key(r) || position < first_key(r)) {
-          scores[tile][i] = negative_infinity();
-        }
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (key + 2 * t_ + (j & 1) + (j >> 1) * 8 >= segment_.context_len) {
-#pragma unroll
-        for (int i = 0; i < T::kValueWords; ++i) {
-          values_[j][i] = 0;
-        }
-      }
-    }
-  }
-
-  // Scores become weights in b; what was summed before is scaled to the new maximum.
-  __device__ __forceinline__ void weigh(float (&scores)[4], int tile, uint32_t (&b)[2]) {
-    float factor[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float top = fmaxf(scores[i], scores[i + 2]);
-      top = fmaxf(top, shuffle_xor(top, 4));
-      top = fmaxf(top, shuffle_xor(top, 8));
-      top = fmaxf(top, shuffle_xor(top, 16));
-      top = fmaxf(max_[tile][i], top);
-      factor[i] = fast_exp2(max_[tile][i] - top);
-      max_[tile][i] = top;
-      scores[i] = fast_exp2(scores[i] - top);
-      scores[i + 2] = fast_exp2(scores[i + 2] - top);
-      total_[tile][i] = total_[tile][i] * factor[i] + scores[i] + scores[i + 2];
-    }
-    b[0] = transpose_8x8(Pair::pack(scores[0], scores[1]));
-    b[1] = transpose_8x8(Pair::pack(scores[2], scores[3]));
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      out_[tile][i][0] *= factor[0];
-      out_[tile][i][1] *= factor[1];
-      out_[tile][i][2] *= factor[0];
-      out_[tile][i][3] *= factor[1];
-    }
-  }
-
-  __device__ __forceinline__ void multiply_values(const uint32_t (&b)[T::kRowTiles][2]) {
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      const uint32_t a0 = value_pair<0>(i);
-      const uint32_t a1 = value_pair<0>(i + kTiles);
-      const uint32_t a2 = value_pair<2>(i);
-      const uint32_t a3 = value_pair<2>(i + kTiles);
-#pragma unroll
-      for (int tile = 0; tile < T::kRowTiles; ++tile) {
-        multiply_add<Pair>(out_[tile][i], a0, a1, a2, a3, b[tile][0], b[tile][1]);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void reset() {
-#pragma unroll
-    for (int tile = 0; tile < T::kRowTiles; ++tile) {
-      max_[tile][0] = max_[tile][1] = kLowest;
-      total_[tile][0] = total_[tile][1] = 0.0F;
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          out_[tile][i][j] = 0.0F;
-        }
-      }
-    }
+  __device__ __forceinline__ void hide(int key, float (&scores)[T::kRowTiles][4]) {
+    Tile::mask(key, segment_.context_len, scores, [this](int position, int r) {
+      return position <= last_key(r) && position >= first_key(r);
+    });
   }
 
   __device__ __forceinline__ void attend() {
-    reset();
+    Tile::reset();
+    const auto fragment = [this](int tile, int step) { return query(tile, step); };
     const float scale = args_.scale * kLog2E * (T::kE4M3 ? args_.cache.k_scale : 1.0F);
     const int open_end = segment_.context_len - segment_.query_len + 1;  // all rows see these keys
     const int closed_begin =
@@ -306,8 +133,8 @@ class DecodeBody {
     if (key < end) {
       offset = offset_of(block_of(key), key);
       if (T::kPrefetch) {
-        load_keys(offset);
-        load_values(offset);
+        Tile::load_keys(keys_at(offset));
+        Tile::load_values(values_at(offset));
       }
     }
     load_query();
@@ -318,17 +145,17 @@ class DecodeBody {
     for (; key < end; key += T::kUnit) {
       float scores[T::kRowTiles][4] = {};
       if (!T::kPrefetch) {
-        load_keys(offset);
+        Tile::load_keys(keys_at(offset));
       }
-      multiply_keys(scores);
+      Tile::multiply_keys(scores, fragment);
       if (!T::kPrefetch) {
-        load_values(offset);
+        Tile::load_values(values_at(offset));
       }
       const int next = key + T::kUnit;
       if (next < end) {
         offset = offset_of(block, next);
         if (T::kPrefetch) {
-          load_keys(offset);
+          Tile::load_keys(keys_at(offset));
         }
         block = next + T::kUnit < end ? block_of(next + T::kUnit) : 0;
       }
@@ -340,24 +167,25 @@ class DecodeBody {
         }
       }
       if (key + 16 > open_end || key < closed_begin) {
-        mask(key, scores);
+        hide(key, scores);
       }
       uint32_t weights[T::kRowTiles][2];
 #pragma unroll
       for (int tile = 0; tile < T::kRowTiles; ++tile) {
-        weigh(scores[tile], tile, weights[tile]);
+        Tile::weigh(scores[tile], tile, weights[tile]);
       }
-      multiply_values(weights);
+      Tile::multiply_values(weights);
       if (T::kPrefetch && next < end) {
-        load_values(offset);
+        Tile::load_values(values_at(offset));
       }
     }
   }
 
   // Tiles in shared memory, taken by the block's warps in turn, over all its segments.
   __device__ __forceinline__ void attend_staged() {
-    reset();
+    Tile::reset();
     load_query();
+    const auto fragment = [this](int tile, int step) { return query(tile, step); };
     const float scale = args_.scale * kLog2E * (T::kE4M3 ? args_.cache.k_scale : 1.0F);
     const int open_end = segment_.context_len - segment_.query_len + 1;
     const int closed_begin =
@@ -375,7 +203,7 @@ class DecodeBody {
                                  key_rows + 8 * T::kRowBytes + n * 4 * T::kKeyLoad);
       }
       float scores[T::kRowTiles][4] = {};
-      multiply_keys(scores);
+      Tile::multiply_keys(scores, fragment);
       const uint32_t value_rows = tile + 16 * T::kRowBytes + g_ * T::kValueLoad;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -395,14 +223,14 @@ class DecodeBody {
         }
       }
       if (key + 16 > open_end || key < closed_begin) {
-        mask(key, scores);
+        hide(key, scores);
       }
       uint32_t weights[T::kRowTiles][2];
 #pragma unroll
       for (int n = 0; n < T::kRowTiles; ++n) {
-        weigh(scores[n], n, weights[n]);
+        Tile::weigh(scores[n], n, weights[n]);
       }
-      multiply_values(weights);
+      Tile::multiply_values(weights);
     }
     tiles_before_ += tiles > 0 ? tiles : 0;
   }
@@ -581,18 +409,11 @@ class DecodeBody {
   float* partials_;
   int group_;
   int warp_;
-  int g_;
-  int t_;
   int rows_ = 0;
   int tiles_before_ = 0;  // of the block's segments before this one
   Segment segment_;
 
   uint2 fragments_[T::kQueryShared ? 1 : T::kRowTiles * T::kSteps];
-  uint32_t keys_[2][T::kKeyWords];      // of keys g and g + 8
-  uint32_t values_[4][T::kValueWords];  // of keys 2t, 2t + 1, 2t + 8, 2t + 9
-  float max_[T::kRowTiles][2];          // of queries 2t, 2t + 1, in units of log 2
-  float total_[T::kRowTiles][2];        // this lane's part
-  float out_[T::kRowTiles][kTiles][4];
 };
 
 }  // namespace atom::gpu

@@ -15,16 +15,16 @@ template <class T, int kBlocksPerProcessor>
 __global__ void ATOM_LAUNCH_BOUNDS(T::kThreads, kBlocksPerProcessor)
     decode_attention_kernel(const PagedAttentionArgs args, int32_t* counters, float* partials) {
   extern __shared__ uint4 shared[];
-  wait_previous();
+  allow_next();
   uint32_t* words = reinterpret_cast<uint32_t*>(shared);
   int* starts = reinterpret_cast<int*>(words + T::kSharedBytes / 4);
   DecodeShare<T::kUnit, T::kRows> share(args, starts, reinterpret_cast<int*>(words));
+  wait_previous();
   DecodeBody<T> body(args, words, counters, partials);
   Segment segment;
   while (share.next(segment)) {
     body.run(segment);
   }
-  allow_next();
 }
 
 template <class T, int kBlocksPerProcessor>
@@ -58,8 +58,8 @@ void launch_decode_of(const PagedAttentionArgs& args, cudaStream_t stream) {
   }
   if constexpr (!kLong) {
     if (args.metadata.num_seqs <= kFewSeqs && !args.batch_invariant) {
-      return launch_decode_instance<DecodeTraits<kHeadDim, kE4M3, 1, 8>, kE4M3 ? 2 : 1>(args,
-                                                                                        stream);
+      return launch_decode_instance < DecodeTraits<kHeadDim, kE4M3, 1, 8>,
+             kE4M3 ? 2 : 1 > (args, stream);
     }
   }
   launch_decode_instance<DecodeTraits<kHeadDim, kE4M3, 1, 4>, kE4M3 && !kLong ? 4 : 2>(args,

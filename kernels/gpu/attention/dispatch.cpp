@@ -75,8 +75,21 @@ void prefill_attention(const PagedAttentionArgs& args, void* stream) {
   }
 }
 
+bool step_attention([[maybe_unused]] const QkNormRopeKvWriteArgs& rope,
+                    [[maybe_unused]] const PagedAttentionArgs& args,
+                    [[maybe_unused]] void* stream) {
+#ifdef ATOM_GPU_SM90A
+  return launch_step_sm90(rope, args, stream);
+#else
+  return false;
+#endif
+}
+
 #else
 
+bool step_attention(const QkNormRopeKvWriteArgs&, const PagedAttentionArgs&, void*) {
+  return false;
+}
 void decode_attention(const PagedAttentionArgs&, void*) {}
 void prefill_attention(const PagedAttentionArgs&, void*) {}
 

@@ -15,6 +15,8 @@ inline constexpr int kMaxDecodeGrid = 1024;
 // Hopper's own (sm90/); false when they do not take the case.
 bool launch_decode_sm90(const PagedAttentionArgs& args, void* stream);
 bool launch_prefill_sm90(const PagedAttentionArgs& args, void* stream);
+bool launch_step_sm90(const QkNormRopeKvWriteArgs& rope, const PagedAttentionArgs& args,
+                      void* stream);
 
 // Keys of the smallest piece of an item, but for its last.
 #ifndef ATOM_MIN_PIECE_KEYS

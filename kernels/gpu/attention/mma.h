@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/gpu/attention/lanes.h"
+#include "kernels/gpu/primitives/types.h"
 
 #if ATOM_GPU_CUDA
 
@@ -62,23 +63,6 @@ struct PairF16 {
     return out;
   }
 };
-
-// The two e4m3 bytes in the lower half of `pair` to f16, exactly. Without the instruction (before
-// sm_89): exponent and mantissa move one bit down, which leaves the value times 2^-8; NaN reads as
-// 480.
-__device__ __forceinline__ uint32_t e4m3_to_f16(uint32_t pair) {
-  uint32_t out;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-  asm("{.reg .b16 low, high; mov.b32 {low, high}, %1; cvt.rn.f16x2.e4m3x2 %0, low;}"
-      : "=r"(out)
-      : "r"(pair));
-#else
-  const uint32_t spread = __byte_perm(pair, 0, 0x1404);
-  const uint32_t scaled = (spread & 0x80008000U) | ((spread & 0x7f007f00U) >> 1);
-  asm("mul.f16x2 %0, %1, %2;" : "=r"(out) : "r"(scaled), "r"(0x5c005c00U));
-#endif
-  return out;
-}
 
 // c [16, 8] += a [16, 16] . b [16, 8]; with g = lane / 4 and t = lane % 4, a lane holds
 //   a: rows g, g + 8 of columns 2t, 2t+1; then the same rows of columns 2t+8, 2t+9

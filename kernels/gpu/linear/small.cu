@@ -28,20 +28,10 @@ DeviceStatus check(const LinearArgs& args) {
 }
 
 #if defined(ATOM_GPU_SM90A)
-bool device_has_ring() {
-  static const bool has = [] {
-    int device = 0;
-    int major = 0;
-    (void)cudaGetDevice(&device);
-    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    return major >= 9;
-  }();
-  return has;
-}
 bool ring_fits(const LinearArgs& args, int row_tiles) {
-  return device_has_ring() && (args.weight_dtype == DType::kF8E4M3
-                                   ? ring_stages<true>(args, row_tiles)
-                                   : ring_stages<false>(args, row_tiles)) >= kRingMinStages;
+  return device_is_hopper() && (args.weight_dtype == DType::kF8E4M3
+                                    ? ring_stages<true>(args, row_tiles)
+                                    : ring_stages<false>(args, row_tiles)) >= kRingMinStages;
 }
 #else
 bool ring_fits(const LinearArgs&, int) { return false; }
@@ -70,9 +60,10 @@ DeviceStatus halves(const LinearArgs& args, DeviceStream stream) {
 }  // namespace
 
 // From docs/gpu_kernels.md (one H200): the table of single products and, because readers that take
-// turns cost each other their head start, the chains of a layer's four. Layers of small models:
-// registers for one token, the ring for more; of large ones the ring for one token (bf16) and
-// registers, which leave x room, up to 8; from 9 on the ring for all but small bf16 weights.
+// turns cost each other their head start, the chains of a layer. Layers of small models: registers
+// for one token, the ring for more; of large ones the ring, two tiles at a time, up to 4 tokens
+// (bf16) and registers, which leave x room, up to 8; from 9 on the ring for all but small bf16
+// weights.
 SmallLinearPlan choose_small_plan(const LinearArgs& args) {
   const bool e4m3 = args.weight_dtype == DType::kF8E4M3;
   const bool pair = args.epilogue == LinearEpilogue::kSiluMul;
@@ -84,9 +75,9 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
   SmallLinearPlan plan{.blocks_per_multiprocessor = 2};
 
   const bool ring_is_best = is_head ? !e4m3 && !short_rows
-                            : small ? m >= 2 && m <= 8
-                                    : !e4m3 && (m == 1 || m > 8);
-  plan.row_tiles = pair || short_rows || few_rows ? 2 : 1;
+                            : small ? m >= (e4m3 ? 3 : 2) && m <= 8
+                                    : !e4m3 && (m <= 4 || m > 8);
+  plan.row_tiles = pair || short_rows || few_rows || (m <= 4 && !is_head) ? 2 : 1;
   if (m <= 16 && ring_is_best && ring_fits(args, plan.row_tiles)) {
     plan.ring = true;
     return plan;
@@ -96,8 +87,9 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
   const int64_t most_shared = args.num_tokens <= 8 ? kSharedXLimit
                               : is_head            ? kSharedXLimit / 2
                                                    : 0;
-  plan.shared_x =
-      args.norm_input != nullptr || ((e4m3 || short_rows || few_rows) && x_bytes <= most_shared);
+  // Staging x as f16 costs more than it saves where a block has little to read.
+  const bool staged = e4m3 ? m == 1 || is_head || small : short_rows || few_rows;
+  plan.shared_x = args.norm_input != nullptr || (staged && x_bytes <= most_shared);
   // Two row tiles read x half as often.
   const bool two =
       e4m3 ? !few_rows || args.num_tokens > 8 : (short_rows && !is_head) || !plan.shared_x;

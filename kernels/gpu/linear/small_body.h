@@ -4,7 +4,7 @@
 // barrier. Weights are constant, so a block's first loads are issued before it waits for the kernel
 // before it: with chained launches the next product's weights are on their way while this one ends.
 //
-// Told as: Config (types, sizes, shared memory), prefetch (before the dependency), stage_x (after
+// Told as: Config (small_config.h), prefetch (before the dependency), stage_x (after
 // it), run (the stream), finish (sums and epilogue). Barrier contract: every thread of the block
 // calls each of these; stage_x holds one barrier, finish one a pass. Buffers of partial
 // sums alternate by pass: a thread that writes pass p + 2 has passed the barrier of p + 1, which
@@ -14,56 +14,11 @@
 // C++20.
 #pragma once
 
-#include "kernels/gpu/linear.h"
+#include "kernels/gpu/linear/small_config.h"
 #include "kernels/gpu/primitives/launch.h"
-#include "kernels/gpu/primitives/mma.h"
 #include "kernels/gpu/vector_ops/row_io.h"
 
 namespace atom::gpu {
-
-template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false,
-          bool kSpareRegisters_ = false>
-struct SmallLinearConfig {
-  static constexpr bool kE4M3 = kE4M3_;
-  static constexpr int kTokens = kTokens_;  // 8, or a multiple of 16
-  static constexpr int kTiles = kTiles_;
-  static constexpr bool kSharedX = kSharedX_;
-  // W is stored as tiles of ProductTile::kRows rows x 64 bytes, each contiguous, along k first: the
-  // order in which it is read. No product is stored so; the benchmark measures what it would give.
-  static constexpr bool kTiled = kTiled_;
-  // No weights are held in registers: more of everything else can be in flight.
-  static constexpr bool kSpareRegisters = kSpareRegisters_;
-  static constexpr int kStageTokens = kSpareRegisters && kTokens == 8 ? 4 : 1;  // normed at a time
-
-  static constexpr int kWarps = 8;
-  static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kGroupValues = 128;              // of k; fixes the order of sums
-  static constexpr int kChunkValues = kE4M3 ? 64 : 32;  // 64 bytes of a row: 16 a lane
-  static constexpr int kChunks = kGroupValues / kChunkValues;
-  static constexpr int kLoads = kTiles * kChunks;  // 16-byte loads of a group
-  // Groups in flight: 16 loads, fewer where x needs the registers.
-  static constexpr int kInFlight = kTokens > 16                 ? 8
-                                   : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles
-                                                                : 16;
-  static constexpr int kDepth = kInFlight / kLoads > 1 ? kInFlight / kLoads : 2;
-  static constexpr int kBlocksPerMultiprocessor = kTokens > 16 ? 1 : 2;
-  static constexpr int kTokenTiles = (kTokens + 15) / 16;
-  static constexpr int kSums = kTokens == 8 && ProductTile::kTokenLoads == 2 ? 2 : 4 * kTokenTiles;
-  static constexpr int kPassRows = kTiles * ProductTile::kRows;
-  static constexpr int kPartials = kTiles * kSums * kWarpSize;  // floats of a warp
-  static constexpr int kPartialBytes = 2 * kWarps * kPartials * 4;
-  static constexpr int kRowPadding = 64;  // bytes between rows of x: no bank conflicts
-
-  static constexpr int64_t shared_bytes(int64_t num_tokens, int64_t in_features) {
-    const int64_t x = kSharedX ? num_tokens * (in_features * 2 + kRowPadding) : 0;
-    return kPartialBytes + kWarps * 8 * 4 + x;
-  }
-};
-
-// All threads of a block.
-struct BlockBarrier {
-  static __device__ __forceinline__ void wait() { __syncthreads(); }
-};
 
 // Barrier: of the threads that hold this class.
 template <class C, class Barrier = BlockBarrier>
@@ -77,7 +32,8 @@ class SmallLinear {
       : args_(args),
         partials_(reinterpret_cast<float*>(shared)),
         squares_(partials_ + 2 * C::kWarps * C::kPartials),
-        shared_x_(shared + C::kPartialBytes + C::kWarps * 8 * 4),
+        maxima_(reinterpret_cast<uint32_t*>(squares_ + C::kNormSquares)),
+        shared_x_(shared + C::kPartialBytes + (C::kNormSquares + C::kMaxima) * 4),
         stride_(stride),
         lane_(static_cast<int>(threadIdx.x) % kWarpSize),
         warp_(static_cast<int>(threadIdx.x) / kWarpSize),
@@ -107,6 +63,8 @@ class SmallLinear {
     if constexpr (C::kSharedX) {
       if (args_.norm_input != nullptr) {
         stage_normed();
+      } else if constexpr (C::kF16) {
+        stage_plain();
       } else {
         const int pieces = static_cast<int>(args_.in_features) / 8;
         const int count = static_cast<int>(args_.num_tokens) * pieces;
@@ -117,6 +75,10 @@ class SmallLinear {
         }
       }
       Barrier::wait();
+      if constexpr (C::kF16) {
+        scale_x();
+        Barrier::wait();
+      }
     }
   }
 
@@ -230,6 +192,7 @@ class SmallLinear {
     const int num_tokens = static_cast<int>(args_.num_tokens);
     for (int first = 0; first < num_tokens; first += C::kStageTokens) {
       float squares[C::kStageTokens] = {};
+      uint32_t tops[C::kStageTokens] = {};
 #pragma unroll 1
       for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
         float values[C::kStageTokens][8];
@@ -247,8 +210,10 @@ class SmallLinear {
             squares[b] += values[b][j] * values[b][j];
             values[b][j] *= weight[j];
           }
+          const Vec16 x = pack_bf16(values[b]);
+          raise<C>(tops[b], x);
           if (first + b < num_tokens) {
-            store16(x_row(first + b) + i * 16, pack_bf16(values[b]));
+            store16(x_row(first + b) + i * 16, x);
           }
         }
       }
@@ -258,6 +223,83 @@ class SmallLinear {
         if (lane_ == 0 && first + b < num_tokens) {
           squares_[warp_ * 8 + first + b] = sum;
         }
+        keep_maximum(first + b, tops[b]);
+      }
+    }
+  }
+
+  // x as it is, and the largest value of each token.
+  __device__ __forceinline__ void stage_plain() {
+    constexpr int kTogether = 4;
+    const int pieces = static_cast<int>(args_.in_features) / 8;
+    const int num_tokens = static_cast<int>(args_.num_tokens);
+#pragma unroll 1
+    for (int first = 0; first < num_tokens; first += kTogether) {
+      uint32_t tops[kTogether] = {};
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+        Vec16 x[kTogether];
+#pragma unroll
+        for (int b = 0; b < kTogether; ++b) {
+          if (first + b < num_tokens) {
+            x[b] = load16(args_.x + (first + b) * static_cast<int>(args_.in_features) + i * 8);
+          }
+        }
+#pragma unroll
+        for (int b = 0; b < kTogether; ++b) {
+          if (first + b < num_tokens) {
+            raise<C>(tops[b], x[b]);
+            store16(x_row(first + b) + i * 16, x[b]);
+          }
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < kTogether; ++b) {
+        keep_maximum(first + b, tops[b]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void keep_maximum([[maybe_unused]] int token,
+                                               [[maybe_unused]] uint32_t top) {
+#if ATOM_GPU_CUDA
+    if constexpr (C::kF16) {
+      top = __reduce_max_sync(~0U, max(top & 0xffffU, top >> 16));
+      if (lane_ == 0 && token < static_cast<int>(args_.num_tokens)) {
+        maxima_[warp_ * C::kTokens + token] = top;
+      }
+    }
+#endif
+  }
+
+  // Exponent field of the power of two that brings a token's largest value to [2^14, 2^15).
+  __device__ __forceinline__ uint32_t scale_exponent(int token) const {
+    uint32_t top = 0;
+#pragma unroll
+    for (int w = 0; w < C::kWarps; ++w) {
+      top = max(top, maxima_[w * C::kTokens + token]);
+    }
+    return min(268U - (top >> 7), 253U);
+  }
+
+  // Staged bf16 to f16: each thread what it staged itself.
+  __device__ __forceinline__ void scale_x() {
+    const int pieces = static_cast<int>(args_.in_features) / 8;
+#pragma unroll 1
+    for (int m = 0; m < static_cast<int>(args_.num_tokens); ++m) {
+      const float scale = bits_to_float(scale_exponent(m) << 23);
+#pragma unroll 2
+      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+        Vec16 x = load16(x_row(m) + i * 16);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#if ATOM_GPU_CUDA
+          x.word[j] = pack_f16(bf16_low(x.word[j]) * scale, bf16_high(x.word[j]) * scale);
+#else
+          (void)scale;
+#endif
+        }
+        store16(x_row(m) + i * 16, x);
       }
     }
   }
@@ -297,14 +339,22 @@ class SmallLinear {
 #pragma unroll
         for (int r = 0; r < C::kTiles; ++r) {
           Vec16 w = weights[u * C::kTiles + r];
-          if constexpr (C::kE4M3) {
+#if ATOM_GPU_CUDA
+          if constexpr (C::kF16) {
+            const uint32_t low = w.word[2 * half];
+            const uint32_t high = w.word[2 * half + 1];
+            w = Vec16{{e4m3_to_f16(low), e4m3_to_f16<true>(low), e4m3_to_f16(high),
+                       e4m3_to_f16<true>(high)}};
+          }
+#endif
+          if constexpr (C::kE4M3 && !C::kF16) {
             const uint2 low = e4m3_to_bf16(w.word[2 * half]);
             const uint2 high = e4m3_to_bf16(w.word[2 * half + 1]);
             w = Vec16{{low.x, low.y, high.x, high.y}};
           }
 #pragma unroll
           for (int t = 0; t < C::kTokenTiles; ++t) {
-            ProductTile::multiply_add(sums_[r][t], x[t], w);
+            ProductTile::template multiply_add<C::kF16>(sums_[r][t], x[t], w);
           }
         }
       }
@@ -381,6 +431,9 @@ class SmallLinear {
     if constexpr (C::kE4M3) {
       y *= kOneElement && !other ? scale_ : args_.scales[row];
     }
+    if constexpr (C::kF16) {
+      y *= bits_to_float((254U - scale_exponent(token)) << 23);
+    }
     if (args_.norm_input != nullptr) {
       float squares = 0.0F;
       for (int w = 0; w < C::kWarps; ++w) {
@@ -415,6 +468,7 @@ class SmallLinear {
   const LinearArgs& args_;
   float* const partials_;    // [2, kWarps, kPartials]
   float* const squares_;     // [kWarps, 8]
+  uint32_t* const maxima_;   // [kWarps, kTokens] bits of bf16, where kF16
   uint8_t* const shared_x_;  // [num_tokens, in_features] bf16, rows padded
   const int stride_;
   const int lane_;

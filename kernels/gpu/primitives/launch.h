@@ -3,7 +3,11 @@
 // wait_previous in every thread before it reads what earlier kernels wrote, and before any write to
 // memory; constant data such as weights may be read earlier. It calls allow_next as soon as the
 // next kernel's blocks may take free room on the device. On HIP all three are an ordinary launch.
-// C++20.
+//
+// A kernel that allows the next one only after its own wait (and a fence, for its own results)
+// makes all that was written up to there readable before the wait of every kernel that follows in
+// the stream: these start after it has allowed it. embedding and rope_cos_sin do so for a step's
+// inputs. C++20.
 #pragma once
 
 #include "kernels/common/device_runtime.h"
@@ -58,6 +62,20 @@ __device__ __forceinline__ void allow_next() {
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
+
+#if ATOM_GPU_CUDA
+// Of the calling thread's device, as below.
+inline bool device_is_hopper() {
+  static const bool is = [] {
+    int device = 0;
+    int major = 0;
+    (void)cudaGetDevice(&device);
+    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major == 9;
+  }();
+  return is;
+}
+#endif
 
 // Of the calling thread's device; asked once (all devices of a process are alike).
 inline int multiprocessor_count() {

@@ -36,7 +36,8 @@ struct ProductTile {
 
   // sums += x . w^T. A lane's piece of x belongs to its token(lane, load), of w to its row(lane);
   // both are values [8 * quarter, 8 * quarter + 8) of the 32. Where the tokens are 8 or fewer the
-  // second piece is zero.
+  // second piece is zero. kF16: values are f16 instead of bf16 (CUDA only).
+  template <bool kF16 = false>
   static __device__ __forceinline__ void multiply_add(float (&sums)[4],
                                                       const Vec16 (&x)[kTokenLoads],
                                                       const Vec16& w) {
@@ -64,6 +65,15 @@ struct ProductTile {
 #else
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
+      if constexpr (kF16) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+            "{%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+            : "r"(x[0].word[2 * step]), "r"(x[1].word[2 * step]), "r"(x[0].word[2 * step + 1]),
+              "r"(x[1].word[2 * step + 1]), "r"(w.word[2 * step]), "r"(w.word[2 * step + 1]));
+        continue;
+      }
       asm volatile(
           "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
           "{%8,%9}, {%0,%1,%2,%3};"

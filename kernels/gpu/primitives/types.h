@@ -117,6 +117,37 @@ __device__ __forceinline__ uint2 e4m3_to_bf16(uint32_t word) {
 #endif
 }
 
+#if ATOM_GPU_CUDA
+// The two e4m3 bytes in one half of `pair` to f16, exactly. Without the instruction (before sm_89):
+// exponent and mantissa move one bit down, which leaves the value times 2^-8; NaN reads as 480.
+template <bool kHigh = false>
+__device__ __forceinline__ uint32_t e4m3_to_f16(uint32_t pair) {
+  uint32_t out;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  if constexpr (kHigh) {
+    asm("{.reg .b16 low, high; mov.b32 {low, high}, %1; cvt.rn.f16x2.e4m3x2 %0, high;}"
+        : "=r"(out)
+        : "r"(pair));
+  } else {
+    asm("{.reg .b16 low, high; mov.b32 {low, high}, %1; cvt.rn.f16x2.e4m3x2 %0, low;}"
+        : "=r"(out)
+        : "r"(pair));
+  }
+#else
+  const uint32_t spread = __byte_perm(pair, 0, kHigh ? 0x3424 : 0x1404);
+  const uint32_t scaled = (spread & 0x80008000U) | ((spread & 0x7f007f00U) >> 1);
+  asm("mul.f16x2 %0, %1, %2;" : "=r"(out) : "r"(scaled), "r"(0x5c005c00U));
+#endif
+  return out;
+}
+
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+#endif
+
 // 16 bytes that other kernels wrote, or that are read again soon.
 __device__ __forceinline__ Vec16 load16(const void* from) {
   return *static_cast<const Vec16*>(from);

@@ -9,12 +9,14 @@
 
 namespace atom::gpu::sm90 {
 
-template <class T>
+// kBlocks: of a multiprocessor.
+template <class T, int kBlocks>
 struct RingLayout {
   static constexpr int kTileBytes = 2 * 16 * T::kRowBytes;  // keys, values
   // As many slots as fit beside the body's own memory and the starts of some sequences; a multiple
   // of the warps, so that a slot always belongs to one.
-  static constexpr int kRoom = 227 * 1024 - 6 * 1024 - T::kSharedBytes;
+  static constexpr int kMost = (228 / kBlocks - 1) * 1024;
+  static constexpr int kRoom = kMost - 6 * 1024 / kBlocks - T::kSharedBytes;
   static constexpr int kSlots = kRoom / (kTileBytes + 16) / T::kWarps * T::kWarps;
   static constexpr int kBarriers = kSlots * kTileBytes;
   static constexpr int kBody = kBarriers + kSlots * 16;
@@ -23,10 +25,10 @@ struct RingLayout {
 };
 
 // What a warp sees of the ring. Tile n lies in slot n % kSlots.
-template <class T>
+template <class T, int kBlocks>
 struct RingTiles {
   static constexpr bool kStaged = true;
-  using L = RingLayout<T>;
+  using L = RingLayout<T, kBlocks>;
   uint32_t tiles = 0;        // shared address of slot 0
   uint64_t* full = nullptr;  // [kSlots]
   uint64_t* empty = nullptr;
@@ -47,10 +49,10 @@ struct RingTiles {
 
 // The last warp: copies for all tiles of the block, in order. Each lane looks up one of the next
 // tiles.
-template <class T>
+template <class T, int kBlocks>
 __device__ void bring_tiles(const PagedAttentionArgs& args, DecodeShare<T::kUnit, T::kRows>& share,
-                            const RingTiles<T>& ring) {
-  using L = RingLayout<T>;
+                            const RingTiles<T, kBlocks>& ring) {
+  using L = RingLayout<T, kBlocks>;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int size = static_cast<int>(args.cache.block_size);
   int n = 0;
@@ -86,10 +88,10 @@ __device__ void bring_tiles(const PagedAttentionArgs& args, DecodeShare<T::kUnit
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(RingLayout<T>::kThreads, 1)
+template <class T, int kBlocks>
+__global__ void __launch_bounds__(RingLayout<T, kBlocks>::kThreads, kBlocks)
     decode_ring_kernel(const PagedAttentionArgs args, int32_t* counters, float* partials) {
-  using L = RingLayout<T>;
+  using L = RingLayout<T, kBlocks>;
   extern __shared__ __align__(1024) uint8_t shared[];
   auto* full = reinterpret_cast<uint64_t*>(shared + L::kBarriers);
   auto* words = reinterpret_cast<uint32_t*>(shared + L::kBody);
@@ -102,35 +104,35 @@ __global__ void __launch_bounds__(RingLayout<T>::kThreads, 1)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     publish_shared();
   }
-  wait_previous();
+  allow_next();
   DecodeShare<T::kUnit, T::kRows> share(args, starts, reinterpret_cast<int*>(words));
-  const RingTiles<T> ring{shared_address(shared), full, full + L::kSlots};
+  wait_previous();
+  const RingTiles<T, kBlocks> ring{shared_address(shared), full, full + L::kSlots};
   if (threadIdx.x >= T::kThreads) {
-    bring_tiles<T>(args, share, ring);
+    bring_tiles<T, kBlocks>(args, share, ring);
     return;
   }
-  DecodeBody<T, RingTiles<T>> body(args, words, counters, partials, ring);
+  DecodeBody<T, RingTiles<T, kBlocks>> body(args, words, counters, partials, ring);
   Segment segment;
   while (share.next(segment)) {
     body.run(segment);
   }
-  allow_next();
 }
 
-template <class T>
+template <class T, int kBlocks>
 bool launch_decode_ring(const PagedAttentionArgs& args, void* stream) {
-  using L = RingLayout<T>;
-  const auto kernel = decode_ring_kernel<T>;
+  using L = RingLayout<T, kBlocks>;
+  const auto kernel = decode_ring_kernel<T, kBlocks>;
   const int shared = L::kBytes + static_cast<int>(args.metadata.num_seqs + 1) * 4;
-  if (shared > 227 * 1024) {
+  if (shared > L::kMost) {
     return false;
   }
   static const bool allowed =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024) == cudaSuccess;
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, L::kMost) == cudaSuccess;
   return allowed &&
          launch_chained(kernel,
-                        {.grid = dim3(static_cast<unsigned>(multiprocessor_count())),
+                        {.grid = dim3(static_cast<unsigned>(multiprocessor_count() * kBlocks)),
                          .block = dim3(L::kThreads),
                          .shared_bytes = static_cast<unsigned>(shared),
                          .stream = static_cast<cudaStream_t>(stream)},

@@ -25,8 +25,8 @@ template <class Out>
 __global__ void __launch_bounds__(kThreads) embedding_kernel(const EmbeddingArgs args) {
   const int64_t pieces = args.hidden_size / 8;
   const int64_t i = thread_index();
-  allow_next();
   wait_previous();
+  allow_next();  // see launch.h: what a step's first kernels read is complete for all that follow
   if (i >= args.num_tokens * pieces) {
     return;
   }
@@ -202,24 +202,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    bf16_to_f32_kernel(const uint16_t* from, float* to, int64_t count) {
-  const int64_t i = thread_index() * 8;
-  allow_next();
-  wait_previous();
-  if (i + 8 <= count) {
-    float values[8];
-    load8(from + i, values);
-    store8(to + i, values);
-  } else {
-    for (int64_t j = i; j < count; ++j) {
-      to[j] = from_bf16(from[j]);
-    }
-  }
-}
+__device__ __forceinline__ void convert(uint16_t from, float& to) { to = from_bf16(from); }
+__device__ __forceinline__ void convert(float from, uint16_t& to) { to = to_bf16(from); }
 
-__global__ void __launch_bounds__(kThreads)
-    f32_to_bf16_kernel(const float* from, uint16_t* to, int64_t count) {
+template <class From, class To>
+__global__ void __launch_bounds__(kThreads) cast_kernel(const From* from, To* to, int64_t count) {
   const int64_t i = thread_index() * 8;
   allow_next();
   wait_previous();
@@ -229,7 +216,7 @@ __global__ void __launch_bounds__(kThreads)
     store8(to + i, values);
   } else {
     for (int64_t j = i; j < count; ++j) {
-      to[j] = to_bf16(from[j]);
+      convert(from[j], to[j]);
     }
   }
 }
@@ -326,14 +313,14 @@ DeviceStatus fill_random(uint64_t state, float limit, uint16_t* out, int64_t cou
 
 DeviceStatus cast_bf16_to_f32(const uint16_t* from, float* to, int64_t count, DeviceStream stream) {
   return count == 0 ? nullptr
-                    : launch_chained(bf16_to_f32_kernel, shape_for((count + 7) / 8, stream), from,
-                                     to, count);
+                    : launch_chained(cast_kernel<uint16_t, float>,
+                                     shape_for((count + 7) / 8, stream), from, to, count);
 }
 
 DeviceStatus cast_f32_to_bf16(const float* from, uint16_t* to, int64_t count, DeviceStream stream) {
   return count == 0 ? nullptr
-                    : launch_chained(f32_to_bf16_kernel, shape_for((count + 7) / 8, stream), from,
-                                     to, count);
+                    : launch_chained(cast_kernel<float, uint16_t>,
+                                     shape_for((count + 7) / 8, stream), from, to, count);
 }
 
 }  // namespace atom::gpu

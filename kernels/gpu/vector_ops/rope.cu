@@ -1,93 +1,33 @@
-// Rotary positions, and what happens to q, k and v between their product and attention. A group of
-// kGroup lanes owns a head: lane i holds values of the first half and their partners of the second,
-// so that a rotation never leaves the thread.
+// Rotary positions, and what happens to q, k and v between their product and attention.
 #include "kernels/gpu/primitives/launch.h"
 #include "kernels/gpu/primitives/warp.h"
 #include "kernels/gpu/vector_ops.h"
+#include "kernels/gpu/vector_ops/head_piece.h"
 #include "kernels/gpu/vector_ops/row_io.h"
 
 namespace atom::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kGroup = 16;  // lanes of a head: 16 values each at head_dim 256
-constexpr int kMaxHeadDim = 256;
+constexpr int kGroup = HeadPiece::kGroup;
 
 __global__ void __launch_bounds__(kThreads) rope_cos_sin_kernel(const RopeCosSinArgs args) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  allow_next();
   wait_previous();
-  if (i >= args.num_tokens * args.half) {
-    return;
+  if (i < args.num_tokens * args.half) {
+    const int64_t token = i / args.half;
+    const int64_t frequency = i % args.half;
+    const float angle = static_cast<float>(args.positions[token]) * args.inv_freq[frequency];
+    float sine = 0.0F;
+    float cosine = 0.0F;
+    sincosf(angle, &sine, &cosine);
+    float* row = args.cos_sin + token * 2 * args.half;
+    row[frequency] = cosine * args.scale;
+    row[args.half + frequency] = sine * args.scale;
   }
-  const int64_t token = i / args.half;
-  const int64_t frequency = i % args.half;
-  const float angle = static_cast<float>(args.positions[token]) * args.inv_freq[frequency];
-  float sine = 0.0F;
-  float cosine = 0.0F;
-  sincosf(angle, &sine, &cosine);
-  float* row = args.cos_sin + token * 2 * args.half;
-  row[frequency] = cosine * args.scale;
-  row[args.half + frequency] = sine * args.scale;
-}
-
-// Two runs of eight values of a head: [first, first + 8) and [second, second + 8).
-struct HeadPiece {
-  float a[8];
-  float b[8];
-};
-
-__device__ __forceinline__ void norm_head(HeadPiece& piece, bool active, const float* weight,
-                                          int first, int second, float eps, int head_dim) {
-  float squares = 0.0F;
-  if (active) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      squares += piece.a[j] * piece.a[j] + piece.b[j] * piece.b[j];
-    }
-  }
-  squares = reduce_lanes<SumOf, kGroup>(squares);
-  if (!active) {
-    return;
-  }
-  const float inverse = 1.0F / sqrtf(squares / static_cast<float>(head_dim) + eps);
-  float wa[8];
-  float wb[8];
-  load8(weight + first, wa);
-  load8(weight + second, wb);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    piece.a[j] = piece.a[j] * inverse * wa[j];
-    piece.b[j] = piece.b[j] * inverse * wb[j];
-  }
-}
-
-__device__ __forceinline__ void rotate(HeadPiece& piece, const float* cos_sin, int first,
-                                       int half) {
-  float cosine[8];
-  float sine[8];
-  load8(cos_sin + first, cosine);
-  load8(cos_sin + half + first, sine);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float a = piece.a[j];
-    const float b = piece.b[j];
-    piece.a[j] = a * cosine[j] - b * sine[j];
-    piece.b[j] = b * cosine[j] + a * sine[j];
-  }
-}
-
-__device__ __forceinline__ void store_cache(void* cache, DType dtype, int64_t at, float inverse,
-                                            float (&values)[8]) {
-  if (dtype == DType::kBF16) {
-    store8(static_cast<uint16_t*>(cache) + at, values);
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    values[j] *= inverse;
-  }
-  store8(static_cast<uint8_t*>(cache) + at, values);
+  // Later kernels of the step read the result before they wait for those before them.
+  __threadfence();
+  allow_next();
 }
 
 // Grid: (tokens, heads / (kThreads / kGroup)).
@@ -164,8 +104,8 @@ DeviceStatus qk_norm_rope_kv_write(const QkNormRopeKvWriteArgs& args, DeviceStre
   if (args.num_tokens == 0) {
     return nullptr;
   }
-  if (args.head_dim % 16 != 0 || args.head_dim > kMaxHeadDim || args.rotary_dim % 16 != 0 ||
-      args.rotary_dim > args.head_dim) {
+  if (args.head_dim % 16 != 0 || args.head_dim > HeadPiece::kMaxHeadDim ||
+      args.rotary_dim % 16 != 0 || args.rotary_dim > args.head_dim) {
     return "qk_norm_rope_kv_write: head_dim and rotary_dim are not multiples of 16 up to 256";
   }
   if (args.cache.dtype != DType::kBF16 && args.cache.dtype != DType::kF8E4M3) {

@@ -1,0 +1,75 @@
+// The small-M product's types, sizes and shared memory, at compile time. To add a variant: a
+// parameter here, what it changes in small_body.h, and its launch. C++20.
+#pragma once
+
+#include "kernels/gpu/linear.h"
+#include "kernels/gpu/primitives/mma.h"
+
+namespace atom::gpu {
+
+template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false,
+          bool kSpareRegisters_ = false>
+struct SmallLinearConfig {
+  static constexpr bool kE4M3 = kE4M3_;
+  static constexpr int kTokens = kTokens_;  // 8, or a multiple of 16
+  static constexpr int kTiles = kTiles_;
+  static constexpr bool kSharedX = kSharedX_;
+  // W is stored as tiles of ProductTile::kRows rows x 64 bytes, each contiguous, along k first: the
+  // order in which it is read. No product is stored so; the benchmark measures what it would give.
+  static constexpr bool kTiled = kTiled_;
+  // No weights are held in registers: more of everything else can be in flight.
+  static constexpr bool kSpareRegisters = kSpareRegisters_;
+  static constexpr int kStageTokens = kSpareRegisters && kTokens == 8 ? 4 : 1;  // normed at a time
+  // e4m3 weights are multiplied as f16 (one instruction a pair, where bf16 takes five): x is then
+  // staged as f16, each token times a power of two that brings its largest value near f16's, which
+  // loses nothing of bf16 but values 2^-30 below the largest.
+  static constexpr bool kF16 = kE4M3 && kSharedX && ATOM_GPU_CUDA != 0;
+
+  static constexpr int kWarps = 8;
+  static constexpr int kThreads = kWarps * kWarpSize;
+  static constexpr int kGroupValues = 128;              // of k; fixes the order of sums
+  static constexpr int kChunkValues = kE4M3 ? 64 : 32;  // 64 bytes of a row: 16 a lane
+  static constexpr int kChunks = kGroupValues / kChunkValues;
+  static constexpr int kLoads = kTiles * kChunks;  // 16-byte loads of a group
+  // Groups in flight: 16 loads, fewer where x needs the registers.
+  static constexpr int kInFlight = kTokens > 16                 ? 8
+                                   : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles
+                                                                : 16;
+  static constexpr int kDepth = kInFlight / kLoads > 1 ? kInFlight / kLoads : 2;
+  static constexpr int kBlocksPerMultiprocessor = kTokens > 16 ? 1 : 2;
+  static constexpr int kTokenTiles = (kTokens + 15) / 16;
+  static constexpr int kSums = kTokens == 8 && ProductTile::kTokenLoads == 2 ? 2 : 4 * kTokenTiles;
+  static constexpr int kPassRows = kTiles * ProductTile::kRows;
+  static constexpr int kPartials = kTiles * kSums * kWarpSize;  // floats of a warp
+  static constexpr int kPartialBytes = 2 * kWarps * kPartials * 4;
+  static constexpr int kRowPadding = 64;           // bytes between rows of x: no bank conflicts
+  static constexpr int kNormSquares = kWarps * 8;  // floats
+  static constexpr int kMaxima = kF16 ? kWarps * kTokens : 0;  // words
+
+  static constexpr int64_t shared_bytes(int64_t num_tokens, int64_t in_features) {
+    const int64_t x = kSharedX ? num_tokens * (in_features * 2 + kRowPadding) : 0;
+    return kPartialBytes + (kNormSquares + kMaxima) * 4 + x;
+  }
+};
+
+// All threads of a block.
+struct BlockBarrier {
+  static __device__ __forceinline__ void wait() { __syncthreads(); }
+};
+
+// `top` holds the largest magnitudes of the words' halves so far: those of bf16 order as their bits
+// do.
+template <class C>
+__device__ __forceinline__ void raise([[maybe_unused]] uint32_t& top,
+                                      [[maybe_unused]] const Vec16& x) {
+#if ATOM_GPU_CUDA
+  if constexpr (C::kF16) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      top = __vmaxu2(top, x.word[i] & 0x7fff7fffU);
+    }
+  }
+#endif
+}
+
+}  // namespace atom::gpu
