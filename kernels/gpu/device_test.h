@@ -46,8 +46,11 @@ class DeviceArray {
   T* data() const { return data_; }
   size_t size() const { return size_; }
   void set(const std::vector<T>& values) {
-    ATOM_DEVICE(
-        cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
+    // On the tests' own stream: a plain copy from pageable memory may return before it has arrived,
+    // and this stream would not wait for it.
+    ATOM_DEVICE(cudaMemcpyAsync(data_, values.data(), values.size() * sizeof(T),
+                                cudaMemcpyHostToDevice, stream()));
+    ATOM_DEVICE(cudaStreamSynchronize(stream()));
   }
   void fill(int byte) {
     ATOM_DEVICE(cudaMemsetAsync(data_, byte, size_ * sizeof(T), stream()));

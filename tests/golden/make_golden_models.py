@@ -69,6 +69,29 @@ DEEPSEEK_V3 = DEEPSEEK | dict(
     scoring_func="sigmoid", topk_method="noaux_tc", norm_topk_prob=True, routed_scaling_factor=2.5,
     rope_scaling=YARN)
 
+# Experts in place of the MLP: two layers of four dozen kB.
+EXPERTS = dict(hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_hidden_layers=2,
+               max_position_embeddings=512, vocab_size=VOCAB, tie_word_embeddings=False, hidden_act="silu",
+               rms_norm_eps=1e-5, num_experts_per_tok=3)
+QWEN3_MOE = EXPERTS | dict(
+    architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", rope_theta=1000000.0, attention_bias=False,
+    intermediate_size=80, moe_intermediate_size=24, num_experts=10, norm_topk_prob=True, decoder_sparse_step=1,
+    mlp_only_layers=[0], use_sliding_window=False)
+MIXTRAL = EXPERTS | dict(
+    architectures=["MixtralForCausalLM"], model_type="mixtral", rope_theta=1000000.0, intermediate_size=40,
+    num_local_experts=6, num_experts_per_tok=2, sliding_window=None)
+GLM4_MOE = EXPERTS | dict(
+    architectures=["Glm4MoeForCausalLM"], model_type="glm4_moe", rope_theta=10000.0, attention_bias=True,
+    partial_rotary_factor=0.5, use_qk_norm=True, intermediate_size=80, moe_intermediate_size=24,
+    n_routed_experts=12, n_shared_experts=1, n_group=1, topk_group=1, first_k_dense_replace=1,
+    norm_topk_prob=True, routed_scaling_factor=1.5)
+GPT_OSS = EXPERTS | dict(
+    architectures=["GptOssForCausalLM"], model_type="gpt_oss", rope_theta=150000.0, attention_bias=True,
+    intermediate_size=40, num_local_experts=8, sliding_window=12, swiglu_limit=7.0, num_hidden_layers=2,
+    layer_types=["sliding_attention", "full_attention"], max_position_embeddings=4096,
+    rope_scaling={"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                  "original_max_position_embeddings": 128})
+
 # name: (seed, config, storage, options)
 MODELS = {
     "llama-gqa-bf16": (101, LLAMA | SMALL, "bfloat16", {}),
@@ -85,6 +108,10 @@ MODELS = {
         "float32", dict(stored_head=True)),
     "deepseek-v2-grouped-bf16": (107, DEEPSEEK_V2, "bfloat16", {}),
     "deepseek-v3-bf16": (108, DEEPSEEK_V3, "bfloat16", {}),
+    "qwen3-moe-bf16": (109, QWEN3_MOE, "bfloat16", {}),
+    "mixtral-bf16": (110, MIXTRAL, "bfloat16", {}),
+    "glm4-moe-bf16": (111, GLM4_MOE, "bfloat16", {}),
+    "gpt-oss-bf16": (112, GPT_OSS, "bfloat16", {}),
     **{f"{family}-{storage}": (300 + i, base | BLOCKS | dict(num_hidden_layers=1), storage, dict(quantised=True))
        for i, (family, base, storage) in enumerate([
            ("llama", LLAMA, "fp8-tensor"), ("qwen3", QWEN3, "fp8-block"), ("llama", LLAMA, "fp8-channel"),
@@ -122,7 +149,7 @@ def separate_experts(model, generator):
     """Lets routers read a code that embeddings carry and no layer touches, so that no rounding changes a choice:
     the first num_experts dimensions of a token are a permutation of evenly spaced values."""
     weights = model.state_dict()
-    routers = [name for name in weights if name.endswith("mlp.gate.weight")]
+    routers = [name for name in weights if name.endswith(("mlp.gate.weight", "mlp.router.weight"))]
     if not routers:
         return
     count = weights[routers[0]].shape[0]
@@ -134,7 +161,10 @@ def separate_experts(model, generator):
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             tensor[:count] = 0.0
         elif name.endswith("experts.down_proj"):
-            tensor[:, :count] = 0.0
+            rows = tensor if tensor.shape[1] == embedding.shape[1] else tensor.transpose(1, 2)
+            rows[:, :count] = 0.0
+        elif name.endswith(("experts.down_proj_bias", "o_proj.bias")):
+            tensor[..., :count] = 0.0
         elif name.endswith("post_attention_layernorm.weight"):
             tensor[:count] = 1.0
         elif name in routers:
@@ -144,8 +174,18 @@ def separate_experts(model, generator):
             tensor.copy_(torch.round(tensor * 4.0) / 4.0)
 
 
-def checkpoint_names(state):
-    """Experts under the names of public checkpoints; transformers holds them stacked."""
+def checkpoint_names(state, family):
+    """Experts under the names of public checkpoints; transformers holds them stacked, as GPT-OSS stores them."""
+    if family == "gpt_oss":
+        return state
+    if family == "mixtral":
+        words = {".mlp.": ".block_sparse_moe.", ".gate_proj.": ".w1.", ".up_proj.": ".w3.", ".down_proj.": ".w2."}
+        renamed = {}
+        for name, tensor in checkpoint_names(state, "").items():
+            for word, public in words.items():
+                name = name.replace(word, public)
+            renamed[name] = tensor
+        return renamed
     tensors = {}
     for name, tensor in state.items():
         if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
@@ -257,7 +297,7 @@ def save_directory(model, config, storage, options, path):
     path.mkdir(parents=True)
     dtype = TORCH_TYPES[storage]
     tensors = {k: v.detach().to(torch.float32 if k.endswith("e_score_correction_bias") else dtype).clone().contiguous()
-               for k, v in checkpoint_names(model.state_dict()).items()}
+               for k, v in checkpoint_names(model.state_dict(), config["model_type"]).items()}
     if config["tie_word_embeddings"] and not options.get("stored_head"):
         tensors.pop("lm_head.weight", None)
     full = {"bos_token_id": 0, "eos_token_id": 1, "torch_dtype": storage} | config

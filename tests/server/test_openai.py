@@ -152,9 +152,14 @@ def test_seed_does_not_depend_on_company(client):
 
 
 def test_messages_forms(client, server):
-    plain = client.chat.completions.create(model="tiny", messages=MESSAGES, **GREEDY).choices[0].message.content
-    parts = [{"role": "user", "content": [{"type": "text", "text": "a b"}, {"type": "text", "text": " c"}]}]
-    assert client.chat.completions.create(model="tiny", messages=parts, **GREEDY).choices[0].message.content == plain
+    def answer(messages):
+        return client.chat.completions.create(model="tiny", messages=messages, **GREEDY).choices[0].message.content
+
+    plain = answer(MESSAGES)
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a b"}, {"type": "text", "text": "c"}]}]
+    assert answer(parts) == answer([{"role": "user", "content": "a b\nc"}])  # parts are lines
+    one_part = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in MESSAGES]
+    assert answer(one_part) == plain
     alias = httpx.post(server.base + "/v1/chat/completions", json={"prompt": MESSAGES, "temperature": 0, "max_tokens": 16, "ignore_eos": True})
     assert alias.json()["choices"][0]["message"]["content"] == plain
     call = {"id": "x", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bonn"}'}}
