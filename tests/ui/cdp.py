@@ -101,6 +101,12 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def reload(self):
+        """Loads the page again and waits until the old document is gone: it satisfies most conditions itself."""
+        self.js("window.ofTheOldDocument = true")
+        self.call("Page.reload")
+        self.wait("window.ofTheOldDocument === undefined && document.readyState === 'complete'")
+
     def wait(self, expression, seconds=60):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -65,8 +65,8 @@ def test_a_chat_streams_and_shows_its_numbers(server, open_page):
     page.wait("/^[0-9]/.test(document.querySelector('#m-running').textContent)")
     time.sleep(0.3)
     shoot(page, "chat.png")
-    page.js("location.reload()")
-    page.wait("document.readyState === 'complete' && " + TURNS + ".length === 4")
+    page.reload()
+    page.wait(TURNS + ".length === 4")
     assert page.js("document.querySelector('.assistant > .text').innerText") == answer
     page.click("#new")
     page.wait(TURNS + ".length === 0 && !document.querySelector('#welcome').hidden")
@@ -140,7 +140,7 @@ def test_hostile_markup_costs_little(server, open_page):
     say(page, "Go")
     page.wait(TURNS + ".length === 2 && " + IDLE, seconds=20)
     started = time.monotonic()
-    page.js("location.reload()")  # builds it all again
+    page.reload()  # builds it all again
     page.wait("document.readyState === 'complete' && " + TURNS + ".length === 2", seconds=20)
     assert time.monotonic() - started < 10
     page.js("sessionStorage.clear()")
