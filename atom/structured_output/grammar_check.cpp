@@ -4,6 +4,7 @@
 #include <array>
 #include <boost/json.hpp>
 #include <cctype>
+#include <cstdlib>
 #include <string_view>
 
 #include "atom/core/json.h"
@@ -12,6 +13,28 @@
 
 namespace atom {
 namespace {
+
+// Does a regular expression name a character that JSON strings hold as an escape only? The grammar
+// follows patterns on the text as written, where such a character would end or break the string.
+bool names_escaped_character(std::string_view pattern) {
+  const auto escaped = [](unsigned long code) {
+    return code < 0x20 || code == '"' || code == 0x5c;
+  };
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] != 0x5c) {
+      if (escaped(static_cast<unsigned char>(pattern[i]))) return true;
+      continue;
+    }
+    if (++i == pattern.size()) return true;
+    constexpr std::string_view kNames = "nrtfv0c\"\\";
+    if (kNames.find(pattern[i]) != std::string_view::npos) return true;
+    if (pattern[i] != 'x' && pattern[i] != 'u') continue;
+    const size_t digits = pattern[i] == 'x' ? 2 : 4;
+    const std::string code(pattern.substr(i + 1, digits));
+    if (code.starts_with('{') || escaped(std::strtoul(code.c_str(), nullptr, 16))) return true;
+  }
+  return false;
+}
 
 namespace json = boost::json;
 
@@ -187,6 +210,11 @@ class SchemaCheck {
     }
     if (Status status = check_regex(pattern, limits_); !status) {
       return refuse(path + ": " + status.error().message);
+    }
+    if (names_escaped_character(pattern)) {
+      return refuse(path +
+                    ": patterns that name a quote, a backslash or a control character are not "
+                    "enforced: JSON writes these as escapes");
     }
     return {};
   }
