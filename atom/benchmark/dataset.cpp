@@ -27,12 +27,6 @@ constexpr Dataset kDatasets[] = {
     {"hf", true, sample_hf},
 };
 
-std::unexpected<Error> flag_error(std::string flag, std::string message) {
-  return std::unexpected(Error{.code = ErrorCode::kInvalidArgument,
-                               .message = flag + ": " + std::move(message),
-                               .param = std::move(flag)});
-}
-
 // Decoding and encoding again changes the number of tokens where drawn ids merge; what is sent is
 // the text of the first `length` tokens of that second encoding.
 SampleRequest settled_prompt(const Tokenizer& tokenizer, std::span<const int32_t> ids,
@@ -48,6 +42,12 @@ int64_t count_tokens(const Tokenizer& tokenizer, std::string_view text) {
 }
 
 }  // namespace
+
+std::unexpected<Error> flag_error(std::string flag, const std::string& message) {
+  std::string line = flag + ": " + message;
+  return std::unexpected(Error{
+      .code = ErrorCode::kInvalidArgument, .message = std::move(line), .param = std::move(flag)});
+}
 
 std::vector<std::string> dataset_names() {
   std::vector<std::string> names;

@@ -49,6 +49,9 @@ struct DatasetContext {
   NumpyRandom* random = nullptr;  // goes on to draw the arrival times
 };
 
+// "FLAG: message" that names the flag as the culprit, for the whole benchmark client.
+std::unexpected<Error> flag_error(std::string flag, const std::string& message);
+
 // Names of all datasets, for the flag's choices.
 std::vector<std::string> dataset_names();
 // Errors name the flag or the file and line.

@@ -19,12 +19,6 @@ namespace {
 
 namespace json = boost::json;
 
-std::unexpected<Error> flag_error(std::string flag, std::string message) {
-  return std::unexpected(Error{.code = ErrorCode::kInvalidArgument,
-                               .message = flag + ": " + std::move(message),
-                               .param = std::move(flag)});
-}
-
 std::string rate_text(double rate) { return std::isinf(rate) ? "inf" : str_format("{}", rate); }
 
 std::string date_now() {

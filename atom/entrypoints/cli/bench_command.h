@@ -10,6 +10,9 @@ int bench_serve_command(const Arguments& arguments);
 int bench_sweep_command(const Arguments& arguments);
 int bench_compare_command(const Arguments& arguments);
 
+// The parts of "a,b,c"; empty ones are left out.
+std::vector<std::string> split_list(const std::string& text, char separator);
+
 // Values of flags that ServingBenchmarkOptions keeps in another form.
 struct ServingFlags {
   ServingBenchmarkOptions options;

@@ -1,5 +1,4 @@
 // `atom bench compare A B`: two result sets as a table and a page.
-#include <algorithm>
 #include <fstream>
 
 #include "atom/benchmark/compare.h"
@@ -9,21 +8,11 @@
 namespace atom::cli {
 namespace {
 
-std::vector<std::string> split_metrics(const std::string& text) {
-  std::vector<std::string> parts;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find(',', at), text.size());
-    if (end > at) parts.push_back(text.substr(at, end - at));
-    at = end + 1;
-  }
-  return parts;
-}
-
 Status compare(const std::string& first, const std::string& second, const std::string& metrics,
                const std::string& html) {
   ATOM_ASSIGN_OR_RETURN(const ResultSet a, load_results(first));
   ATOM_ASSIGN_OR_RETURN(const ResultSet b, load_results(second));
-  const std::vector<std::string> names = split_metrics(metrics);
+  const std::vector<std::string> names = split_list(metrics, ',');
   std::string out = str_format("A: {}\nB: {}\n\n", first, second);
   out += comparison_table(a, b, names);
   for (const std::string& line : comparison_warnings(a, b)) out += "WARNING: " + line + "\n";

@@ -10,22 +10,6 @@
 namespace atom::cli {
 namespace {
 
-std::unexpected<Error> flag_error(std::string flag, std::string message) {
-  return std::unexpected(Error{.code = ErrorCode::kInvalidArgument,
-                               .message = flag + ": " + std::move(message),
-                               .param = std::move(flag)});
-}
-
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  for (size_t at = 0; at <= text.size();) {
-    const size_t end = std::min(text.find(separator, at), text.size());
-    if (end > at) parts.push_back(text.substr(at, end - at));
-    at = end + 1;
-  }
-  return parts;
-}
-
 Result<double> parse_number(const std::string& flag, const std::string& text) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -35,7 +19,7 @@ Result<double> parse_number(const std::string& flag, const std::string& text) {
 }
 
 Status finish_metrics(const ServingFlags& flags, MetricsOptions& metrics) {
-  metrics.metrics = split(flags.percentile_metrics, ',');
+  metrics.metrics = split_list(flags.percentile_metrics, ',');
   for (const std::string& name : metrics.metrics) {
     if (name != "ttft" && name != "tpot" && name != "itl" && name != "e2el") {
       return flag_error("--percentile-metrics",
@@ -43,14 +27,14 @@ Status finish_metrics(const ServingFlags& flags, MetricsOptions& metrics) {
     }
   }
   metrics.percentiles.clear();
-  for (const std::string& text : split(flags.metric_percentiles, ',')) {
+  for (const std::string& text : split_list(flags.metric_percentiles, ',')) {
     ATOM_ASSIGN_OR_RETURN(const double value, parse_number("--metric-percentiles", text));
     if (value < 0 || value > 100)
       return flag_error("--metric-percentiles", shown(text) + " must be 0 to 100");
     metrics.percentiles.push_back(value);
   }
   for (const std::string& words : flags.goodput) {
-    for (const std::string& pair : split(words, ' ')) {
+    for (const std::string& pair : split_list(words, ' ')) {
       const size_t colon = pair.find(':');
       if (colon == std::string::npos)
         return flag_error("--goodput", shown(pair) + ": KEY:MILLISECONDS expected");
@@ -62,6 +46,16 @@ Status finish_metrics(const ServingFlags& flags, MetricsOptions& metrics) {
 }
 
 }  // namespace
+
+std::vector<std::string> split_list(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(separator, at), text.size());
+    if (end > at) parts.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
 
 void add_server_choice_flags(FlagSet& flags, ServingFlags& out) {
   ServingBenchmarkOptions& options = out.options;
@@ -269,7 +263,7 @@ Status finish_serving_flags(ServingFlags& flags) {
   while (options.base_url.ends_with('/')) options.base_url.pop_back();
   if (options.api_key.empty()) options.api_key = openai_api_key_from_environment();
   for (const std::string& words : flags.metadata) {
-    for (const std::string& pair : split(words, ' ')) {
+    for (const std::string& pair : split_list(words, ' ')) {
       const size_t equals = pair.find('=');
       if (equals == std::string::npos || equals == 0)
         return flag_error("--metadata", shown(pair) + ": KEY=VALUE expected");

@@ -27,10 +27,8 @@ Result<std::pair<int64_t, int64_t>> parse_lengths(const std::string& text) {
   };
   if (slash == std::string::npos || !number(std::string_view(text).substr(0, slash), out.first) ||
       !number(std::string_view(text).substr(slash + 1), out.second)) {
-    return std::unexpected(Error{.code = ErrorCode::kInvalidArgument,
-                                 .message = "--lengths: " + shown(text) +
-                                            ": INPUT/OUTPUT in tokens expected, such as 1024/8192",
-                                 .param = "--lengths"});
+    return flag_error("--lengths",
+                      shown(text) + ": INPUT/OUTPUT in tokens expected, such as 1024/8192");
   }
   return out;
 }
@@ -47,9 +45,7 @@ Status finish(SweepFlags& flags) {
     sweep.concurrencies.assign(flags.concurrencies.begin(), flags.concurrencies.end());
   for (const int64_t value : sweep.concurrencies) {
     if (value >= 1) continue;
-    return std::unexpected(Error{.code = ErrorCode::kInvalidArgument,
-                                 .message = "--concurrencies: must be 1 or more",
-                                 .param = "--concurrencies"});
+    return flag_error("--concurrencies", "must be 1 or more");
   }
   sweep.base = flags.serving.options;
   return {};
