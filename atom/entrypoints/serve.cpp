@@ -61,14 +61,17 @@ class LocalEngine final : public openai::EngineClient {
   LLMEngine& engine_;
 };
 
-// SIGTERM and SIGINT on a thread of their own. Before the server listens, and the second time, a
-// signal ends the process at once; the first one while serving wakes wait().
+// SIGTERM, SIGINT and SIGHUP on a thread of their own. Before the server listens, and the second
+// time, a signal ends the process at once; the first one while serving wakes wait_for().
 class SignalWatcher {
  public:
   SignalWatcher() {
     sigemptyset(&signals_);
     sigaddset(&signals_, SIGTERM);
     sigaddset(&signals_, SIGINT);
+    struct sigaction hangup {};
+    sigaction(SIGHUP, nullptr, &hangup);
+    if (hangup.sa_handler != SIG_IGN) sigaddset(&signals_, SIGHUP);  // else: nohup
     pthread_sigmask(SIG_BLOCK, &signals_, &previous_);  // inherited by every later thread
     signal_fd_ = signalfd(-1, &signals_, SFD_CLOEXEC);
     stop_fd_ = eventfd(0, EFD_CLOEXEC);

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -42,6 +43,28 @@ class Server:
     def raw(self):
         return RawServer(self.port)
 
+    def healthy(self):
+        try:
+            with urllib.request.urlopen(self.base + "/health", timeout=20) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def resident_bytes(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+    def cpu_seconds(self):
+        return cpu_seconds(self.process.pid)
+
+    def holds_nothing(self):
+        """Whether no sequence is left and every KV block is free, within some seconds."""
+        def empty():
+            in_flight, free, blocks = self.metrics(
+                ("atom:num_sequences_in_flight", {}), ("atom:kv_cache_free_blocks", {}), ("atom:kv_cache_blocks", {}))
+            return in_flight == 0 and free == blocks
+        return wait_until(empty)
+
     def metric(self, name, **labels):
         return self.metrics((name, labels))[0]
 
@@ -64,9 +87,7 @@ class Server:
     def check_idle_and_stop(self):
         """Nothing is left of any request, and the server ends as it should."""
         assert self.process.poll() is None, "the server died: " + self.output()[-2000:]
-        wait_until(lambda: self.metric("atom:num_sequences_in_flight") == 0)
-        assert self.metric("atom:num_sequences_in_flight") == 0
-        assert self.metric("atom:kv_cache_free_blocks") == self.metric("atom:kv_cache_blocks")
+        assert self.holds_nothing()
         assert self.stop() == 0
 
 
@@ -80,7 +101,21 @@ def metric_in(text, name, **labels):
 def wait_until(condition, seconds=15):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if condition():
-            return True
+        if found := condition():
+            return found
         time.sleep(0.02)
     return False
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def allow_files(wanted):
+    """This process may hold that many files, if the system lets it; how many it may hold."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -11,13 +11,7 @@ import httpx
 from adversary import GET, TINY, check_good
 from conftest import MODEL, TEMPLATE
 from raw_http import RawServer, post
-from running_server import BINARY, wait_until
-
-
-def cpu_seconds(pid):
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+from running_server import BINARY, cpu_seconds, wait_until
 
 
 def test_the_file_limit_is_raised_to_what_the_system_allows(start_server):

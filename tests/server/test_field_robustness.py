@@ -20,7 +20,7 @@ WRONG = {  # JSON texts, so that nothing is made valid on the way
     "kRefused": ['"x"', "1", "true", "[1]", '{"a":1}'],
 }
 OUTSIDE = {  # field: values outside its range
-    "max_tokens": ["-1", "2147483648", "1e18"], "max_completion_tokens": ["-1", "0", "2147483648"],
+    "max_tokens": ["0", "-1", "2147483648", "1e18"], "max_completion_tokens": ["-1", "0", "2147483648"],
     "min_tokens": ["-1", "2147483648", "300"], "temperature": ["-1", "2.0001", "1e30"],
     "top_p": ["0", "-0.1", "1.1"], "top_k": ["-2", "2147483648"], "min_p": ["-0.1", "2"],
     "presence_penalty": ["-2.1", "100", "-100"], "frequency_penalty": ["2.1", "-100"],
@@ -114,9 +114,11 @@ BODIES = {  # name: (body, param or None)
     "duplicate, escaped": (b'{"prompt":"a","n":1,"\\u006e":2}', None), "duplicate deep": (b'{"prompt":"a","metadata":{"a":1,"a":2}}', None),
     "65 deep": (b'{"prompt":"a","metadata":' + b"[" * 64 + b"]" * 64 + b"}", None),
     "3,000 deep": (b'{"prompt":"a","metadata":' + b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"}", None),
+    "3,000 deep in tools": (b'{"prompt":"a","tools":[' + b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"]}", None),
+    "3,000 deep in a schema": (b'{"prompt":"a","guided_json":' + b'{"items":' * 3000 + b"{}" + b"}" * 3000 + b"}", None),
     "250,000 deep": (b"[" * 250000, None), "million of one key": (b'{"prompt":"a","' + b"k" * 1000000 + b'":1,"' + b"k" * 1000000 + b'":1}', None),
     "no prompt": (b"{}", "prompt"), "prompt null": (b'{"prompt":null}', "prompt"), "empty prompt": (b'{"prompt":""}', "prompt"),
-    "empty list": (b'{"prompt":[]}', "prompt"), "list of empty list": (b'{"prompt":[[]]}', "prompt*"), "mixed": (b'{"prompt":["a",1]}', "prompt*"),
+    "empty list": (b'{"prompt":[]}', "prompt"), "list of empty string": (b'{"prompt":[""]}', "prompt*"), "list of empty list": (b'{"prompt":[[]]}', "prompt*"), "mixed": (b'{"prompt":["a",1]}', "prompt*"),
     "mixed lists": (b'{"prompt":[[1],"a"]}', "prompt*"), "id -1": (b'{"prompt":[-1]}', "prompt*"), "id huge": (b'{"prompt":[2147483648]}', "prompt*"),
     "id V": (b'{"prompt":[1000000]}', "prompt*"), "id 1.5": (b'{"prompt":[1.5]}', "prompt*"), "id text": (b'{"prompt":[["1"]]}', "prompt*"),
     "10,000 prompts": (json.dumps({"prompt": ["a"] * 10000}).encode(), "*"), "n x prompts": (b'{"prompt":' + json.dumps(["a"] * 100).encode() + b',"n":128}', "*"),
@@ -133,7 +135,8 @@ def test_bodies_are_refused_and_the_connection_survives(server, connection, name
     body, param = BODIES[name]
     for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize") if param is None else ("/v1/completions",):
         answer = connection.post(path, content=body)
-        refused(answer, param if param != "*" else None, sent=body[:2000].decode("latin-1"))
+        error = refused(answer, param if param != "*" else None, sent=body[:2000].decode("latin-1"))
+        assert param or any(word in error["message"] for word in ("at byte ", "is empty", "must be a JSON object"))
         assert connection.post("/v1/completions", json=TINY).status_code == 200
     check_good(server)
 

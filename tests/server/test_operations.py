@@ -11,18 +11,10 @@ import httpx
 
 from conftest import BINARY, MODEL, TEMPLATE
 from raw_http import RawServer, post
+from running_server import wait_until
 
 TINY = {"prompt": "a b", "max_tokens": 3, "temperature": 0, "ignore_eos": True}
 ENDLESS = {"prompt": "a b", "max_tokens": 480, "temperature": 0, "ignore_eos": True, "stream": True}
-
-
-def wait_until(condition, seconds=15):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    return False
 
 
 def lines_of(server, request_id):
@@ -202,13 +194,8 @@ def test_an_idle_server_uses_no_cpu(start_server):
     httpx.post(server.base + "/v1/completions", json=TINY)
     with server.raw().connect():  # an idle connection, too
         time.sleep(0.5)
-
-        def ticks():
-            with open(f"/proc/{server.process.pid}/stat") as file:
-                fields = file.read().rsplit(") ", 1)[1].split()
-            return int(fields[11]) + int(fields[12])
-        before = ticks()
+        before = server.cpu_seconds()
         time.sleep(3)
-        used = (ticks() - before) / os.sysconf("SC_CLK_TCK")
+        used = server.cpu_seconds() - before
     assert used <= 0.03, f"{used} s of CPU in 3 s"
     assert server.stop() == 0

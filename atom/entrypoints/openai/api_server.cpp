@@ -237,10 +237,10 @@ std::optional<http::Response> ApiServer::completions(Call& call) {
 }
 
 std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call) {
-  if (draining_.load()) {
-    http::Response response =
-        reject(Rejection::kDraining, {.status = 503, .message = "the server is shutting down"});
-    response.close = true;
+  if (const std::optional<ApiError> error = trouble()) {
+    const bool leaving = draining_.load();
+    http::Response response = reject(leaving ? Rejection::kDraining : Rejection::kEngine, *error);
+    response.close = leaving;
     return response;
   }
   Result<ApiRequest> request = parse_request(endpoint, call.request.body, options_.limits);

@@ -111,6 +111,7 @@ class ApiServer {
   Status check_answer(Generation::Input& input) const;
   Status check_context(ApiRequest& request, int64_t prompt_tokens, std::string_view param) const;
   std::string model_object(const std::string& id) const;
+  std::optional<ApiError> trouble() const;
 
   EngineClient& engine_;
   const ChatTemplate* chat_template_;

@@ -63,18 +63,27 @@ std::optional<http::Response> ApiServer::show_model(Call& call) {
   return http::Response{.body = model_object(*known)};
 }
 
-std::optional<http::Response> ApiServer::health(Call&) {
-  const auto unhealthy = [](const char* code, std::string message) {
-    return error_response({.status = 503, .message = std::move(message), .code = code});
-  };
-  if (draining_.load()) return unhealthy("draining", "the server is shutting down");
+// What keeps the server from serving, or nothing.
+std::optional<ApiError> ApiServer::trouble() const {
+  if (draining_.load())
+    return ApiError{.status = 503, .message = "the server is shutting down", .code = "draining"};
   const EngineStats stats = engine_.stats();
-  if (stats.condition == EngineCondition::kDead)
-    return unhealthy("engine_dead", "the engine has stopped after repeated failures");
-  if (stats.condition == EngineCondition::kStalled) {
-    return unhealthy("engine_stalled", str_format("the engine has made no progress for {:.0f} s",
-                                                  stats.seconds_since_progress));
+  if (stats.condition == EngineCondition::kDead) {
+    return ApiError{.status = 503,
+                    .message = "the engine has stopped after repeated failures",
+                    .code = "engine_dead"};
   }
+  if (stats.condition == EngineCondition::kStalled) {
+    return ApiError{.status = 503,
+                    .message = str_format("the engine has made no progress for {:.0f} s",
+                                          stats.seconds_since_progress),
+                    .code = "engine_stalled"};
+  }
+  return std::nullopt;
+}
+
+std::optional<http::Response> ApiServer::health(Call&) {
+  if (const std::optional<ApiError> error = trouble()) return error_response(*error);
   return http::Response{.body = R"({"status":"ok"})"};
 }
 
