@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <deque>
 
 namespace atom {
 namespace {
@@ -16,13 +17,14 @@ class StepStagingTest : public testing::Test {
  protected:
   ScheduledSequence sequence(SequenceId id, int64_t computed, int64_t scheduled,
                              const std::vector<int32_t>& table, int32_t pending_row = -1) {
+    tables_.push_back(table);
     return {.id = id,
             .token_ids = tokens_,
             .pending_row = pending_row,
             .num_prompt_tokens = 4,
             .num_computed_tokens = computed,
             .num_scheduled_tokens = scheduled,
-            .block_table = table,
+            .block_table = tables_.back(),
             .sample = true,
             .sampling = &params_,
             .seed = id,
@@ -46,6 +48,7 @@ class StepStagingTest : public testing::Test {
     return {data, data + count};
   }
 
+  std::deque<std::vector<int32_t>> tables_;  // what the sequences point to
   std::vector<int32_t> tokens_ = {10, 11, 12, 13, 14, 15, 16, 17};
   std::vector<int32_t> banned_ = {2, 3};
   SamplingParams params_ = {.logit_bias = {{9, 1.5F}}};
