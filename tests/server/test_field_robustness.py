@@ -179,6 +179,12 @@ def test_messages_and_tools_are_refused_by_name(server, connection, name):
     check_good(server)
 
 
+def test_asking_for_no_alternatives_needs_no_logprobs(server, connection):
+    for fields in ({"top_logprobs": 0}, {"top_logprobs": 0, "logprobs": False}, {"top_logprobs": None, "logprobs": None}):
+        assert connection.post("/v1/chat/completions", json={**CHAT, **fields}).json()["choices"][0]["logprobs"] is None
+    check_good(server)
+
+
 def test_context_overflow_says_the_length(server, connection):
     limit = connection.get("/v1/models").json()["data"][0]["max_model_len"]
     words = f"maximum context length is {limit} tokens"
@@ -223,6 +229,11 @@ def test_detokenize_and_tokenize_refuse_bad_ids_and_sizes(server, connection):
         refused(connection.post("/detokenize", content=f'{{"tokens":[{value}]}}'.encode()), "tokens*")
     for value in ("5", "null", "{}", '"a"'):
         refused(connection.post("/detokenize", content=f'{{"tokens":{value}}}'.encode()), "tokens")
+    for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [5]})):
+        refused(connection.post(path, json={**body, "model": 5}), "model")
+        assert refused(connection.post(path, json={**body, "model": "nope"}), "model", 404)["code"] == "model_not_found"
+        assert connection.post(path, json={**body, "model": "tiny"}).status_code == 200
+        assert connection.post(path, json={**body, "model": None}).status_code == 200
     for value in ("5", "null", "{}", "[1]"):
         refused(connection.post("/tokenize", content=f'{{"prompt":{value}}}'.encode()), "prompt")
     assert connection.post("/tokenize", content=b'{"prompt":"' + b"a" * (34 << 20) + b'"}').status_code == 413

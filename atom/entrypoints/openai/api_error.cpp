@@ -48,6 +48,7 @@ ApiError to_api_error(const Error& error) {
   if (out.status == 500) out.message = "internal error";  // the log has the details
   if (out.message.find("maximum context length") != std::string::npos)
     out.code = "context_length_exceeded";
+  if (error.code == ErrorCode::kNotFound && error.param == "model") out.code = "model_not_found";
   return out;
 }
 

@@ -246,11 +246,7 @@ std::optional<http::Response> ApiServer::generate(Endpoint endpoint, Call& call)
   Result<ApiRequest> request = parse_request(endpoint, call.request.body, options_.limits);
   if (!request) return reject(request.error());
   Result<std::string> model = find_model(request->model);
-  if (!model) {
-    ApiError error = to_api_error(model.error());
-    error.code = "model_not_found";
-    return reject(Rejection::kUnknownModel, error);
-  }
+  if (!model) return reject(Rejection::kUnknownModel, to_api_error(model.error()));
   const int64_t sequences =
       std::max<int64_t>(1, static_cast<int64_t>(request->prompts.size())) * request->sampling.n;
   if (sequences > options_.max_in_flight) {  // waiting would not help

@@ -102,6 +102,7 @@ class ApiServer {
   http::Response reject(Rejection reason, const ApiError& error);
   http::Response reject(const Error& error);
   Result<std::string> find_model(std::string_view name) const;
+  Status check_model(const boost::json::object& body) const;
   Result<std::string> render(const ApiRequest& request) const;
   ParserPlan plan_parsers(const ApiRequest& request, std::string_view prompt) const;
   void set_grammar(ApiRequest& request, ParserPlan& plan) const;

@@ -55,11 +55,7 @@ std::optional<http::Response> ApiServer::list_models(Call&) {
 std::optional<http::Response> ApiServer::show_model(Call& call) {
   const std::string id = call.request.path.substr(std::string_view("/v1/models/").size());
   const Result<std::string> known = find_model(id);
-  if (!known) {
-    ApiError error = to_api_error(known.error());
-    error.code = "model_not_found";
-    return error_response(error);
-  }
+  if (!known) return error_response(to_api_error(known.error()));
   return http::Response{.body = model_object(*known)};
 }
 
@@ -91,12 +87,19 @@ std::optional<http::Response> ApiServer::version(Call&) {
   return http::Response{.body = R"({"version":")" ATOM_VERSION R"("})"};
 }
 
+// For tokenising, a request may say which model it means.
+Status ApiServer::check_model(const json::object& body) const {
+  const json::value* model = body.if_contains("model");
+  if (model == nullptr || model->is_null()) return {};
+  if (!model->is_string()) return field_error("model", "model must be a string");
+  ATOM_RETURN_IF_ERROR(find_model(std::string_view(model->get_string())));
+  return {};
+}
+
 std::optional<http::Response> ApiServer::tokenize(Call& call) {
   const auto answer = [&]() -> Result<std::string> {
     ATOM_ASSIGN_OR_RETURN(const json::object body, parse_body(call.request.body));
-    const json::value* model = body.if_contains("model");
-    if (model != nullptr && model->is_string())
-      ATOM_RETURN_IF_ERROR(find_model(std::string_view(model->get_string())));
+    ATOM_RETURN_IF_ERROR(check_model(body));
     const json::value* messages = body.if_contains("messages");
     const bool chat = messages != nullptr && !messages->is_null();
     ATOM_ASSIGN_OR_RETURN(bool add_special, optional_bool(body, "add_special", !chat));
@@ -140,6 +143,7 @@ std::optional<http::Response> ApiServer::tokenize(Call& call) {
 std::optional<http::Response> ApiServer::detokenize(Call& call) {
   const auto answer = [&]() -> Result<std::string> {
     ATOM_ASSIGN_OR_RETURN(const json::object body, parse_body(call.request.body));
+    ATOM_RETURN_IF_ERROR(check_model(body));
     const json::value* tokens = body.if_contains("tokens");
     if (tokens == nullptr) return field_error("tokens", "tokens is required");
     ATOM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,

@@ -306,7 +306,7 @@ Status check_together(ApiRequest& request, const RequestLimits& limits) {
     if (request.messages.empty())
       return field_error("messages", "messages is required and must not be empty");
     const bool wanted = request.want_logprobs.value_or(false);
-    if (request.top_logprobs && !wanted)
+    if (request.top_logprobs.value_or(0) > 0 && !wanted)
       return field_error("top_logprobs", "top_logprobs needs logprobs: true");
     if (wanted) sampling.logprobs = request.top_logprobs.value_or(0);
     ATOM_RETURN_IF_ERROR(check_tool_choice(request));
