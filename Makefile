@@ -1,6 +1,7 @@
 # The commands of a developer and of a first-time user. Each says what it does and may be repeated.
 #   make run     build, fetch the demo model, serve it on 127.0.0.1:8000   MODEL= PORT= ARGS= override
 #   make test    everything CI runs
+#   make parity  every model against transformers; rewrites the tables of docs/models.md (takes minutes)
 #   make asan    the C++ tests and a server under AddressSanitizer and UBSan
 #   make fuzz    every fuzz target for SECONDS_EACH seconds (60); needs clang 19
 #   make build   install what is missing, build build/bin/atom
@@ -12,7 +13,7 @@ JOBS ?=
 
 SECONDS_EACH ?= 60
 
-.PHONY: build run test asan fuzz check format clean help
+.PHONY: build run test parity asan fuzz check format clean help
 .DEFAULT_GOAL := build
 
 build:
@@ -25,6 +26,10 @@ run: build
 test:
 	@scripts/setup.sh build test
 	@JOBS=$(JOBS) scripts/test.sh
+
+parity: build
+	@JOBS=$(JOBS) scripts/build.sh atom_golden_test
+	@scripts/parity.py
 
 asan:
 	@JOBS=$(JOBS) scripts/sanitize.sh asan

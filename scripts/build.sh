@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Configures once and builds with the preset cpu: the program, or with `all` the tests too.
-# Usage: build.sh [all]; JOBS in the environment sets the number of compilers.
+# Configures once and builds with the preset cpu: the program, with `all` the tests too, or one target.
+# Usage: build.sh [all | TARGET]; JOBS in the environment sets the number of compilers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,11 @@ if [ ! -f build/build.ninja ]; then
   }
 fi
 target=${1:-atom}
-echo "build: $([ "$target" = all ] && echo 'build/bin/atom and the tests' || echo build/bin/atom)"
+case $target in
+  all) echo "build: build/bin/atom and the tests" ;;
+  atom) echo "build: build/bin/atom" ;;
+  *) echo "build: $target" ;;
+esac
 # Room for the compiler: the largest translation unit takes about 1.5 GB.
 jobs=${JOBS:-$(nproc)}
 memory_jobs=$(awk '/MemAvailable/ {n = int($2 / 1500000); print n < 1 ? 1 : n}' /proc/meminfo)

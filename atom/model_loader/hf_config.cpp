@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 
+#include "atom/model_loader/attention_windows.h"
 #include "atom/model_loader/json_fields.h"
 #include "atom/model_loader/latent_config.h"
 #include "atom/model_loader/mapped_file.h"
@@ -45,8 +46,7 @@ Result<const ModelFamily*> read_family(const JsonFields& fields) {
 
 // Features that change the numbers and that no family here has: refused instead of silently
 // ignored.
-Status refuse_foreign_features(const JsonFields& fields, const ModelFamily& family,
-                               const ModelConfig& config) {
+Status refuse_foreign_features(const JsonFields& fields, const ModelFamily& family) {
   ATOM_ASSIGN_OR_RETURN(const std::optional<std::string> activation, fields.string("hidden_act"));
   if (activation && *activation != "silu" && *activation != "swish") {
     return make_error(ErrorCode::kUnsupported,
@@ -58,33 +58,6 @@ Status refuse_foreign_features(const JsonFields& fields, const ModelFamily& fami
   if (partial && *partial != 1.0 && !family.has_partial_rotary) {
     return make_error(ErrorCode::kUnsupported,
                       "partial_rotary_factor: not supported (found {}, expected 1)", *partial);
-  }
-  if (!family.has_sliding_window) return {};
-  ATOM_ASSIGN_OR_RETURN(const std::optional<bool> use_window, fields.boolean("use_sliding_window"));
-  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> full_layers,
-                        fields.integer("max_window_layers", 0, kMaxTokenId));
-  if (use_window.value_or(false) && json_field(fields.object, "sliding_window") != nullptr &&
-      full_layers.value_or(0) < config.num_hidden_layers) {
-    return make_error(ErrorCode::kUnsupported,
-                      "use_sliding_window: sliding window attention is not supported (found true, "
-                      "expected false)");
-  }
-  return {};
-}
-
-Status refuse_layer_types(const json::object& object) {
-  const json::value* list = json_field(object, "layer_types");
-  if (list == nullptr) return {};
-  if (!list->is_array()) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "layer_types: wrong type (found {}, expected a list)", describe_json(*list));
-  }
-  for (const json::value& entry : list->get_array()) {
-    if (!entry.is_string() || entry.get_string() != "full_attention") {
-      return make_error(ErrorCode::kUnsupported,
-                        "layer_types: not supported (found {}, expected \"full_attention\")",
-                        describe_json(entry));
-    }
   }
   return {};
 }
@@ -136,9 +109,12 @@ Status read_flags(const JsonFields& fields, const ModelFamily& family, ModelConf
   ATOM_ASSIGN_OR_RETURN(const std::optional<bool> tied, fields.boolean("tie_word_embeddings"));
   assign(config.tie_word_embeddings, tied);
   ATOM_ASSIGN_OR_RETURN(const std::optional<bool> attention_bias, fields.boolean("attention_bias"));
-  assign(config.attention_bias, attention_bias);
-  if (family.has_layer_windows) config.attention_bias = attention_bias.value_or(true);
+  config.attention_bias = attention_bias.value_or(family.default_attention_bias);
   config.attention_output_bias = config.attention_bias;
+  if (family.has_qkv_bias) {
+    config.attention_bias = true;
+    config.attention_output_bias = false;
+  }
   ATOM_ASSIGN_OR_RETURN(const std::optional<bool> mlp_bias, fields.boolean("mlp_bias"));
   if (family.has_mlp_bias) assign(config.mlp_bias, mlp_bias);
   config.qk_norm = family.has_qk_norm;
@@ -153,35 +129,6 @@ Status read_flags(const JsonFields& fields, const ModelFamily& family, ModelConf
     return make_error(ErrorCode::kInvalidArgument,
                       "rms_norm_eps: out of range (found {}, expected less than 1)",
                       config.rms_norm_eps);
-  }
-  return {};
-}
-
-// GPT-OSS: `layer_types` says which layers see a window of `sliding_window` tokens; every other
-// one, from the first, when it is not there.
-Status read_layer_windows(const JsonFields& fields, ModelConfig& config) {
-  ATOM_ASSIGN_OR_RETURN(const std::optional<int64_t> window,
-                        fields.integer("sliding_window", 1, kMaxTokenId));
-  const auto layers = static_cast<size_t>(config.num_hidden_layers);
-  const json::value* list = json_field(fields.object, "layer_types");
-  if (list != nullptr && (!list->is_array() || list->get_array().size() != layers)) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "layer_types: wrong length or type (found {}, expected a list of {} names)",
-                      describe_json(*list), layers);
-  }
-  for (size_t i = 0; i < layers; ++i) {
-    bool sliding = i % 2 == 0;
-    if (list != nullptr) {
-      const json::value& name = list->get_array()[i];
-      sliding = name.is_string() && name.get_string() == "sliding_attention";
-      if (!sliding && (!name.is_string() || name.get_string() != "full_attention")) {
-        return make_error(ErrorCode::kUnsupported,
-                          "layer_types: not supported (found {}, expected \"sliding_attention\" or "
-                          "\"full_attention\")",
-                          describe_json(name));
-      }
-    }
-    config.layer_windows.push_back(sliding ? window.value_or(128) : 0);
   }
   return {};
 }
@@ -223,12 +170,7 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
     ATOM_RETURN_IF_ERROR(read_latent_attention(fields, config));
   }
   ATOM_RETURN_IF_ERROR(read_flags(fields, *family, config));
-  ATOM_RETURN_IF_ERROR(refuse_foreign_features(fields, *family, config));
-  if (family->has_layer_windows) {
-    ATOM_RETURN_IF_ERROR(read_layer_windows(fields, config));
-  } else {
-    ATOM_RETURN_IF_ERROR(refuse_layer_types(object));
-  }
+  ATOM_RETURN_IF_ERROR(refuse_foreign_features(fields, *family));
   ATOM_RETURN_IF_ERROR(read_experts(fields, config));
   ATOM_RETURN_IF_ERROR(read_rope(fields, config.rope));
   ATOM_ASSIGN_OR_RETURN(config.weight_dtype, read_weight_dtype(fields));
@@ -237,6 +179,7 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
   ATOM_RETURN_IF_ERROR(add_token_ids(fields, "bos_token_id", bos));
   if (!bos.empty()) config.bos_token_id = bos.front();
   ATOM_RETURN_IF_ERROR(complete_config(config, ConfigSource::kHuggingFace, *family));
+  ATOM_RETURN_IF_ERROR(read_layer_windows(fields, *family, config));
   if (family->has_partial_rotary) ATOM_RETURN_IF_ERROR(read_partial_rotary(fields, config));
   return config;
 }

@@ -75,7 +75,7 @@ struct ModelConfig {
   bool attention_output_bias = false;
   bool mlp_bias = false;
   bool qk_norm = false;                     // RMSNorm over each query and key head
-  std::vector<int64_t> layer_windows = {};  // GPT-OSS: sliding window of each layer, 0 = none
+  std::vector<int64_t> layer_windows = {};  // sliding window of each layer, 0 = none; empty: all 0
   RopeConfig rope = {};
   MoeConfig moe = {};
   QuantizationConfig quantization = {};

@@ -13,22 +13,34 @@
 
 namespace atom {
 
+// Which layers of a family see only the last `sliding_window` tokens.
+enum class WindowRule {
+  kNone,
+  kAlways,       // all, where `sliding_window` is a number
+  kSwitched,     // all, with `use_sliding_window`
+  kUpperLayers,  // with it, those from `max_window_layers` on, or those that `layer_types` names
+  kEveryOther    // GPT-OSS: every other one from the first, or those that `layer_types` names
+};
+
+// Defaults are those of a plain decoder, so that a row says what is special about its family.
 struct ModelFamily {
-  const char* architecture;  // config.json `architectures`
-  const char* model_type;    // config.json `model_type`
-  const char* gguf_arch;     // general.architecture; "": not read from GGUF files
+  const char* architecture;    // config.json `architectures`
+  const char* model_type;      // config.json `model_type`
+  const char* gguf_arch = "";  // general.architecture; "": not read from GGUF files
   // What the family's config class assumes when config.json is silent; 0 = derived from the other
   // numbers.
-  int64_t default_kv_heads;
-  int64_t default_head_dim;
-  int64_t default_max_positions;
-  bool gguf_interleaved_rotary;  // Q and K rows of its GGUF files are permuted
-  bool has_mlp_bias;
-  bool has_sliding_window;  // config.json may ask for it; refused until it is built
+  int64_t default_kv_heads = 0;
+  int64_t default_head_dim = 0;
+  int64_t default_max_positions = 0;
+  int64_t default_window = 0;
+  WindowRule windows = WindowRule::kNone;
+  bool gguf_interleaved_rotary = false;  // Q and K rows of its GGUF files are permuted
+  bool has_mlp_bias = false;
+  bool default_attention_bias = false;
+  bool has_qkv_bias = false;  // biases of q, k and v alone, which config.json does not mention
   bool has_latent_attention = false;
   bool has_qk_norm = false;
   bool has_gguf_experts = false;    // GGUF files of it are mixtures of experts
-  bool has_layer_windows = false;   // GPT-OSS: layer_types, and biases unless told otherwise
   bool has_partial_rotary = false;  // partial_rotary_factor may be below 1
 };
 

@@ -95,6 +95,12 @@ Status read_rope_scaling(const JsonFields& fields, RopeConfig& rope) {
                       fields.prefix, kRules);
   }
   if (*kind == "default") return {};
+  for (const char* key : {"short_factor", "long_factor"}) {  // Phi-3 also calls it "su" and "yarn"
+    if (json_field(fields.object, key) == nullptr) continue;
+    return make_error(ErrorCode::kUnsupported,
+                      "{}{}: LongRoPE scaling is not supported (found \"{}\", expected {})",
+                      fields.prefix, key, printable(*kind), kRules);
+  }
   if (*kind != "linear" && *kind != "llama3" && *kind != "yarn") {
     return make_error(ErrorCode::kUnsupported,
                       "{}rope_type: not supported (found \"{}\", expected {})", fields.prefix,

@@ -16,6 +16,9 @@ Decoder::Decoder(const ModelConfig& config)
     layer.self_attn.head_dim = config.head_dim;
     layer.self_attn.norm_eps = eps;
   }
+  for (size_t i = 0; i < config.layer_windows.size(); ++i) {
+    layers_[i].self_attn.sliding_window = config.layer_windows[i];
+  }
   const MoeConfig& moe = config.moe;
   for (size_t i = 0; i < moe.has_experts.size(); ++i) {
     layers_[i].moe.enabled = moe.has_experts[i];
@@ -64,14 +67,26 @@ void Decoder::load_layer(WeightLoader& weights, const std::string& prefix, Decod
   }
 }
 
+std::vector<LinearPart> Decoder::qkv_parts(const std::string& prefix) const {
+  const bool biased = config_.attention_bias;
+  const int64_t q_rows = config_.num_attention_heads * config_.head_dim;
+  const int64_t kv_rows = config_.num_key_value_heads * config_.head_dim;
+  return {{.prefix = prefix + "q_proj", .rows = q_rows, .has_bias = biased},
+          {.prefix = prefix + "k_proj", .rows = kv_rows, .has_bias = biased},
+          {.prefix = prefix + "v_proj", .rows = kv_rows, .has_bias = biased}};
+}
+
+std::vector<LinearPart> Decoder::gate_up_parts(const std::string& prefix,
+                                               int64_t intermediate_size) const {
+  const bool biased = config_.mlp_bias;
+  return {{.prefix = prefix + "gate_proj", .rows = intermediate_size, .has_bias = biased},
+          {.prefix = prefix + "up_proj", .rows = intermediate_size, .has_bias = biased}};
+}
+
 void Decoder::load_gated_mlp(WeightLoader& weights, const std::string& prefix,
                              int64_t intermediate_size, GatedMlp& mlp) {
   const ModelConfig& c = config_;
-  weights.linear(
-      mlp.gate_up_proj,
-      {{.prefix = prefix + "gate_proj", .rows = intermediate_size, .has_bias = c.mlp_bias},
-       {.prefix = prefix + "up_proj", .rows = intermediate_size, .has_bias = c.mlp_bias}},
-      c.hidden_size);
+  weights.linear(mlp.gate_up_proj, gate_up_parts(prefix, intermediate_size), c.hidden_size);
   weights.linear(mlp.down_proj,
                  {{.prefix = prefix + "down_proj", .rows = c.hidden_size, .has_bias = c.mlp_bias}},
                  intermediate_size);
@@ -105,12 +120,7 @@ void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,
                              DecoderLayer& layer) {
   const ModelConfig& c = config_;
   const int64_t q_rows = c.num_attention_heads * c.head_dim;
-  const int64_t kv_rows = c.num_key_value_heads * c.head_dim;
-  weights.linear(layer.self_attn.qkv_proj,
-                 {{.prefix = prefix + "q_proj", .rows = q_rows, .has_bias = c.attention_bias},
-                  {.prefix = prefix + "k_proj", .rows = kv_rows, .has_bias = c.attention_bias},
-                  {.prefix = prefix + "v_proj", .rows = kv_rows, .has_bias = c.attention_bias}},
-                 c.hidden_size);
+  weights.linear(layer.self_attn.qkv_proj, qkv_parts(prefix), c.hidden_size);
   weights.linear(
       layer.self_attn.o_proj,
       {{.prefix = prefix + "o_proj", .rows = c.hidden_size, .has_bias = c.attention_output_bias}},

@@ -65,6 +65,10 @@ class Decoder : public CausalLM {
   // prefix: "model.layers.3."
   virtual void load_experts(WeightLoader& weights, const std::string& prefix, MoeMlp& moe);
   virtual ExpertNames expert_names() const { return {}; }
+  // What is stacked to qkv_proj, and to gate_up_proj.
+  virtual std::vector<LinearPart> qkv_parts(const std::string& prefix) const;
+  virtual std::vector<LinearPart> gate_up_parts(const std::string& prefix,
+                                                int64_t intermediate_size) const;
   // prefix: "model.layers.3.mlp."
   void load_gated_mlp(WeightLoader& weights, const std::string& prefix, int64_t intermediate_size,
                       GatedMlp& mlp);

@@ -9,9 +9,8 @@ namespace {
 class GptOssForCausalLM final : public Decoder {
  public:
   explicit GptOssForCausalLM(const ModelConfig& config) : Decoder(config) {
-    for (size_t i = 0; i < layers_.size(); ++i) {
-      layers_[i].self_attn.sliding_window = config.layer_windows[i];
-      ExpertsWeight& experts = layers_[i].moe.experts;
+    for (DecoderLayer& layer : layers_) {
+      ExpertsWeight& experts = layer.moe.experts;
       experts.activation = ExpertsWeight::Activation::kClampedSwiglu;
       experts.swiglu_limit = static_cast<float>(config.moe.swiglu_limit);
     }

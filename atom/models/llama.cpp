@@ -1,5 +1,6 @@
 // LlamaForCausalLM: Llama 2, 3, 3.x and everything of that shape (SmolLM2, Yi, ...): grouped-query
-// attention, RoPE, gated MLP, optional biases, tied or own LM head. It is the plain Decoder.
+// attention, RoPE, gated MLP, optional biases, tied or own LM head. It is the plain Decoder;
+// Mistral (sliding windows) and Qwen2 (biases of q, k and v) differ in configuration alone.
 #include "atom/models/decoder.h"
 #include "atom/models/registry.h"
 

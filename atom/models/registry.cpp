@@ -14,10 +14,12 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"LlamaForCausalLM", make_llama},         {"Qwen3ForCausalLM", make_qwen3},
-    {"Qwen3MoeForCausalLM", make_qwen3},      {"MixtralForCausalLM", make_mixtral},
-    {"Glm4MoeForCausalLM", make_glm4_moe},    {"GptOssForCausalLM", make_gpt_oss},
-    {"DeepseekV2ForCausalLM", make_deepseek}, {"DeepseekV3ForCausalLM", make_deepseek},
+    {"LlamaForCausalLM", make_llama},         {"MistralForCausalLM", make_llama},
+    {"Phi3ForCausalLM", make_phi3},           {"Qwen2ForCausalLM", make_llama},
+    {"Qwen3ForCausalLM", make_qwen3},         {"Qwen3MoeForCausalLM", make_qwen3},
+    {"MixtralForCausalLM", make_mixtral},     {"Glm4MoeForCausalLM", make_glm4_moe},
+    {"GptOssForCausalLM", make_gpt_oss},      {"DeepseekV2ForCausalLM", make_deepseek},
+    {"DeepseekV3ForCausalLM", make_deepseek},
 };
 
 // The model maps its embedding table from the checkpoint, so the checkpoint lives as long as the

@@ -15,6 +15,7 @@ std::unique_ptr<CausalLM> make_deepseek(const ModelConfig& config, WeightLoader&
 std::unique_ptr<CausalLM> make_glm4_moe(const ModelConfig& config, WeightLoader& weights);
 std::unique_ptr<CausalLM> make_gpt_oss(const ModelConfig& config, WeightLoader& weights);
 std::unique_ptr<CausalLM> make_mixtral(const ModelConfig& config, WeightLoader& weights);
+std::unique_ptr<CausalLM> make_phi3(const ModelConfig& config, WeightLoader& weights);
 std::unique_ptr<CausalLM> make_qwen3(const ModelConfig& config, WeightLoader& weights);
 
 }  // namespace atom

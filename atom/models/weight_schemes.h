@@ -2,7 +2,7 @@
 // whether a layer is stored so, takes its tensors, checks them and describes them as a WeightPart.
 // A scheme never computes with a weight; forms that do not store rows (GPTQ, AWQ) are transposed
 // into memory of the layer's stored size that lives until the layer is packed. To add a form: a
-// WeightLayout, an object here and a row in scheme_of.
+// WeightLayout, an object (int4_schemes.cpp), its name in scheme_support.h and a row in scheme_of.
 #pragma once
 
 #include <initializer_list>

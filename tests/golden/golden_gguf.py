@@ -14,7 +14,7 @@ NAMES = {
     r"lm_head\.weight": "output.weight",
     r"model\.layers\.(\d+)\.input_layernorm\.weight": r"blk.\1.attn_norm.weight",
     r"model\.layers\.(\d+)\.post_attention_layernorm\.weight": r"blk.\1.ffn_norm.weight",
-    r"model\.layers\.(\d+)\.self_attn\.([qkv])_proj\.weight": r"blk.\1.attn_\2.weight",
+    r"model\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)": r"blk.\1.attn_\2.\3",
     r"model\.layers\.(\d+)\.self_attn\.o_proj\.weight": r"blk.\1.attn_output.weight",
     r"model\.layers\.(\d+)\.self_attn\.([qk])_norm\.weight": r"blk.\1.attn_\2_norm.weight",
     r"model\.layers\.(\d+)\.mlp\.(gate|up|down)_proj\.weight": r"blk.\1.ffn_\2.weight",
@@ -29,7 +29,7 @@ def gguf_name(name):
 
 
 def storage_type(name, storage):
-    if "norm" in name:
+    if "norm" in name or name.endswith("bias"):
         return T.F32
     if storage in ("F16", "BF16", "Q8_0"):
         return T[storage]

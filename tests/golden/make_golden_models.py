@@ -43,6 +43,16 @@ LLAMA = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act=
 QWEN3 = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_act="silu", rms_norm_eps=1e-6,
              rope_theta=1000000.0, attention_bias=False, max_position_embeddings=512, num_hidden_layers=2,
              vocab_size=VOCAB, tie_word_embeddings=False, use_sliding_window=False)
+QWEN2 = dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", hidden_act="silu", rms_norm_eps=1e-6,
+             rope_theta=1000000.0, max_position_embeddings=512, num_hidden_layers=2, vocab_size=VOCAB,
+             tie_word_embeddings=False, use_sliding_window=False, sliding_window=512, max_window_layers=2)
+MISTRAL = dict(architectures=["MistralForCausalLM"], model_type="mistral", hidden_act="silu", rms_norm_eps=1e-5,
+               rope_theta=10000.0, max_position_embeddings=512, num_hidden_layers=2, vocab_size=VOCAB,
+               tie_word_embeddings=False)
+PHI3 = dict(architectures=["Phi3ForCausalLM"], model_type="phi3", hidden_act="silu", rms_norm_eps=1e-5,
+            rope_theta=10000.0, rope_scaling=None, max_position_embeddings=512,
+            original_max_position_embeddings=512, num_hidden_layers=2, vocab_size=VOCAB, tie_word_embeddings=False,
+            pad_token_id=None)
 SMALL = dict(hidden_size=48, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
 BLOCKS = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
 TINY = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
@@ -106,6 +116,15 @@ MODELS = {
     "qwen3-tied-padded-f32": (
         106, QWEN3 | TINY | dict(tie_word_embeddings=True, vocab_size=VOCAB + 16, eos_token_id=[1, 3]),
         "float32", dict(stored_head=True)),
+    "qwen2-tied-bf16": (113, QWEN2 | TINY | dict(tie_word_embeddings=True), "bfloat16", {}),
+    "qwen2-upper-window-bf16": (
+        114, QWEN2 | TINY | dict(use_sliding_window=True, sliding_window=12, max_window_layers=1), "bfloat16", {}),
+    "mistral-window-bf16": (115, MISTRAL | SMALL | dict(sliding_window=12), "bfloat16", {}),
+    "phi3-window-bf16": (116, PHI3 | {k: v for k, v in SMALL.items() if k != "head_dim"} | dict(
+        hidden_size=64, sliding_window=20), "bfloat16", {}),
+    "llama32-tied-rope-bf16": (
+        117, LLAMA | TINY | dict(tie_word_embeddings=True, rope_scaling=LLAMA31_ROPE | {"factor": 32.0}),
+        "bfloat16", {}),
     "deepseek-v2-grouped-bf16": (107, DEEPSEEK_V2, "bfloat16", {}),
     "deepseek-v3-bf16": (108, DEEPSEEK_V3, "bfloat16", {}),
     "qwen3-moe-bf16": (109, QWEN3_MOE, "bfloat16", {}),
@@ -123,6 +142,7 @@ MODELS = {
     "gguf-llama-q4_0": (203, LLAMA | BLOCKS | dict(tie_word_embeddings=True), "Q4_0", {}),
     "gguf-qwen3-bf16": (204, QWEN3 | TINY | dict(head_dim=32), "BF16", {}),
     "gguf-qwen3-q4_1": (205, QWEN3 | BLOCKS, "Q4_1", {}),
+    "gguf-qwen2-q8_0": (207, QWEN2 | TINY, "Q8_0", {}),
     "gguf-llama-q4_k_m": (206, LLAMA | K_BLOCKS, "Q4_K_M", {}),
 }
 
