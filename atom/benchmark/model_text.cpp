@@ -23,7 +23,7 @@ Result<std::string> ModelText::render(std::string_view user_text) const {
 
 Result<ModelText> load_model_text(const std::string& model) {
   ATOM_ASSIGN_OR_RETURN(const EngineConfig config, make_engine_config({.model = model}));
-  ATOM_ASSIGN_OR_RETURN(const std::filesystem::path path, resolve_model(config.model));
+  ATOM_ASSIGN_OR_RETURN(const std::filesystem::path path, resolve_model(config.model, kHubText));
   ModelText text;
   auto opened = Checkpoint::open(path, CheckpointWeights::kIgnored);
   if (!opened && std::filesystem::is_directory(path)) {  // a model that others serve

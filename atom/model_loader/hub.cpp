@@ -69,7 +69,7 @@ class HubDownload {
               std::unique_ptr<HttpClient> http)
       : config_(config), name_(name), cache_(cache), http_(std::move(http)) {}
 
-  Result<fs::path> run() {
+  Result<fs::path> run(HubNeeds needs) {
     ATOM_RETURN_IF_ERROR(list_files());
     ATOM_RETURN_IF_ERROR(cache_.create_directories());
     for (const std::string& file : files_) {
@@ -82,7 +82,7 @@ class HubDownload {
       }
       ATOM_RETURN_IF_ERROR(fetch(remote));
     }
-    ATOM_RETURN_IF_ERROR(fetch_weights());
+    if (needs.weights) ATOM_RETURN_IF_ERROR(fetch_weights());
     ATOM_RETURN_IF_ERROR(cache_.write_ref(commit_));
     progress_.clear();
     return cache_.snapshot_dir(commit_);
@@ -291,14 +291,15 @@ class HubDownload {
 };
 
 // A snapshot that holds one GGUF file and no safetensors is that file; Checkpoint::open finds it.
-Result<fs::path> resolve_hub_name(const ModelSourceConfig& config, const HubName& name) {
+Result<fs::path> resolve_hub_name(const ModelSourceConfig& config, const HubName& name,
+                                  HubNeeds needs) {
   if (config.hub_cache_dir.empty()) {
     return make_error(ErrorCode::kInvalidArgument,
                       "{}: no place for the model cache (set HF_HOME or HF_HUB_CACHE)", name.id);
   }
   const HubCache cache(config.hub_cache_dir, name);
   const std::optional<fs::path> snapshot = cache.find_snapshot();
-  const std::string missing = snapshot ? missing_from_snapshot(*snapshot) : "its files";
+  const std::string missing = snapshot ? missing_from_snapshot(*snapshot, needs) : "its files";
   if (snapshot && missing.empty()) return *snapshot;
   if (config.hub_offline) {
     return make_error(ErrorCode::kNotFound,
@@ -307,11 +308,12 @@ Result<fs::path> resolve_hub_name(const ModelSourceConfig& config, const HubName
   }
   Result<fs::path> path;
   if (auto http = HttpClient::create()) {
-    path = HubDownload(config, name, cache, std::move(*http)).run();
+    path = HubDownload(config, name, cache, std::move(*http)).run(needs);
   } else {
     path = std::unexpected(std::move(http.error()));
   }
-  if (!path && snapshot && missing_from_snapshot(*snapshot, false).empty()) {
+  needs.tokenizer = needs.tokenizer && !needs.weights;  // one can be given in other ways
+  if (!path && snapshot && missing_from_snapshot(*snapshot, needs).empty()) {
     log_warning("{}: {}; using what the cache has (missing: {})", name.id, path.error().message,
                 missing);
     return *snapshot;
@@ -322,7 +324,7 @@ Result<fs::path> resolve_hub_name(const ModelSourceConfig& config, const HubName
 
 }  // namespace
 
-Result<fs::path> resolve_model(const ModelSourceConfig& config) {
+Result<fs::path> resolve_model(const ModelSourceConfig& config, HubNeeds needs) {
   const fs::path path = config.model;
   std::error_code error;
   if (fs::exists(path, error) || error) return path;  // opening it says what is wrong with it
@@ -334,7 +336,8 @@ Result<fs::path> resolve_model(const ModelSourceConfig& config) {
     return make_error(ErrorCode::kNotFound, "{}: no such file or directory{}", printable(path),
                       looks_like_path ? "" : ", and not a hub name (expected org/name[@revision])");
   }
-  return resolve_hub_name(config, *name);
+  if (config.load_dummy != DummyWeights::kNone) needs.weights = false;
+  return resolve_hub_name(config, *name, needs);
 }
 
 }  // namespace atom

@@ -10,7 +10,17 @@
 
 namespace atom {
 
+// What of a hub model must be here; the rest is not waited for. A tokenizer alone is some megabytes
+// where a model is some gigabytes.
+struct HubNeeds {
+  bool config = true;
+  bool weights = true;
+  bool tokenizer = true;
+};
+inline constexpr HubNeeds kHubText = {.config = false, .weights = false};  // tokenizer, template
+
 // Directory or .gguf file of `config.model`: an existing path as it is, otherwise a hub name.
-Result<std::filesystem::path> resolve_model(const ModelSourceConfig& config);
+// Dummy weights need none from the hub.
+Result<std::filesystem::path> resolve_model(const ModelSourceConfig& config, HubNeeds needs = {});
 
 }  // namespace atom

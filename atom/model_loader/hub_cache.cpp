@@ -115,12 +115,13 @@ bool is_commit_hash(std::string_view text) {
          });
 }
 
-std::string missing_from_snapshot(const fs::path& snapshot, bool tokenizer) {
+std::string missing_from_snapshot(const fs::path& snapshot, HubNeeds needs) {
   if (count_gguf(snapshot) == 1 && !missing_weights(snapshot).empty())
     return {};  // brings its own config and tokenizer
-  if (!has(snapshot / "config.json")) return "config.json";
-  if (std::string missing = missing_weights(snapshot); !missing.empty()) return missing;
-  return tokenizer && !has_tokenizer(snapshot) ? "tokenizer.json" : "";
+  if (needs.config && !has(snapshot / "config.json")) return "config.json";
+  if (std::string missing = needs.weights ? missing_weights(snapshot) : ""; !missing.empty())
+    return missing;
+  return needs.tokenizer && !has_tokenizer(snapshot) ? "tokenizer.json" : "";
 }
 
 HubCache::HubCache(const fs::path& cache_dir, const HubName& name) : revision_(name.revision) {

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "atom/core/error.h"
+#include "atom/model_loader/hub.h"
 
 namespace atom {
 
@@ -26,9 +27,8 @@ std::optional<HubName> parse_hub_name(std::string_view text);
 
 bool is_commit_hash(std::string_view text);  // 40 hexadecimal digits
 
-// What a snapshot directory lacks to be served: a file name, or empty when it is complete.
-// Without `tokenizer`, only the config and the weights count.
-std::string missing_from_snapshot(const std::filesystem::path& snapshot, bool tokenizer = true);
+// What a snapshot directory lacks of what is needed: a file name, or empty when it is complete.
+std::string missing_from_snapshot(const std::filesystem::path& snapshot, HubNeeds needs);
 
 class HubCache {
  public:

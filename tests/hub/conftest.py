@@ -42,6 +42,17 @@ def inspect(environment):
 
 
 @pytest.fixture
+def program(environment):
+    """program("tokenize", "--model", "org/tiny", stdin="a") -> CompletedProcess."""
+
+    def run(*arguments, stdin="", **env):
+        return subprocess.run([BINARY, *arguments], input=stdin, capture_output=True, text=True, timeout=60,
+                              env={**environment, **env}, check=False)
+
+    return run
+
+
+@pytest.fixture
 def start(environment):
     """As inspect, but running; the caller waits."""
 

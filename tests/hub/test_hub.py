@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+import pathlib
 import pty
 import resource
 import signal
@@ -77,6 +78,32 @@ def test_a_cached_model_needs_no_network(hub, inspect):
     served(inspect("org/tiny", HF_HUB_OFFLINE="1"))
     served(inspect(f"org/tiny@{COMMIT}", HF_ENDPOINT="http://127.0.0.1:9"))
     assert len(hub.requests) == count
+
+
+def with_tokenizer(hub):
+    golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "models" / "llama-gqa-bf16"
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        hub.files[name] = (golden / name).read_bytes()
+
+
+@pytest.mark.parametrize("arguments, stdin", [
+    (("tokenize", "--model", "org/tiny"), "a b\n"),
+    (("render",), '{"model":"org/tiny","messages":[{"role":"user","content":"a"}]}\n'),
+    (("bench", "serve", "--model", "org/tiny", "--dataset-name", "random", "--random-input-len", "4", "--num-prompts", "1",
+      "--base-url", "http://127.0.0.1:9"), ""),
+    (("generate", "--model", "org/tiny", "--load_dummy", "--max-tokens", "1", "--device", "cpu"), "a\n"),
+])
+def test_what_needs_no_weights_asks_for_none(hub, cache, program, inspect, arguments, stdin):
+    with_tokenizer(hub)
+    result = program(*arguments, stdin=stdin)
+    assert result.returncode == 0 or arguments[0] == "bench", result.stderr  # nobody is there to be measured
+    assert "tokenizer.json" in hub.asked_files() and WEIGHTS not in hub.asked_files()
+    count = len(hub.requests)
+    again = program(*arguments, stdin=stdin, HF_HUB_OFFLINE="1")
+    assert again.stdout == result.stdout and again.returncode == result.returncode and len(hub.requests) == count
+    refused(inspect("org/tiny", HF_HUB_OFFLINE="1"), "missing: " + WEIGHTS)
+    inspect("org/tiny")  # fetches the rest
+    assert hub.gets(WEIGHTS) == [""] and hub.gets("tokenizer.json") == [""]
 
 
 def test_offline_asks_nobody(hub, inspect):

@@ -15,8 +15,9 @@ namespace {
 
 Result<ModelTemplate> load_template(const std::string& model) {
   ATOM_ASSIGN_OR_RETURN(const EngineConfig config, make_engine_config({.model = model}));
-  ATOM_ASSIGN_OR_RETURN(const std::filesystem::path path, resolve_model(config.model));
-  ATOM_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(path));
+  ATOM_ASSIGN_OR_RETURN(const std::filesystem::path path,
+                        resolve_model(config.model, {.weights = false}));
+  ATOM_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::open(path, CheckpointWeights::kIgnored));
   ATOM_ASSIGN_OR_RETURN(const auto text, checkpoint->chat_template());
   if (!text) return make_error(ErrorCode::kNotFound, "{}: the model has no chat template", model);
   ATOM_ASSIGN_OR_RETURN(const auto tokenizer, checkpoint->load_tokenizer());

@@ -13,7 +13,7 @@ namespace {
 
 Status tokenize(const EngineArgs& args, const TokenizeLinesOptions& options) {
   ATOM_ASSIGN_OR_RETURN(const EngineConfig config, make_engine_config(args));
-  ATOM_ASSIGN_OR_RETURN(const std::filesystem::path path, resolve_model(config.model));
+  ATOM_ASSIGN_OR_RETURN(const std::filesystem::path path, resolve_model(config.model, kHubText));
   std::shared_ptr<const Tokenizer> tokenizer;
   if (std::filesystem::is_directory(path)) {
     ATOM_ASSIGN_OR_RETURN(tokenizer, Tokenizer::from_directory(path));
