@@ -79,8 +79,8 @@ Status check_not_yet(const EngineArgs& args) {
     return refuse("--num-speculative-tokens", str_format("{}", args.num_speculative_tokens),
                   "needs --method, which is not supported yet; leave it out");
   }
-  if (args.torch_profiler_dir) {
-    return not_yet("--torch-profiler-dir", *args.torch_profiler_dir, "the profiler; leave it out");
+  if (args.torch_profiler_dir && args.torch_profiler_dir->empty()) {
+    return refuse("--torch-profiler-dir", "(empty)", "names no directory");
   }
   ATOM_RETURN_IF_ERROR(check_choice("--device", args.device, {"auto", "cpu", "cuda", "hip"}));
   if (args.device == "hip") {
@@ -271,9 +271,9 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
   config.capture_sizes = args.cudagraph_capture_sizes;
   std::sort(config.capture_sizes.begin(), config.capture_sizes.end());
   config.seed = args.seed;
-  if (!environment("ATOM_TORCH_PROFILER_DIR").empty()) {
-    log_warning("ATOM_TORCH_PROFILER_DIR is set, but this version has no profiler");
-  }
+  config.profiler = {
+      .dir = args.torch_profiler_dir.value_or(environment("ATOM_TORCH_PROFILER_DIR")),
+      .detailed = environment("ATOM_PROFILER_MORE") == "1"};
   return config;
 }
 

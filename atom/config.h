@@ -80,6 +80,11 @@ struct SchedulerConfig {
   double delay_factor = 0.0;
 };
 
+struct ProfilerConfig {
+  std::string dir;        // where traces go; empty: nothing can be profiled
+  bool detailed = false;  // shapes and memory (ATOM_PROFILER_MORE=1)
+};
+
 struct ParallelConfig {
   int tensor_parallel_size = 1;
   int data_parallel_size = 1;
@@ -90,6 +95,7 @@ struct EngineConfig {
   CacheConfig cache;
   SchedulerConfig scheduler;
   ParallelConfig parallel;
+  ProfilerConfig profiler;
   DeviceType device = DeviceType::kCpu;
   bool auto_device = false;  // a CUDA device when there is one, else `device`
   int num_threads = 1;

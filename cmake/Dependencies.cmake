@@ -22,6 +22,7 @@ target_compile_definitions(boost_headers INTERFACE BOOST_ASIO_SEPARATE_COMPILATI
 atom_header_package(xxhash_headers xxhash.h)
 atom_header_package(curl_headers curl/curl.h)
 atom_static_package(pcre2_static pcre2.h libpcre2-8.a)
+atom_static_package(zlib_static zlib.h libz.a)
 atom_static_package(utf8proc_static utf8proc.h libutf8proc.a)
 target_compile_definitions(pcre2_static INTERFACE PCRE2_STATIC)
 target_compile_definitions(utf8proc_static INTERFACE UTF8PROC_STATIC)

@@ -3,7 +3,7 @@
 # prints the one line to type and stops. Debian 12, Ubuntu 24.04 and later. Usage: setup.sh build [test] [fuzz]
 set -euo pipefail
 
-build_packages=(g++ cmake ninja-build ccache libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev
+build_packages=(g++ cmake ninja-build ccache libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
   libcurl4-openssl-dev libgtest-dev libgmock-dev python3-venv curl ca-certificates)
 test_packages=(git)
 # The page at / is tested in a browser; without one those tests say so and are skipped. Ubuntu's package is a

@@ -49,6 +49,10 @@ class LocalEngine final : public openai::EngineClient {
   std::shared_ptr<const CompiledGrammar> find_grammar(const GrammarSpec& spec) override {
     return engine_.find_grammar(spec);
   }
+  Status start_profile(const std::string& output_dir) override {
+    return engine_.start_profile(output_dir);
+  }
+  Result<std::vector<std::string>> stop_profile() override { return engine_.stop_profile(); }
   EngineStats stats() const override { return engine_.stats(); }
   const EngineMetrics* metrics() const override { return &engine_.metrics(); }
   const std::shared_ptr<const Tokenizer>& tokenizer() const override { return engine_.tokenizer(); }

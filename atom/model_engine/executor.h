@@ -9,6 +9,7 @@
 
 #include "atom/core/error.h"
 #include "atom/model_engine/scheduled_batch.h"
+#include "kernels/common/device_tracer.h"
 
 namespace atom {
 
@@ -30,6 +31,8 @@ class Executor {
   virtual ExecutorCapacity capacity() const = 0;
   virtual Status submit(const ScheduledBatch& batch) = 0;
   virtual Result<StepOutput> collect() = 0;
+  // Of the device that it runs on; nullptr: there is none. The profiler's, not the engine thread's.
+  virtual const DeviceTracer* device_tracer() const { return nullptr; }
 };
 
 }  // namespace atom

@@ -10,13 +10,16 @@
 
 #include "atom/core/log.h"
 #include "atom/core/thread_pool.h"
+#include "atom/core/trace.h"
 #include "atom/model_engine/device_handles.h"
 #include "atom/model_engine/penalty_slots.h"
 #include "atom/model_engine/prompt_scorer.h"
+#include "atom/model_engine/step_annotation.h"
 #include "atom/model_engine/step_buffers.h"
 #include "atom/model_engine/step_staging.h"
 #include "atom/model_engine/warm_up.h"
 #include "atom/model_ops/device_weights.h"
+#include "atom/model_ops/traced_ops.h"
 #include "atom/models/causal_lm.h"
 
 namespace atom {
@@ -68,6 +71,9 @@ class GpuModelRunner final : public Executor {
     ctx_.device = gpu.device;
     ctx_.runtime = &runtime_;
     ctx_.batch_invariant = config.deterministic;
+    if (!config.profiler.dir.empty()) {
+      attach_profiler();
+    }
   }
 
   ~GpuModelRunner() override {
@@ -134,6 +140,7 @@ class GpuModelRunner final : public Executor {
     if (flights_.size() >= kMaxInFlight) {
       return make_error(ErrorCode::kInternal, "more than {} steps in flight", kMaxInFlight);
     }
+    const trace::Zone zone([&] { return step_annotation(batch); });
     ATOM_RETURN_IF_ERROR(bind_thread());
     if (is_broken_) {
       ATOM_RETURN_IF_ERROR(recover());
@@ -162,6 +169,8 @@ class GpuModelRunner final : public Executor {
     return std::move(flight.output);
   }
 
+  const DeviceTracer* device_tracer() const override { return tracer_; }
+
  private:
   struct Graph {
     bool has_run = false;  // eagerly, so that kernels are loaded and algorithms chosen
@@ -184,6 +193,19 @@ class GpuModelRunner final : public Executor {
       bound_thread_ = std::this_thread::get_id();
     }
     return {};
+  }
+
+  // Before the first graph is captured: only then is its work traced later.
+  void attach_profiler() {
+    traced_ops_ = make_traced_ops(*ctx_.ops);
+    ctx_.ops = &traced_ops_;
+    if (backend_.tracer == nullptr) {
+      log_warning("traces will lack the device: this backend cannot trace it");
+    } else if (const DeviceStatus refused = backend_.tracer->prepare()) {
+      log_warning("traces will lack the device: {}", refused);
+    } else {
+      tracer_ = backend_.tracer;
+    }
   }
 
   // --- loading ---
@@ -474,6 +496,8 @@ class GpuModelRunner final : public Executor {
   bool can_capture_ = true;
   StepBuffers buffers_;
   Arena arena_;
+  TracedOps traced_ops_;  // of an engine that can be profiled
+  const DeviceTracer* tracer_ = nullptr;
   ExecContext ctx_;
   AttentionMetadata attention_;
   std::unique_ptr<CausalLM> model_;

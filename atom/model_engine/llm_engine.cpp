@@ -11,6 +11,7 @@
 
 #include "atom/core/log.h"
 #include "atom/model_engine/engine_core.h"
+#include "atom/profiler/profiler.h"
 
 namespace atom {
 namespace {
@@ -75,6 +76,7 @@ struct LLMEngine::Impl {
   int64_t max_model_len = 0;
   std::unique_ptr<GrammarCompiler> grammars;  // nullptr: there is no tokenizer
   std::unique_ptr<EngineCore> core;
+  std::unique_ptr<Profiler> profiler;  // before the device that it traces goes
 };
 
 LLMEngine::LLMEngine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -110,6 +112,7 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
   if (capacity.max_step_tokens > 0) {
     step_tokens = std::min(step_tokens, capacity.max_step_tokens);
   }
+  impl->profiler = std::make_unique<Profiler>(parts.profiler, parts.executor->device_tracer());
   impl->core = std::make_unique<EngineCore>(
       std::move(parts.executor), std::move(parts.tokenizer),
       EngineCoreOptions{.scheduler = {.max_num_batched_tokens = step_tokens,
@@ -189,6 +192,12 @@ Result<std::vector<GenerationResult>> LLMEngine::generate(
   }
   return std::move(collector->results);
 }
+
+Status LLMEngine::start_profile(const std::string& output_dir) {
+  return impl_->profiler->start(output_dir);
+}
+
+Result<std::vector<std::string>> LLMEngine::stop_profile() { return impl_->profiler->stop(); }
 
 void LLMEngine::drain(std::chrono::milliseconds deadline) { impl_->core->drain(deadline); }
 

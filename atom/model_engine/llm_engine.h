@@ -65,6 +65,7 @@ struct EngineParts {
   ModelConfig model;  // vocab_size, eos_token_ids and max_position_embeddings are used
   GenerationDefaults generation_defaults;
   SchedulerConfig scheduler;
+  ProfilerConfig profiler;
   bool enable_prefix_caching = true;
   uint64_t seed = 0;
 };
@@ -94,6 +95,12 @@ class LLMEngine {
   // Blocks until every prompt is done; results in the order of the prompts (n choices each).
   Result<std::vector<GenerationResult>> generate(const std::vector<std::vector<int32_t>>& prompts,
                                                  const std::vector<SamplingParams>& params);
+
+  // A trace of everything until stop_profile(), into a folder below ProfilerConfig::dir. Refused
+  // (kInvalidArgument) without such a folder, and while one is taken.
+  Status start_profile(const std::string& output_dir = {});
+  // Returns when the traces are written: their paths.
+  Result<std::vector<std::string>> stop_profile();
 
   // No new requests; waits for the running ones up to `deadline`, then aborts them.
   void drain(std::chrono::milliseconds deadline);

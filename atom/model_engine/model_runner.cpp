@@ -7,9 +7,12 @@
 
 #include "atom/core/log.h"
 #include "atom/core/thread_pool.h"
+#include "atom/core/trace.h"
 #include "atom/model_engine/gpu_model_runner.h"
 #include "atom/model_engine/input_builder.h"
+#include "atom/model_engine/step_annotation.h"
 #include "atom/model_ops/gpu_backend.h"
+#include "atom/model_ops/traced_ops.h"
 #include "atom/models/causal_lm.h"
 
 namespace atom {
@@ -24,6 +27,9 @@ class CpuModelRunner final : public Executor {
         max_step_tokens_(max_step_tokens(config)),
         pool_(config.num_threads) {
     ctx_.ops = &cpu_op_table(config.level);
+    if (!config.profiler.dir.empty()) {
+      traced_ops_ = make_traced_ops(*ctx_.ops);
+    }
     ctx_.parallel = pool_.parallel_for();
     ctx_.arena = &arena_;
   }
@@ -34,6 +40,9 @@ class CpuModelRunner final : public Executor {
     ATOM_ASSIGN_OR_RETURN(
         model_, load_model(ctx_, std::move(checkpoint),
                            {.compute = config.model.dtype, .dummy = config.model.load_dummy}));
+    if (traced_ops_.base != nullptr) {
+      ctx_.ops = &traced_ops_;
+    }
     return allocate_kv_cache(kv_cache_dtype(config));
   }
 
@@ -45,6 +54,7 @@ class CpuModelRunner final : public Executor {
   }
 
   Status submit(const ScheduledBatch& batch) override {
+    const trace::Zone zone([&] { return step_annotation(batch); });
     inputs_.build(batch, block_size_);
     ctx_.attention = &inputs_.attention();
     arena_.reset();
@@ -156,6 +166,7 @@ class CpuModelRunner final : public Executor {
   int64_t block_size_;
   int64_t max_step_tokens_;
   ThreadPool pool_;
+  TracedOps traced_ops_;  // of an engine that can be profiled
   Arena arena_;
   ExecContext ctx_;
   std::unique_ptr<CausalLM> model_;

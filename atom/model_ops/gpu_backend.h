@@ -12,12 +12,13 @@
 #include "atom/core/error.h"
 #include "atom/model_ops/ops.h"
 #include "kernels/common/device_runtime.h"
+#include "kernels/common/device_tracer.h"
 #include "kernels/gpu/sampler.h"
 #include "kernels/gpu/step.h"
 
 namespace atom {
 
-inline constexpr uint32_t kGpuBackendAbi = 2;
+inline constexpr uint32_t kGpuBackendAbi = 3;
 
 // Limits that a backend context is made for; what it allocates counts as workspace.
 struct GpuContextOptions {
@@ -67,6 +68,8 @@ struct GpuBackend {
   // any size. `scratch`: as much as that step's activations took. May be nullptr.
   DeviceStatus (*tune)(void* context, void* scratch, int64_t scratch_bytes,
                        DeviceStream stream) = nullptr;
+  // What the device does and when, for the profiler; nullptr: cannot be traced.
+  const DeviceTracer* tracer = nullptr;
 };
 
 // The one symbol that a backend exports.

@@ -38,11 +38,6 @@ def test_a_misspelt_command_is_answered_with_the_nearest(atom, name, nearest):
     assert one_line_error(atom(name), 2).endswith(f"did you mean {nearest}?")
 
 
-@pytest.mark.parametrize("name", ["profile"])
-def test_commands_of_later_versions_say_so(atom, name):
-    assert "not in this version" in one_line_error(atom(name, "--model", "x"), 2)
-
-
 @pytest.mark.parametrize("arguments, stdin", [
     (["--help"], ""), (["--version"], ""), (["serve", "--help"], ""), (["render"], '{"template":"a"}\n'),
     (["inspect", GOLDEN_MODEL], ""), (["tokenize", "--model", GOLDEN_MODEL], "a\n"),

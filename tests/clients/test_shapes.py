@@ -182,7 +182,7 @@ def test_profile_requests_are_refused_by_name(http):
     body = {"model": NAME, "prompt": "a", "temperature": 0.0, "best_of": 1, "max_tokens": 1, "logprobs": None}
     for path in ("/start_profile", "/stop_profile"):
         answer = http.post(path, json=body)
-        assert answer.status_code == 501 and "profiler" in answer.json()["error"]["message"]
+        assert answer.status_code == 400 and "profiler" in answer.json()["error"]["message"]
 
 
 def test_open_webui(http):

@@ -1,5 +1,6 @@
 """What an operator sees: logs, health, the queue limit, drain, signals, a log nobody reads, an idle process."""
 import concurrent.futures
+import gzip
 import json
 import os
 import re
@@ -167,11 +168,37 @@ def test_shutdown_timeout_ends_what_is_left(start_server):
 def test_debug_and_profile_routes(server):
     stats = httpx.get(server.base + "/debug/mtp_stats").json()
     assert stats["enabled"] is False and {"average_tokens_per_forward", "acceptance_rate"} <= set(stats)
-    for path in ("/start_profile", "/stop_profile"):
+    for path in ("/start_profile", "/stop_profile"):  # a server that was given no folder
         for body in (b"", b'{"prompt":"a","stream":true}', b"not JSON"):
             answer = httpx.post(server.base + path, content=body)
-            assert answer.status_code == 501 and "profiler" in answer.json()["error"]["message"]
+            assert answer.status_code == 400
+            wanted = "--torch-profiler-dir" if path == "/start_profile" else "not running"
+            assert wanted in answer.json()["error"]["message"]
         assert httpx.get(server.base + path).headers["allow"] == "POST, OPTIONS"
+
+
+def test_a_trace_of_running_requests(start_server, tmp_path):
+    server = start_server("--torch-profiler-dir", str(tmp_path / "traces"))
+    body = {**TINY, "max_tokens": 8}
+    for output_dir, where in ((None, "rank_0"), ("first/second", "first/second/rank_0")):
+        profile = body if output_dir is None else {**body, "output_dir": output_dir}
+        started = httpx.post(server.base + "/start_profile", json=profile)
+        assert started.status_code == 200 and started.json()["status"] == "success"
+        assert httpx.post(server.base + "/start_profile", json=body).status_code == 400
+        assert httpx.post(server.base + "/v1/completions", json=body, timeout=60).status_code == 200
+        stopped = httpx.post(server.base + "/stop_profile", json=body, timeout=60).json()
+        assert stopped["status"] == "success"
+        files = list((tmp_path / "traces" / where).iterdir())
+        assert [str(f) for f in files] == stopped["traces"] and files[0].name.endswith(".pt.trace.json.gz")
+        events = json.loads(gzip.decompress(files[0].read_bytes()))["traceEvents"]
+        names = [e["name"] for e in events if e.get("cat") == "user_annotation"]
+        assert sum(n.startswith("prefill[bs=1 tok=") and " ctx=" in n for n in names) == 1
+        assert names.count("decode[bs=1 tok=1 d=0 spec=0]") == 7
+        assert sum(e["name"] == "atom::linear" for e in events) > 0
+    for bad in ("../outside", "/etc", 5):
+        refused = httpx.post(server.base + "/start_profile", json={"output_dir": bad})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "output_dir"
+    assert httpx.post(server.base + "/stop_profile").status_code == 400
 
 
 def test_models_by_id_with_slash_raw_or_encoded(start_server):

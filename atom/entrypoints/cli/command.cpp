@@ -13,7 +13,7 @@ namespace {
 struct Command {
   const char* name;
   const char* summary;
-  int (*run)(const Arguments&);  // nullptr: not in this version
+  int (*run)(const Arguments&);
 };
 
 constexpr Command kCommands[] = {
@@ -24,7 +24,8 @@ constexpr Command kCommands[] = {
     {"render", "render chat templates: JSON lines in, JSON lines out", render_command},
     {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", inspect_command},
     {"bench", "measure a running server: serve, sweep, compare", bench_command},
-    {"profile", nullptr, nullptr},
+    {"profile", "generate under the profiler: a trace and its summary", profile_command},
+    {"trace", "summarize traces, also those of PyTorch: trace summary DIR", trace_command},
 };
 
 std::string program_help() {
@@ -32,8 +33,7 @@ std::string program_help() {
       "Usage: atom COMMAND [FLAGS]\n\nATOM " ATOM_VERSION
       ": a small, fast LLM inference engine and OpenAI-compatible server.\n\nCommands:\n";
   for (const Command& command : kCommands) {
-    if (command.summary != nullptr)
-      out += str_format("  {:<10} {}\n", command.name, command.summary);
+    out += str_format("  {:<10} {}\n", command.name, command.summary);
   }
   out +=
       "\n  atom COMMAND --help   its flags, with defaults and units\n"
@@ -48,7 +48,7 @@ int print(const std::string& text) { return write_out(text) ? kExitOk : kExitFai
 int unknown_command(const std::string& name) {
   std::vector<std::string> names;
   for (const Command& command : kCommands) {
-    if (command.summary != nullptr) names.emplace_back(command.name);
+    names.emplace_back(command.name);
   }
   const std::string near = nearest_name(name, names);
   std::string list;
@@ -99,13 +99,7 @@ int run_program(const Arguments& arguments) {
   if (name == "--version" || name == "-V" || name == "version")
     return print("atom " ATOM_VERSION "\n");
   for (const Command& command : kCommands) {
-    if (name != command.name) continue;
-    if (command.run == nullptr) {
-      return report_error({.code = ErrorCode::kUnsupported,
-                           .message = name + ": not in this version",
-                           .param = "-"});
-    }
-    return command.run(Arguments(arguments.begin() + 1, arguments.end()));
+    if (name == command.name) return command.run(Arguments(arguments.begin() + 1, arguments.end()));
   }
   return unknown_command(name);
 }

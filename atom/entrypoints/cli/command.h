@@ -26,6 +26,8 @@ int tokenize_command(const Arguments& arguments);
 int render_command(const Arguments& arguments);
 int inspect_command(const Arguments& arguments);
 int bench_command(const Arguments& arguments);
+int profile_command(const Arguments& arguments);
+int trace_command(const Arguments& arguments);
 
 // Runs the program: argv[1] names the command.
 int run_program(const Arguments& arguments);

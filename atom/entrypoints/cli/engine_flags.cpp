@@ -115,7 +115,7 @@ void add_execution_flags(FlagSet& flags, EngineArgs& args) {
 }
 
 void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
-  flags.group("Parallelism, speculation, profiling (parsed; other values are not supported yet)");
+  flags.group("Parallelism, speculation (parsed; other values are not supported yet)");
   flags.add({.name = "--tensor-parallel-size",
              .alias = "-tp",
              .metavar = "N",
@@ -137,7 +137,11 @@ void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
       &args.method);
   flags.add({.name = "--num-speculative-tokens", .metavar = "N", .help = "drafted tokens a step"},
             &args.num_speculative_tokens);
-  flags.add({.name = "--torch-profiler-dir", .metavar = "DIR", .help = "where traces are written"},
+  flags.group("Profiling");
+  flags.add({.name = "--torch-profiler-dir",
+             .metavar = "DIR",
+             .help = "where /start_profile and /stop_profile write traces (docs/profiling.md)",
+             .default_text = "$ATOM_TORCH_PROFILER_DIR; without either nothing can be profiled"},
             &args.torch_profiler_dir);
 }
 

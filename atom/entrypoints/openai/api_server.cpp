@@ -62,8 +62,12 @@ std::span<const ApiServer::Route> ApiServer::routes() {
       {.method = "POST", .path = "/detokenize", .handler = &Api::detokenize, .on_pool = true},
       {.method = "GET", .path = "/tokenizer_info", .handler = &Api::tokenizer_info},
       {.method = "GET", .path = "/debug/mtp_stats", .handler = &Api::mtp_stats},
-      {.method = "POST", .path = "/start_profile", .handler = &Api::profile},
-      {.method = "POST", .path = "/stop_profile", .handler = &Api::profile},
+      {.method = "POST", .path = "/start_profile", .handler = &Api::start_profile, .on_pool = true},
+      {.method = "POST",
+       .path = "/stop_profile",
+       .handler = &Api::stop_profile,
+       .on_pool = true,
+       .is_long = true},
       {.method = "GET", .path = "/", .handler = &Api::page, .open = true},
   };
   return kRoutes;
@@ -213,7 +217,7 @@ void ApiServer::handle(http::Request&& request, std::shared_ptr<http::ResponseWr
     return call->fail({.status = 415, .message = "compressed request bodies are not accepted"});
   }
   if (!found->on_pool) return run(*found, call);
-  WorkQueue& pool = req.body.size() > kLargeBody ? *large_work_ : pool_;
+  WorkQueue& pool = found->is_long || req.body.size() > kLargeBody ? *large_work_ : pool_;
   pool.push([this, found, call] {
     if (!call->writer->has_client()) return call->done(499, 0);  // it left while it waited
     run(*found, call);

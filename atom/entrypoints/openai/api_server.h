@@ -68,6 +68,7 @@ class ApiServer {
     bool is_prefix = false;  // the path goes on
     bool open = false;       // no API key needed
     bool on_pool = false;    // too slow for an I/O thread
+    bool is_long = false;    // too slow for the pool: seconds
   };
   static std::span<const Route> routes();
 
@@ -85,7 +86,8 @@ class ApiServer {
   std::optional<http::Response> detokenize(Call& call);
   std::optional<http::Response> tokenizer_info(Call& call);
   std::optional<http::Response> mtp_stats(Call& call);
-  std::optional<http::Response> profile(Call& call);
+  std::optional<http::Response> start_profile(Call& call);
+  std::optional<http::Response> stop_profile(Call& call);
   std::optional<http::Response> page(Call& call);
 
   Call make_call(http::Request&& request, std::shared_ptr<http::ResponseWriter> writer) const;

@@ -28,6 +28,13 @@ class EngineClient {
   virtual std::shared_ptr<const CompiledGrammar> find_grammar(const GrammarSpec&) {
     return nullptr;
   }
+  // As of LLMEngine.
+  virtual Status start_profile(const std::string& /*output_dir*/) {
+    return make_error(ErrorCode::kUnsupported, "this engine has no profiler");
+  }
+  virtual Result<std::vector<std::string>> stop_profile() {
+    return make_error(ErrorCode::kUnsupported, "this engine has no profiler");
+  }
   virtual EngineStats stats() const = 0;
   virtual const EngineMetrics* metrics() const { return nullptr; }  // nullptr: not measured
   virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;

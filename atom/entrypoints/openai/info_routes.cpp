@@ -1,6 +1,7 @@
 // The routes that answer at once: models, health, version, tokenising, debugging.
 #include <algorithm>
 
+#include "atom/core/json.h"
 #include "atom/entrypoints/openai/api_server.h"
 #include "atom/entrypoints/openai/json_writer.h"
 
@@ -182,11 +183,34 @@ std::optional<http::Response> ApiServer::mtp_stats(Call&) {
                             R"("distribution":{},"distribution_percent":{}})"};
 }
 
-// Takes whatever body a client posts (the benchmark sends its request along) and says no.
-std::optional<http::Response> ApiServer::profile(Call&) {
-  return error_response({.status = 501,
-                         .message = "this version has no profiler; serve and measure without it",
-                         .code = "not_implemented"});
+// Whatever body a client posts is taken (the benchmark sends its request along); an object may name
+// the folder of the traces.
+std::optional<http::Response> ApiServer::start_profile(Call& call) {
+  std::string output_dir;
+  if (const Result<json::value> body = parse_json(call.request.body); body && body->is_object()) {
+    if (const json::value* given = body->get_object().if_contains("output_dir")) {
+      if (!given->is_string()) {
+        return error_response(
+            {.status = 400, .message = "output_dir must be a string", .param = "output_dir"});
+      }
+      output_dir = given->get_string();
+    }
+  }
+  if (const Status started = engine_.start_profile(output_dir); !started)
+    return error_response(to_api_error(started.error()));
+  return http::Response{.body = R"({"status":"success","message":"Profiling started"})"};
+}
+
+// Answers when the traces are there.
+std::optional<http::Response> ApiServer::stop_profile(Call&) {
+  const Result<std::vector<std::string>> traces = engine_.stop_profile();
+  if (!traces) return error_response(to_api_error(traces.error()));
+  std::string body = R"({"status":"success","message":"Profiling stopped","traces":[)";
+  for (const std::string& path : *traces) {
+    if (&path != traces->data()) body += ',';
+    append_json_string(body, path);
+  }
+  return http::Response{.body = body + "]}"};
 }
 
 }  // namespace atom::openai

@@ -3,6 +3,7 @@
 
 #include "atom/model_ops/gpu/gpu_ops.h"
 #include "kernels/gpu/runtime.h"
+#include "kernels/gpu/tracer.h"
 
 namespace atom::gpu {
 namespace {
@@ -71,6 +72,7 @@ extern "C" __attribute__((visibility("default"))) const atom::GpuBackend* atom_g
                                   .sampler_workspace_bytes = gpu::sampler_workspace_bytes,
                                   .sample_tokens = gpu::sample_tokens,
                                   .set_token_counts = gpu::set_token_counts,
-                                  .tune = gpu::tune};
+                                  .tune = gpu::tune,
+                                  .tracer = gpu::device_tracer()};
   return &backend;
 }
