@@ -13,9 +13,10 @@ constexpr char kQwen[] =
     "tools|tojson }}{% endif %}{% if enable_thinking is false %}<think></think>{% endif %}";
 constexpr char kQwenOpen[] = "{{ messages[0].content }}<tool_call></think><think>\n";
 
-// The byte tokenizer, whose special token kByteEot is called <|python_tag|>.
+// The byte tokenizer, whose special token kByteEot is called `tag`.
 class TagTokenizer final : public Tokenizer {
  public:
+  explicit TagTokenizer(std::string tag) : tag_(std::move(tag)) {}
   std::vector<int32_t> encode(std::string_view text, bool add_special) const override {
     return bytes_->encode(text, add_special);
   }
@@ -23,13 +24,13 @@ class TagTokenizer final : public Tokenizer {
     return bytes_->decode(ids, skip);
   }
   std::string token_bytes(int32_t id) const override {
-    return id == testing_support::kByteEot ? std::string(kTag) : bytes_->token_bytes(id);
+    return id == testing_support::kByteEot ? tag_ : bytes_->token_bytes(id);
   }
   std::string_view id_to_token(int32_t id) const override {
-    return id == testing_support::kByteEot ? kTag : bytes_->id_to_token(id);
+    return id == testing_support::kByteEot ? tag_ : bytes_->id_to_token(id);
   }
   std::optional<int32_t> token_to_id(std::string_view token) const override {
-    return token == kTag ? testing_support::kByteEot : bytes_->token_to_id(token);
+    return token == tag_ ? testing_support::kByteEot : bytes_->token_to_id(token);
   }
   bool is_special(int32_t id) const override { return bytes_->is_special(id); }
   int64_t vocab_size() const override { return bytes_->vocab_size(); }
@@ -39,7 +40,7 @@ class TagTokenizer final : public Tokenizer {
   std::string_view unk_token() const override { return {}; }
 
  private:
-  static constexpr std::string_view kTag = "<|python_tag|>";
+  std::string tag_;
   std::shared_ptr<const Tokenizer> bytes_ = testing_support::make_byte_tokenizer();
 };
 
@@ -183,7 +184,7 @@ TEST_F(ChatAnswerTest, ControlTokensReachTheParserAndNotTheText) {
     std::vector<int32_t> script = byte_ids(before);
     script.push_back(testing_support::kByteEot);
     for (const int32_t id : byte_ids(after)) script.push_back(id);
-    ChatFixture::start(script, std::make_shared<TagTokenizer>(), llama);
+    ChatFixture::start(script, std::make_shared<TagTokenizer>("<|python_tag|>"), llama);
   };
   say("Look: ", R"({"name": "not_bare", "parameters": {"a": 1}})");
   const json::object answer = ask(tools_and(R"("skip_special_tokens":false)").c_str());
@@ -191,6 +192,28 @@ TEST_F(ChatAnswerTest, ControlTokensReachTheParserAndNotTheText) {
   EXPECT_EQ(message_of(answer).at("tool_calls").at(0).at("function").at("name"), "not_bare");
   say("", "print(1)");
   EXPECT_EQ(message_of(ask(kTools)).at("content"), "print(1)");
+}
+
+// Its templates raise an exception for ids of another form, when the calls come back as history.
+TEST_F(ChatAnswerTest, MistralsCallsHaveIdsThatItsTemplateTakes) {
+  constexpr char kMistral[] =
+      "{% for m in messages %}{% if m.tool_calls %}{% for c in m.tool_calls %}"
+      "{% if c.id|length != 9 %}{{ raise_exception('9 characters') }}{% endif %}"
+      "[TOOL_CALLS][{{ c.function|tojson }}]{% endfor %}{% endif %}{{ m.content }}{% endfor %}";
+  std::vector<int32_t> script = {testing_support::kByteEot};
+  for (const int32_t id : byte_ids(R"([{"name": "f", "arguments": {"a": 1}}])")) {
+    script.push_back(id);
+  }
+  ChatFixture::start(script, std::make_shared<TagTokenizer>("[TOOL_CALLS]"), kMistral);
+  const json::object answer = ask(kTools);
+  EXPECT_TRUE(message_of(answer).at("content").is_null());
+  const json::value& call = message_of(answer).at("tool_calls").at(0);
+  EXPECT_EQ(call.at("function").at("arguments"), R"({"a": 1})");
+  EXPECT_EQ(call.at("id").as_string().size(), 9U);
+  json::object body = body_of(kTools);
+  body["messages"] = json::array{{{"role", "user"}, {"content", "Hi"}}, message_of(answer)};
+  post(body);
+  EXPECT_NE(client_->prompt.find("[TOOL_CALLS]"), std::string::npos);
 }
 
 TEST_F(ChatAnswerTest, LogprobsAndTokenIdsOfAllTokens) {

@@ -187,7 +187,8 @@ class ChatFixture : public testing::Test {
       if (!message.contains("tool_calls")) continue;
       json::array calls;
       for (const json::value& call : message.at("tool_calls").as_array()) {
-        EXPECT_TRUE(std::string_view(call.at("id").as_string()).starts_with("call_"));
+        const std::string_view id = call.at("id").as_string();
+        EXPECT_TRUE(id.starts_with("call_") || id.size() == 9) << id;  // 9: Mistral
         calls.push_back(call.at("function"));
       }
       EXPECT_EQ(json::value(calls), stream[i].at("tool_calls"));

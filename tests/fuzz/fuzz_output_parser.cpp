@@ -1,6 +1,7 @@
 // From the text of a model to reasoning, content and tool calls. However the text is cut, the parts
 // are the same; without calls nothing but tags and spaces at their edges is missing from them and
 // nothing is added; the arguments of a call are a JSON object unless it was streamed while it grew.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -99,8 +100,10 @@ std::string without_think_tags(const Form& form, std::string_view text) {
 
 // Whether the format reads its control tokens also where they arrive as text.
 bool reads_markers(const ToolFormat* tools) {
-  return tools != nullptr && tools->calls_are_text && tools->name != "llama3_json" &&
-         !tools->control_tokens.empty();
+  return tools != nullptr &&
+         std::ranges::any_of(tools->control_tokens, [&](std::string_view token) {
+           return tools->form.before_name.starts_with(token);
+         });
 }
 
 // Markers of control tokens are no text anywhere.

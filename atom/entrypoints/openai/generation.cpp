@@ -38,6 +38,11 @@ size_t kept_size(const ChoiceState& choice) {
   return bytes;
 }
 
+std::string make_call_id(const parsers::ToolFormat* format) {
+  const size_t length = format == nullptr ? 0 : format->id_length;
+  return length > 0 ? random_hex().substr(0, length) : "call_" + random_hex().substr(0, 24);
+}
+
 }  // namespace
 
 std::unique_ptr<parsers::OutputParser> ParserPlan::make() const {
@@ -271,7 +276,7 @@ void Generation::add_text(size_t index, const ChoiceDelta& delta) {
   for (parsers::ToolCallDelta& call : parsed_.calls) {
     if (call.index > 0 && !input_.request.parallel_tool_calls) continue;
     choice.called = true;
-    if (call.first && call.id.empty()) call.id = "call_" + random_hex().substr(0, 24);
+    if (call.first && call.id.empty()) call.id = make_call_id(input_.parsers.tools);
     if (!call.first && !choice.calls.empty() && choice.calls.back().index == call.index) {
       choice.calls.back().arguments += call.arguments;
     } else {

@@ -1,5 +1,6 @@
 // Tool calls between marker tokens: a section, in it calls, in a call a header, a separator and the
-// arguments as a JSON object. DeepSeek V3, R1 and V3.1, and Kimi-K2 (MarkedForm). The end of a call
+// arguments as a JSON object. DeepSeek V3, R1 and V3.1, Kimi-K2, and Mistral from 2025 on
+// (MarkedForm). The end of a call
 // is the end of its object, so a marker inside a string is text. What does not read as a call stays
 // text, without the markers: they are control tokens, and no reader shall see them.
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr size_t kMaxHeader = 1024;
 
-enum class Marker : uint8_t { kSectionOpen, kSectionClose, kCallOpen, kCallClose, kSeparator };
+enum class Marker : uint8_t { kSectionOpen, kSectionClose, kCallOpen, kCallClose, kSeparator, kId };
 
 struct CallHead {
   std::string name;
@@ -21,7 +22,8 @@ struct CallHead {
 };
 
 struct MarkedForm {
-  std::array<std::string_view, 5> markers;  // by Marker; each has '<' at its beginning only
+  // By Marker; all begin with a byte that none of them has again. "": the form does without it.
+  std::array<std::string_view, 6> markers;
   // The text before and after the separator; an empty name: this is no call.
   CallHead (*head)(std::string_view before, std::string_view after);
 };
@@ -54,12 +56,19 @@ CallHead kimi_head(std::string_view before, std::string_view) {
 
 constexpr MarkedForm kDeepSeek{
     .markers = {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>",
-                "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"},
+                "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", ""},
     .head = deepseek_head};
 constexpr MarkedForm kKimi{
     .markers = {"<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>",
-                "<|tool_call_end|>", "<|tool_call_argument_begin|>"},
+                "<|tool_call_end|>", "<|tool_call_argument_begin|>", ""},
     .head = kimi_head};
+
+CallHead mistral_head(std::string_view before, std::string_view) {
+  return {.name = std::string(trimmed(before)), .id = {}};
+}
+
+constexpr MarkedForm kMistral{.markers = {"", "", "[TOOL_CALLS]", "", "[ARGS]", "[CALL_ID]"},
+                              .head = mistral_head};
 
 // Finds any of the markers in text that arrives in pieces.
 class MarkerFinder {
@@ -78,7 +87,8 @@ class MarkerFinder {
       begins = begins || form_.markers[i].starts_with(held_);
     }
     if (begins) return std::nullopt;
-    const bool restarts = c == '<' && held_.size() > 1;
+    const char first = form_.markers[static_cast<size_t>(Marker::kCallOpen)][0];
+    const bool restarts = c == first && held_.size() > 1;
     const size_t certain = held_.size() - (restarts ? 1 : 0);
     plain.append(held_, 0, certain);
     held_.erase(0, certain);
@@ -142,8 +152,8 @@ class MarkedParser final : public OutputParser {
   void take(std::string_view text, ParsedText& out) {
     for (const char c : text) {
       if (state_ == State::kHeader) {
-        (separated_ ? after_ : before_) += c;
-        if (before_.size() + after_.size() > kMaxHeader) give_up(out);
+        (separated_ ? after_ : has_id_ ? id_ : before_) += c;
+        if (before_.size() + id_.size() + after_.size() > kMaxHeader) give_up(out);
         continue;
       }
       // After the arguments a fence may close; it belongs to the call.
@@ -158,6 +168,10 @@ class MarkedParser final : public OutputParser {
       separated_ = true;
       return;
     }
+    if (state_ == State::kHeader && marker == Marker::kId && !separated_ && !has_id_) {
+      has_id_ = true;
+      return;
+    }
     if (state_ == State::kHeader) give_up(out);
     if (marker == Marker::kCallOpen) {
       state_ = State::kHeader;
@@ -169,18 +183,19 @@ class MarkedParser final : public OutputParser {
   // The header is no call's: it is text.
   void give_up(ParsedText& out) {
     state_ = State::kText;
-    separated_ = false;
-    calls_.content(std::exchange(before_, {}), out);
-    calls_.content(std::exchange(after_, {}), out);
+    separated_ = has_id_ = false;
+    for (std::string* part : {&before_, &id_, &after_}) {
+      calls_.content(std::exchange(*part, {}), out);
+    }
   }
 
   void begin_arguments(ParsedText& out) {
     CallHead head = form_.head(before_, after_);
     if (head.name.empty()) return give_up(out);
-    calls_.begin_arguments(before_ + after_, std::move(head.name), std::move(head.id));
-    before_.clear();
-    after_.clear();
-    separated_ = false;
+    if (has_id_) head.id = trimmed(id_);
+    calls_.begin_arguments(before_ + id_ + after_, std::move(head.name), std::move(head.id));
+    for (std::string* part : {&before_, &id_, &after_}) part->clear();
+    separated_ = has_id_ = false;
     state_ = State::kArguments;
   }
 
@@ -189,7 +204,8 @@ class MarkedParser final : public OutputParser {
   CallStream calls_;
   MarkerFinder finder_;
   std::string plain_;
-  std::string before_, after_;  // of a header, around its separator
+  std::string before_, id_, after_;  // of a header, around its separators
+  bool has_id_ = false;
   bool separated_ = false;
 };
 
@@ -197,6 +213,10 @@ class MarkedParser final : public OutputParser {
 
 std::unique_ptr<OutputParser> make_deepseek_parser(const ParserContext& context) {
   return std::make_unique<MarkedParser>(kDeepSeek, context);
+}
+
+std::unique_ptr<OutputParser> make_mistral_args_parser(const ParserContext& context) {
+  return std::make_unique<MarkedParser>(kMistral, context);
 }
 
 std::unique_ptr<OutputParser> make_kimi_parser(const ParserContext& context) {

@@ -40,6 +40,14 @@ bool is_kimi_k2(std::string_view chat_template) {
   return has(chat_template, "<|tool_calls_section_begin|>");
 }
 
+bool is_mistral(std::string_view chat_template) {
+  return has(chat_template, "[TOOL_CALLS]") && !has(chat_template, "[ARGS]");
+}
+
+bool is_mistral_args(std::string_view chat_template) {
+  return has(chat_template, "[TOOL_CALLS]") && has(chat_template, "[ARGS]");
+}
+
 bool never(std::string_view) { return false; }
 
 bool has_think_tag(std::string_view chat_template) { return has(chat_template, "</think>"); }
@@ -71,6 +79,8 @@ constexpr std::string_view kDeepSeekTokens[] = {"<｜tool▁calls▁begin｜>", 
 constexpr std::string_view kKimiTokens[] = {"<|tool_calls_section_begin|>",
                                             "<|tool_calls_section_end|>", "<|tool_call_begin|>",
                                             "<|tool_call_end|>", "<|tool_call_argument_begin|>"};
+
+constexpr std::string_view kMistralTokens[] = {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"};
 
 constexpr ToolFormat kToolFormats[] = {
     {.name = "hermes",
@@ -144,6 +154,30 @@ constexpr ToolFormat kToolFormats[] = {
               .between = "; "},
      .control_tokens = kHarmonyTokens,
      .calls_are_text = false},
+    {.name = "mistral",
+     .alias = "mixtral",
+     .matches = is_mistral,
+     .make = make_mistral_parser,
+     .form = {.trigger = "{\"name\": \"",
+              .before_name = "{\"name\": \"",
+              .before_arguments = "\", \"arguments\": ",
+              .after_arguments = "}",
+              .between = ", "},
+     .control_tokens = kMistralTokens,
+     .calls_are_text = false,
+     .id_length = 9},
+    {.name = "mistral_args",
+     .alias = "mistral_v11",
+     .matches = is_mistral_args,
+     .make = make_mistral_args_parser,
+     .form = {.trigger = "[TOOL_CALLS]",
+              .before_name = "[TOOL_CALLS]",
+              .before_arguments = "[ARGS]",
+              .after_arguments = "",
+              .between = ""},
+     .control_tokens = kMistralTokens,
+     .calls_are_text = false,
+     .id_length = 9},
 };
 
 constexpr ReasoningFormat kReasoningFormats[] = {

@@ -40,6 +40,8 @@ struct ToolFormat {
   std::span<const std::string_view> control_tokens;
   // Calls are made of text alone, so that a grammar can hold some of them beside free text.
   bool calls_are_text = true;
+  // Of the ids that the server makes, where the template takes letters and digits only; 0: any.
+  size_t id_length = 0;
 };
 
 // Where the prompt leaves the model.

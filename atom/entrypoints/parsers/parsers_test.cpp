@@ -268,6 +268,21 @@ const Case kCases[] = {
      "<|tool_calls_section_end|>",
      {"", "Look:", {kParis, {"a:b", R"({"x": "a\nb"})"}}}},
     {"kimi_k2", "x <|tool_call_end|> y", {"", "x  y", {}}},
+    // Mistral. Its list follows a control token (ControlTokens): as text alone it is none.
+    {"mistral",
+     R"([{"name": "f", "arguments": {}}])",
+     {"", R"([{"name": "f", "arguments": {}}])", {}}},
+    {"mistral", "a [b] {c}\n", {"", "a [b] {c}\n", {}}},
+    {"mistral_args", "a [b] [ARGS] [TOOL_C", {"", "a [b]  [TOOL_C", {}}},
+    {"mistral_args",
+     "Look.\n[TOOL_CALLS]get_weather[ARGS]{\"city\": "
+     "\"Paris\"}[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]"
+     "{\"a\": \"[ARGS]{\"}",
+     {"", "Look.", {kParis, {"f", R"({"a": "[ARGS]{"})"}}}},
+    {"mistral_args", "[[TOOL_CALLS]f[ARGS] {}", {"", "[", {{"f", "{}"}}}},
+    {"mistral_args", "[TOOL_CALLS]f[ARGS]{\"a\": }", {"", "f{\"a\": }", {}}},
+    {"mistral_args", "[TOOL_CALLS]f{}", {"", "f{}", {}}},
+    {"mistral_args", "[TOOL_CALLS]f[CALL_ID]x", {"", "fx", {}}},
     // GLM: values are JSON, or strings where the schema or the text says so.
     {"glm45", "Hello <tool_cal", {"", "Hello <tool_cal", {}}},
     {"glm45", kGlmParis, {"", "", {kParis}}},
@@ -339,8 +354,8 @@ TEST(Parsers, RandomSplitsOfJoinedTexts) {
   for (int round = 0; round < 2000; ++round) {
     std::string text;
     for (int i = 0; i < 4; ++i) text += kCases[random() % std::size(kCases)].text;
-    for (const char* form :
-         {"hermes", "llama3_json", "+think", "hermes+open", "deepseek_v3", "kimi_k2", "glm45"}) {
+    for (const char* form : {"hermes", "llama3_json", "+think", "hermes+open", "deepseek_v3",
+                             "kimi_k2", "glm45", "mistral", "mistral_args"}) {
       std::vector<size_t> cuts;
       for (size_t at = random() % 8; at < text.size(); at += 1 + random() % 16) cuts.push_back(at);
       ASSERT_EQ(parse(form, text, cuts), parse(form, text, {})) << form << ": " << text;
@@ -411,46 +426,6 @@ TEST(Parsers, TakesTimeLinearInTheText) {
   }
 }
 
-TEST(Parsers, ControlTokens) {
-  ParsedText out;
-  auto parser = make("llama3_json");
-  parser->push_control("<|python_tag|>", out);
-  parser->push(R"({"name": "any_name", "parameters": {"a": 1}})", out);
-  parser->push_control("<|eom_id|>", out);
-  parser->finish(out);
-  ASSERT_EQ(out.calls.size(), 1U);
-  EXPECT_EQ(out.calls[0].name, "any_name");
-  out.clear();
-  parser = make("llama3_json");
-  parser->push_control("<|python_tag|>", out);
-  parser->push("print({'a': 1})", out);
-  parser->finish(out);
-  EXPECT_EQ(out.content, "print({'a': 1})");
-}
-
-// The model's own id is given on, and a control token that breaks off a call is not shown.
-TEST(Parsers, MarkersAsControlTokens) {
-  ParsedText out;
-  auto parser = make("kimi_k2");
-  parser->push_control("<|tool_calls_section_begin|>", out);
-  parser->push_control("<|tool_call_begin|>", out);
-  parser->push("functions.f:3", out);
-  parser->push_control("<|tool_call_argument_begin|>", out);
-  parser->push("{\"a\": 1}", out);
-  parser->push_control("<|tool_call_end|>", out);
-  parser->push_control("<|tool_call_begin|>", out);
-  parser->push("functions.f:4", out);
-  parser->push_control("<|tool_call_argument_begin|>", out);
-  parser->push("{\"a\": \"", out);
-  parser->push_control("<|tool_call_end|>", out);
-  parser->finish(out);
-  ASSERT_EQ(out.calls.size(), 1U);
-  EXPECT_EQ(out.calls[0].id, "functions.f:3");
-  EXPECT_EQ(out.calls[0].name, "f");
-  EXPECT_EQ(out.calls[0].arguments, "{\"a\": 1}");
-  EXPECT_EQ(out.content, "functions.f:4{\"a\": \"");
-}
-
 TEST(ParserTable, FindsFormatsByNameAndTemplate) {
   const auto tool = [](std::string_view name, std::string_view source) -> std::string {
     const auto found = find_tool_format(name, source);
@@ -465,6 +440,8 @@ TEST(ParserTable, FindsFormatsByNameAndTemplate) {
   EXPECT_EQ(tool("auto", "<｜tool▁calls▁begin｜>'```json'"), "deepseek_v3");
   EXPECT_EQ(tool("auto", "<｜tool▁calls▁begin｜>"), "deepseek_v31");
   EXPECT_EQ(tool("auto", "<|tool_calls_section_begin|>"), "kimi_k2");
+  EXPECT_EQ(tool("auto", "[TOOL_CALLS] ["), "mistral");
+  EXPECT_EQ(tool("auto", "[TOOL_CALLS]' + name + '[ARGS]"), "mistral_args");
   EXPECT_NE(tool("no_such", "").find("allowed: auto, none, hermes"), std::string::npos);
   EXPECT_EQ((*find_reasoning_format("auto", "a</think>"))->name, "qwen3");
   EXPECT_EQ(*find_reasoning_format("auto", ""), nullptr);

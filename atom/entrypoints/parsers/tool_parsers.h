@@ -15,6 +15,8 @@ std::unique_ptr<OutputParser> make_hermes_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_llama3_json_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_deepseek_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_kimi_parser(const ParserContext& context);
+std::unique_ptr<OutputParser> make_mistral_parser(const ParserContext& context);
+std::unique_ptr<OutputParser> make_mistral_args_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_glm_parser(const ParserContext& context);
 std::unique_ptr<OutputParser> make_harmony_parser(const ParserContext& context);
 

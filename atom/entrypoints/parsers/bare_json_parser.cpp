@@ -1,15 +1,17 @@
-// Tool calls of Llama 3.1 and later: {"name": …, "parameters": {…}}, bare or after <|python_tag|>,
-// several with ";" between or in a list. Bare JSON is a call only when it names one of the
-// request's tools; everything else, code after <|python_tag|> too, is text.
+// Tool calls that are JSON objects without a tag at their end. Llama 3.1 and later: {"name": …,
+// "parameters": {…}}, bare or after <|python_tag|>, several with ";" between or in a list. Mistral:
+// the list after [TOOL_CALLS]. Bare JSON is a call only when it names one of the request's tools;
+// everything else, code after <|python_tag|> too, is text.
 #include "atom/entrypoints/parsers/tool_parsers.h"
 
 namespace atom::parsers {
 namespace {
 
-class Llama3JsonParser final : public OutputParser {
+class BareJsonParser final : public OutputParser {
  public:
-  explicit Llama3JsonParser(const ParserContext& context)
-      : names_(context.tool_names), calls_(context) {}
+  // After `tag`, a control token, any name is a call; without it JSON is text, unless `untagged`.
+  BareJsonParser(const ParserContext& context, std::string_view tag, bool untagged)
+      : tag_(tag), untagged_(untagged), names_(context.tool_names), calls_(context) {}
 
   void push(std::string_view text, ParsedText& out) override {
     while (!text.empty()) {
@@ -26,7 +28,7 @@ class Llama3JsonParser final : public OutputParser {
   }
 
   void push_control(std::string_view token, ParsedText& out) override {
-    if (token != "<|python_tag|>") return;
+    if (token != tag_) return;
     if (state_ == State::kObject) calls_.finish(out);
     give_held(out);
     state_ = State::kBetween;
@@ -44,6 +46,11 @@ class Llama3JsonParser final : public OutputParser {
   enum class State : uint8_t { kBetween, kText, kObject };
 
   void find_object(std::string_view& text, ParsedText& out) {
+    if (!tagged_ && !untagged_) {
+      give_held(out);
+      calls_.content(std::exchange(text, {}), out);
+      return;
+    }
     if (state_ == State::kBetween) {
       const size_t end = std::min(text.find_first_not_of(" \t\r\n;,[]"), text.size());
       held_.append(text, 0, end);
@@ -67,10 +74,12 @@ class Llama3JsonParser final : public OutputParser {
 
   void give_held(ParsedText& out) { calls_.content(std::exchange(held_, {}), out); }
 
+  std::string_view tag_;  // of static storage
+  bool untagged_;
   std::vector<std::string> names_;
   CallStream calls_;
   State state_ = State::kBetween;
-  bool tagged_ = false;      // after <|python_tag|>: any name is a call
+  bool tagged_ = false;      // after the tag
   bool after_call_ = false;  // what is held follows a call
   std::string held_;         // separators
 };
@@ -78,7 +87,12 @@ class Llama3JsonParser final : public OutputParser {
 }  // namespace
 
 std::unique_ptr<OutputParser> make_llama3_json_parser(const ParserContext& context) {
-  return std::make_unique<Llama3JsonParser>(context);
+  return std::make_unique<BareJsonParser>(context, "<|python_tag|>", true);
+}
+
+// Calls that a grammar forces have no tag: a grammar sees no control tokens.
+std::unique_ptr<OutputParser> make_mistral_parser(const ParserContext& context) {
+  return std::make_unique<BareJsonParser>(context, "[TOOL_CALLS]", context.calls_are_valid);
 }
 
 }  // namespace atom::parsers
