@@ -50,7 +50,8 @@ void Decoder::load(WeightLoader& weights) {
     weights.share_table(lm_head_, embed_tokens_);
   }
   if (c.tie_word_embeddings) {
-    weights.ignore({"lm_head.weight"});  // some tied checkpoints store the copy all the same
+    // Some tied checkpoints store the copy all the same.
+    weights.ignore_copy("lm_head.weight", "model.embed_tokens.weight");
   }
 }
 

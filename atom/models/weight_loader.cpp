@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "atom/core/log.h"
 #include "atom/model_loader/text.h"
 #include "atom/model_ops/device_weights.h"
 #include "kernels/common/convert.h"
@@ -387,6 +388,18 @@ void WeightLoader::embedding(Embedding& out, const std::string& name, int64_t vo
 
 void WeightLoader::ignore_prefix(std::string prefix) {
   ignored_prefixes_.push_back(std::move(prefix));
+}
+
+void WeightLoader::ignore_copy(std::string_view name, const std::string& original) {
+  ignore({name});
+  const CheckpointTensor* copy = checkpoint_.find(name);
+  const CheckpointTensor* stored = checkpoint_.find(original);
+  if (options_.dummy != DummyWeights::kNone || copy == nullptr || stored == nullptr) return;
+  constexpr int64_t kCompared = 1 << 20;  // reading gigabytes to make sure would not be worth it
+  const auto bytes = static_cast<size_t>(std::min({copy->nbytes, stored->nbytes, kCompared}));
+  if (copy->dtype != stored->dtype || std::memcmp(copy->data, stored->data, bytes) == 0) return;
+  log_warning("{}: {} is not {}, which is used in its place: tie_word_embeddings is true",
+              copy->file, name, original);
 }
 
 void WeightLoader::share_table(const Linear& head, Embedding& out) const {

@@ -106,6 +106,57 @@ def test_configs(model, key, value, parts):
     refused(path, *parts)
 
 
+def warned(path, *parts):
+    """Served all the same, and every one of `parts` is said in one line of warning."""
+    status, output, errors, _ = run(path)
+    assert status == 0 and output, errors
+    assert any(line.startswith("WARNING") and all(part in line for part in parts) for line in errors.splitlines()), errors
+
+
+def edit_tensor(file, name, content):
+    data = bytearray(file.read_bytes())
+    size = struct.unpack("<Q", data[:8])[0]
+    begin = 8 + size + json.loads(data[8:8 + size])[name]["data_offsets"][0]
+    data[begin:begin + len(content)] = content
+    file.write_bytes(data)
+
+
+def test_a_tied_model_with_another_head(model):
+    """The configuration decides, as in transformers; what it leaves unused is said. A copy that is one is no news."""
+    path = model("qwen3-tied-padded-f32")
+    assert "lm_head" not in run(path)[2]
+    edit_tensor(path / "model.safetensors", "lm_head.weight", b"\0\0\x80\x3f")
+    warned(path, "lm_head.weight", "tie_word_embeddings")
+    path = model("llama-tied-f16")
+    edit_config(path, tie_word_embeddings=False)
+    refused(path, "missing tensor: lm_head.weight")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(model):
+    path = model(SHARDED)
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 5000, "content": "<far>"})
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    warned(path, "more tokens (5001)", "(277)")
+    process = subprocess.run([BINARY, "generate", "--model", str(path), "--prompt", "a <far>", "--device", "cpu"], capture_output=True,
+                             text=True, check=False)
+    assert process.returncode == 1 and "token id 5000 is outside the vocabulary of 277" in process.stderr
+
+
+def test_weights_that_are_no_numbers_fail_the_request(model):
+    path = model("llama-gqa-bf16")
+    edit_tensor(path / "model.safetensors", "model.layers.0.mlp.down_proj.weight", b"\xc0\x7f")
+    refused(path, "no finite logits")
+
+
+def test_a_template_that_is_none_is_said_and_the_rest_works(model):
+    path = model("llama-gqa-bf16")
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{% if x %}\n{{ a }}"
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    warned(path, "chat template, line 2", "--chat-template")
+
+
 def test_a_shard_cut_short(model):
     path = model(SHARDED)
     file = shard_of(path, "model.norm.weight")
