@@ -34,7 +34,7 @@ RULES = [
     (r"\.(cpp|h)$", r"\bgetenv\(", r"^atom/config\.cpp$|_test\.cpp$|test_|^benchmarks/kernel_trace", "environment is read in config.cpp"),
     (r"^atom/.*\.(cpp|h)$", r"#\s*if.*(__CUDA|__HIP|USE_ROCM|__x86_64__|__aarch64__|__AVX|__SSE|__ARM)", r"model_ops/gpu/",
      "vendor or architecture #if above the kernels"),
-    (r"^atom/.*\.(cpp|h)$", r"system_clock|\btime\(nullptr\)", r"_test\.cpp$|chat_template/chat_template\.cpp$|benchmark/serving_benchmark\.cpp$|http/exchange\.cpp$|core/log\.cpp$|"
+    (r"^atom/.*\.(cpp|h)$", r"system_clock|\btime\(nullptr\)", r"_test\.cpp$|chat_template/chat_template\.cpp$|benchmark/serving_benchmark\.cpp$|http/exchange\.cpp$|core/(log|trace)\.cpp$|"
      r"openai/(api_server|generation|metrics_routes)\.cpp$", "the wall clock jumps; it is for dates only, all else is steady_clock"),
     (r"\.h$", r"^using namespace\b", r"^$", "using namespace in a header"),
     (r"^kernels/.*\.(cpp|h)$", r'#include "atom/', r"_test\.cpp$", "kernels know nothing of atom/"),
