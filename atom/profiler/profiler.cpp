@@ -134,6 +134,10 @@ TraceData Profiler::end_capture() {
     }
     data.num_dropped_device = dropped + device_events_.num_dropped();
     data.device = device_events_.release();
+    // What had not ended has no times.
+    std::erase_if(data.device, [&](const DeviceActivity& activity) {
+      return activity.begin_ns < data.begin_ns || activity.end_ns < activity.begin_ns;
+    });
   }
   return data;
 }

@@ -147,7 +147,7 @@ TEST_F(ProfilerTest, LinksTheWorkOfTheDeviceToItsStep) {
          .bytes = 512,
          .direction = "HtoD"},
         // Not ended: without times.
-        {.name = "_Z4lostv", .correlation = 9, .stream = 13},
+        {.name = "_Z4lostv", .correlation = 7, .stream = 13},
     };
     ScriptedTracer::dropped = 3;
   }

@@ -197,9 +197,6 @@ class TraceWriter {
 
   Status device() {
     for (const DeviceActivity& activity : data_.device) {
-      if (activity.end_ns < activity.begin_ns || activity.end_ns < data_.begin_ns) {
-        continue;  // not ended when the capture did: its times are not set
-      }
       if (activity.kind == DeviceActivityKind::kLaunch) {
         launch(activity);
       } else {

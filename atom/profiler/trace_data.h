@@ -18,7 +18,7 @@ struct TraceData {
   int64_t end_ns = 0;
   int rank = 0;
   std::vector<trace::ThreadEvents> threads;
-  std::vector<DeviceActivity> device;
+  std::vector<DeviceActivity> device;  // all with times of this capture
   int64_t num_dropped_device = 0;  // activities that there was no room for
 };
 
