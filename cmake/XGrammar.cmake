@@ -24,7 +24,7 @@ if(with_xgrammar)
   list(FILTER sources EXCLUDE REGEX "/cpp/tvm_ffi/|/support/logging\\.cc$")
   add_library(xgrammar STATIC ${sources})
   target_include_directories(xgrammar SYSTEM PUBLIC ${ATOM_XGRAMMAR_DIR}/include
-    ${ATOM_XGRAMMAR_DIR}/3rdparty/picojson ${ATOM_XGRAMMAR_DIR}/3rdparty/dlpack/include)
+    ${ATOM_XGRAMMAR_DIR}/3rdparty/picojson ${ATOM_XGRAMMAR_DIR}/3rdparty/dlpack/include ${ATOM_XGRAMMAR_DIR}/cpp)
   target_compile_definitions(xgrammar PRIVATE XGRAMMAR_ENABLE_CPPTRACE=0 XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
   target_compile_options(xgrammar PRIVATE -w -ffunction-sections -fdata-sections -fstack-protector-strong
     -include ${PROJECT_SOURCE_DIR}/atom/structured_output/xgrammar_logging.h)

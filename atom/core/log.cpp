@@ -16,6 +16,8 @@
 #include <string>
 #include <thread>
 
+#include "atom/core/printable.h"
+
 namespace atom {
 namespace {
 
@@ -46,40 +48,10 @@ LevelName level_name(LogLevel level) {
   }
 }
 
-void append_escaped(std::string& out, std::string_view text) {
-  for (const char c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      out += str_format("\\x{:02x}", static_cast<unsigned>(static_cast<unsigned char>(c)));
-    } else {
-      out += c;
-    }
-  }
-}
-
-// Bytes of the UTF-8 character at the beginning; 0: there is none.
-size_t character_size(std::string_view text) {
-  const auto byte = [&](size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
-  };
-  const unsigned lead = byte(0);
-  const size_t size = lead < 0x80   ? 1
-                      : lead < 0xc2 ? 0
-                      : lead < 0xe0 ? 2
-                      : lead < 0xf0 ? 3
-                      : lead < 0xf5 ? 4
-                                    : 0;
-  for (size_t i = 1; i < size; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  }
-  const bool overlong = (lead == 0xe0 && byte(1) < 0xa0) || (lead == 0xf0 && byte(1) < 0x90);
-  const bool outside = (lead == 0xed && byte(1) > 0x9f) || (lead == 0xf4 && byte(1) > 0x8f);
-  return overlong || outside ? 0 : size;
-}
-
 void append_quoted(std::string& out, std::string_view text) {
   out += '"';
   while (!text.empty()) {
-    const size_t size = character_size(text);
+    const size_t size = utf8_size(text);
     const auto c = static_cast<unsigned char>(text[0]);
     if (size == 0) {
       out += "\\ufffd";
@@ -260,7 +232,7 @@ void vlog(LogLevel level, fmt::string_view text, fmt::format_args args) try {
     append_quoted(line, vformat_str(text, args));
     line += "}\n";
   } else {
-    append_escaped(line, vformat_str(text, args));
+    line += printable(vformat_str(text, args), std::string::npos);
     line += '\n';
   }
   emit(line);

@@ -12,4 +12,7 @@ namespace atom {
 // bytes.
 std::string printable(std::string_view text, size_t max_length = 160);
 
+// Bytes of the UTF-8 character at the beginning of `text`; 0: there is none.
+size_t utf8_size(std::string_view text);
+
 }  // namespace atom

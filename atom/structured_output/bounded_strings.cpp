@@ -25,8 +25,8 @@ std::string length_marker(int64_t index) {
 
 // The raw control characters keep the library from reading the expression as one of a JSON string,
 // in which the marker could not stand.
-std::string bounded_string_pattern(int64_t index) {
-  return str_format("^[^\"\\\\\\x01-\\x1f]*({})?$", length_marker(index));
+std::string bounded_string_pattern(int64_t index, std::string_view char_class) {
+  return str_format("^{}*({})?$", char_class, length_marker(index));
 }
 
 LengthBound tightest(std::span<const LengthBound> bounds) {

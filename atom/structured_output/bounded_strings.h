@@ -1,9 +1,10 @@
-// BoundedStrings: minLength and maxLength of JSON strings, by counting. A grammar that counts needs
-// a state, and a mask over the whole vocabulary, for every character: seconds of compilation. Here
-// the grammar has an unbounded string instead that says which one it is (a marker: bytes that no
-// answer holds, as one more token behind the vocabulary), and the tokens that would pass the bound
-// are taken out of the mask. A bounded string holds no escapes, so the characters since the last
-// quote are its length. Not the grammar itself: that is the library's.
+// BoundedStrings: minLength and maxLength of JSON strings, and patterns like ^[a-z]{1,80}$, by
+// counting. A grammar that counts needs a state, and a mask over the whole vocabulary, for every
+// character: seconds of compilation. Here the grammar has an unbounded string instead that says
+// which one it is (a marker: bytes that no answer holds, as one more token behind the vocabulary),
+// and the tokens that would pass the bound are taken out of the mask. A bounded string holds no
+// escapes, so the characters since the last quote are its length. Not the grammar itself: that is
+// the library's.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +26,9 @@ constexpr int64_t kMaxLengthBounds = 52;  // different ones in a grammar
 
 // The text of marker `index`: what token vocab_size + index of the library's vocabulary reads.
 std::string length_marker(int64_t index);
-// A regular expression of a schema for the string with that marker.
-std::string bounded_string_pattern(int64_t index);
+// A regular expression of a schema for the string with that marker, of characters of `char_class`.
+inline constexpr std::string_view kUnescaped = "[^\"\\\\\\x01-\\x1f]";
+std::string bounded_string_pattern(int64_t index, std::string_view char_class = kUnescaped);
 
 // What bounds need to know of the tokens. Immutable; shared by all grammars of a vocabulary.
 class TokenLengths {

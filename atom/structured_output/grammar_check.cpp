@@ -3,69 +3,33 @@
 #include <algorithm>
 #include <array>
 #include <boost/json.hpp>
-#include <cctype>
-#include <cstdlib>
+#include <optional>
 #include <string_view>
 
-#include "atom/core/json.h"
+#include "atom/core/printable.h"
 #include "atom/structured_output/exclusive_schemas.h"
+#include "atom/structured_output/json_pattern.h"
 #include "atom/structured_output/schema_keywords.h"
+#include "atom/structured_output/text_checks.h"
 
 namespace atom {
 namespace {
-
-// Does a regular expression name a character that JSON strings hold as an escape only? The grammar
-// follows patterns on the text as written, where such a character would end or break the string.
-bool names_escaped_character(std::string_view pattern) {
-  const auto escaped = [](unsigned long code) {
-    return code < 0x20 || code == '"' || code == 0x5c;
-  };
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] != 0x5c) {
-      if (escaped(static_cast<unsigned char>(pattern[i]))) return true;
-      continue;
-    }
-    if (++i == pattern.size()) return true;
-    constexpr std::string_view kNames = "nrtfv0c\"\\";
-    if (kNames.find(pattern[i]) != std::string_view::npos) return true;
-    if (pattern[i] != 'x' && pattern[i] != 'u') continue;
-    const size_t digits = pattern[i] == 'x' ? 2 : 4;
-    const std::string code(pattern.substr(i + 1, digits));
-    if (code.starts_with('{') || escaped(std::strtoul(code.c_str(), nullptr, 16))) return true;
-  }
-  return false;
-}
 
 namespace json = boost::json;
 
 constexpr size_t kMaxQuoted = 64;  // characters of a user's text in a message
 
-std::unexpected<Error> refuse(std::string message) {
-  return std::unexpected(
-      Error{.code = ErrorCode::kInvalidArgument, .message = std::move(message), .param = {}});
-}
-
-std::string quoted(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text.substr(0, kMaxQuoted)) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte >= 0x7f ? '?' : c;
-  }
-  return out + (text.size() > kMaxQuoted ? "...\"" : "\"");
-}
-
-std::string printable(std::string_view name) {
-  const std::string out = quoted(name);
-  return out.substr(1, out.size() - 2);
-}
+std::string quoted(std::string_view text) { return '"' + printable(text, kMaxQuoted) + '"'; }
 
 // The place of a member of the schema at `path`; of a long one its end. With a quoted text, a
 // message holds at most 128 characters of the user's.
 std::string member_of(const std::string& path, std::string_view name) {
   constexpr size_t kMaxPlace = 60;
-  std::string out = path + "." + printable(name);
-  if (out.size() > kMaxPlace) out.replace(0, out.size() - kMaxPlace + 3, "...");
-  return out;
+  std::string out = path + "." + printable(name, kMaxQuoted);
+  if (out.size() <= kMaxPlace) return out;
+  size_t begin = out.size() - kMaxPlace + 3;
+  while (utf8_size(std::string_view(out).substr(begin)) == 0) ++begin;
+  return "..." + out.substr(begin);
 }
 
 template <class List>
@@ -73,14 +37,14 @@ bool has(const List& list, std::string_view name) {
   return std::ranges::find(list, name) != std::end(list);
 }
 
-Status check_regex(std::string_view regex, const GrammarLimits& limits);
-
 class SchemaCheck {
  public:
   SchemaCheck(const GrammarLimits& limits, bool exact) : limits_(limits), exact_(exact) {}
 
   // A whole schema: its references start from it.
-  Status check_root(json::value& schema, const std::string& path) {
+  Status check_root(json::value& schema, const std::string& path,
+                    StringForm form = StringForm::kJson) {
+    form_ = form;
     rewritten_ |= require_discriminators(schema);
     const json::value original = schema;
     root_ = &original;
@@ -88,6 +52,7 @@ class SchemaCheck {
   }
   bool rewritten() const { return rewritten_; }
   const std::vector<LengthBound>& bounds() const { return bounds_; }
+  const std::map<std::string, std::string>& patterns() const { return patterns_; }
 
  private:
   Status check(json::value& schema, const std::string& path) {
@@ -103,6 +68,7 @@ class SchemaCheck {
     if (exact_) {
       ATOM_RETURN_IF_ERROR(check_enforced(object, path));
     }
+    ATOM_RETURN_IF_ERROR(rewrite_pattern(object, path));
     bound_length(object);
     return check_inner(object, path);
   }
@@ -116,18 +82,25 @@ class SchemaCheck {
         schema.contains("format") || !has(types_of(schema), "string")) {
       return;
     }
-    const LengthBound bound{.min = min != nullptr ? min->get_int64() : 0,
-                            .max = max != nullptr ? max->get_int64() : limits_.max_repetitions};
+    const std::optional<std::string> pattern =
+        bounded({.min = min != nullptr ? min->get_int64() : 0,
+                 .max = max != nullptr ? max->get_int64() : limits_.max_repetitions},
+                kUnescaped);
+    if (!pattern) return;
+    schema.erase("minLength");
+    schema.erase("maxLength");
+    schema["pattern"] = *pattern;
+    rewritten_ = true;
+  }
+
+  std::optional<std::string> bounded(LengthBound bound, std::string_view char_class) {
     const auto found = std::ranges::find(bounds_, bound);
     if (bound.min > bound.max || (found == bounds_.end() && bounds_.size() == kMaxLengthBounds)) {
-      return;
+      return std::nullopt;
     }
     const int64_t index = found - bounds_.begin();
     if (found == bounds_.end()) bounds_.push_back(bound);
-    schema.erase("minLength");
-    schema.erase("maxLength");
-    schema["pattern"] = bounded_string_pattern(index);
-    rewritten_ = true;
+    return bounded_string_pattern(index, char_class);
   }
 
   // The library takes a oneOf of which it cannot tell the branches apart for an anyOf.
@@ -174,9 +147,6 @@ class SchemaCheck {
         return refuse(path + ".enum must be an array of at least one value");
       }
     }
-    if (const json::value* const pattern = schema.if_contains("pattern")) {
-      return check_pattern(pattern->get_string(), path + ".pattern");
-    }
     if (const json::value* const ref = schema.if_contains("$ref")) {
       const std::string_view target = ref->get_string();
       if (target != "#" && !target.starts_with("#/")) {
@@ -184,6 +154,9 @@ class SchemaCheck {
             str_format("{}.$ref: only references within the schema (\"#/...\") are "
                        "followed, got {}",
                        path, quoted(target)));
+      }
+      if (!leads_to_a_schema(target)) {
+        return refuse(str_format("{}.$ref: no schema stands at {}", path, quoted(target)));
       }
     }
     return {};
@@ -203,19 +176,75 @@ class SchemaCheck {
     return {};
   }
 
-  Status check_pattern(std::string_view pattern, const std::string& path) {
+  Result<JsonPattern> checked_pattern(std::string_view pattern, const std::string& path) {
     if (++num_patterns_ > limits_.max_patterns) {
       return refuse(
           str_format("{}: a schema may have at most {} patterns", path, limits_.max_patterns));
     }
-    if (Status status = check_regex(pattern, limits_); !status) {
-      return refuse(path + ": " + status.error().message);
+    Status sized = check_regex(pattern, limits_);
+    Result<JsonPattern> out =
+        sized ? json_string_pattern(pattern, form_) : std::unexpected(std::move(sized.error()));
+    if (!out) return refuse(path + ": " + out.error().message);
+    return out;
+  }
+
+  // What the schema says instead. The library would not take the escapes: a class of the same size
+  // stands for them, with a _ in it, which no pattern that json_pattern.h wrote has.
+  std::string stand_in(const JsonPattern& pattern) {
+    if (!pattern.escapes) return pattern.text;
+    std::string name = str_format("[_{}", patterns_.size());
+    name += std::string(pattern.text.size() - name.size() - 1, 'a') + "]";
+    patterns_[name] = pattern.text;
+    return name;
+  }
+
+  std::string followed(const JsonPattern& pattern) {
+    constexpr int64_t kMinCounted = 8;
+    if (!pattern.counted_class.empty() && form_ == StringForm::kJson &&
+        std::max(pattern.min, pattern.max) > kMinCounted) {
+      const std::optional<std::string> counted = bounded(
+          {.min = pattern.min, .max = pattern.max < 0 ? limits_.max_repetitions : pattern.max},
+          pattern.counted_class);
+      if (counted) return *counted;
     }
-    if (names_escaped_character(pattern)) {
-      return refuse(path +
-                    ": patterns that name a quote, a backslash or a control character are not "
-                    "enforced: JSON writes these as escapes");
+    return stand_in(pattern);
+  }
+
+  // Where a keyword need not be enforced, a pattern that cannot be is left out.
+  Status rewrite_pattern(json::object& schema, const std::string& path) {
+    const json::value* const format = schema.if_contains("format");
+    const auto known = std::ranges::find_if(kFormats, [&](const Format& row) {
+      return format != nullptr && format->get_string() == row.name;
+    });
+    const bool enforced = known != kFormats.end();
+    if (enforced && exact_ && schema.contains("pattern"))
+      return refuse(path + ": pattern beside format is not supported");
+    const json::value* const given = schema.if_contains("pattern");
+    if (given == nullptr && !(enforced && !known->pattern.empty())) return {};
+    const std::string pattern(given != nullptr ? std::string_view(given->get_string())
+                                               : known->pattern);
+    rewritten_ = true;
+    Result<JsonPattern> safe = checked_pattern(pattern, path + ".pattern");
+    if (!safe && exact_) return std::unexpected(std::move(safe.error()));
+    schema.erase("pattern");
+    if (enforced) schema.erase("format");
+    if (safe) schema["pattern"] = followed(*safe);
+    return {};
+  }
+
+  // Names that become the same share one schema: the library reads the last.
+  Status rewrite_names(json::object& properties, const std::string& place) {
+    json::object renamed;
+    for (auto& [name, schema] : properties) {
+      Result<JsonPattern> safe = checked_pattern(name, place);
+      if (safe) {
+        renamed[stand_in(*safe)] = std::move(schema);
+      } else if (exact_) {
+        return std::unexpected(std::move(safe.error()));
+      }
     }
+    properties = std::move(renamed);
+    rewritten_ = true;
     return {};
   }
 
@@ -289,10 +318,10 @@ class SchemaCheck {
           return refuse(place + " must be an object");
         }
         for (auto& [name, inner] : value.get_object()) {
-          if (key == "patternProperties") {
-            ATOM_RETURN_IF_ERROR(check_pattern(name, place));
-          }
           ATOM_RETURN_IF_ERROR(check(inner, member_of(place, name)));
+        }
+        if (key == "patternProperties") {
+          ATOM_RETURN_IF_ERROR(rewrite_names(value.get_object(), place));
         }
       }
     }
@@ -311,52 +340,13 @@ class SchemaCheck {
 
   const GrammarLimits& limits_;
   const bool exact_;
+  StringForm form_ = StringForm::kJson;
   const json::value* root_ = nullptr;
   int64_t num_patterns_ = 0;
   std::vector<LengthBound> bounds_;
+  std::map<std::string, std::string> patterns_;
   bool rewritten_ = false;
 };
-
-// Nesting of brackets and the numbers in braces. Neither knows the exact syntax: what stands in
-// quotes or classes counts too, which only makes the limits a little stricter.
-Status check_brackets(std::string_view text, const GrammarLimits& limits) {
-  int64_t depth = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\') {
-      ++i;
-    } else if (text[i] == '(') {
-      if (++depth > limits.max_depth) {
-        return refuse(str_format("more than {} nested groups", limits.max_depth));
-      }
-    } else if (text[i] == ')') {
-      depth -= depth > 0 ? 1 : 0;
-    } else if (text[i] == '{') {
-      for (++i; i < text.size() && (std::isdigit(static_cast<unsigned char>(text[i])) != 0 ||
-                                    text[i] == ',' || text[i] == ' ');
-           ++i) {
-        int64_t count = 0;
-        for (; i < text.size() && std::isdigit(static_cast<unsigned char>(text[i])) != 0; ++i) {
-          count = count * 10 + (text[i] - '0');
-          if (count > limits.max_repetitions) {
-            return refuse(str_format("more than {} repetitions", limits.max_repetitions));
-          }
-        }
-        if (i >= text.size() || text[i] == '}') {
-          break;
-        }
-      }
-    }
-  }
-  return {};
-}
-
-Status check_regex(std::string_view regex, const GrammarLimits& limits) {
-  if (static_cast<int64_t>(regex.size()) > limits.max_regex_bytes) {
-    return refuse(str_format("a regular expression may have at most {} bytes, not {}",
-                             limits.max_regex_bytes, regex.size()));
-  }
-  return check_brackets(regex, limits);
-}
 
 // The schemas, expressions and grammars within a structural tag, wherever they stand.
 Status check_tag(json::value& value, const std::string& path, SchemaCheck& schemas,
@@ -370,11 +360,15 @@ Status check_tag(json::value& value, const std::string& path, SchemaCheck& schem
   if (!value.is_object()) {
     return {};
   }
+  const json::value* const style = value.get_object().if_contains("style");
+  const json::value* const type = value.get_object().if_contains("type");
+  const bool is_json =
+      (style == nullptr || *style == "json") && (type == nullptr || *type != "qwen_xml_parameter");
   for (auto& [key, inner] : value.get_object()) {
     const std::string place = member_of(path, key);
     Status status;
     if (key == "json_schema" || key == "schema") {
-      status = schemas.check_root(inner, place);
+      status = schemas.check_root(inner, place, is_json ? StringForm::kJson : StringForm::kPlain);
     } else if (inner.is_string() && (key == "pattern" || key == "grammar")) {
       status = key == "pattern" ? check_regex(inner.get_string(), limits)
                                 : check_brackets(inner.get_string(), limits);
@@ -384,43 +378,6 @@ Status check_tag(json::value& value, const std::string& path, SchemaCheck& schem
     ATOM_RETURN_IF_ERROR(status);
   }
   return {};
-}
-
-Result<json::value> parse(std::string_view text, const GrammarLimits& limits) {
-  Result<json::value> value = parse_json(text, {.max_depth = static_cast<int>(limits.max_depth)});
-  if (!value) {
-    return refuse(value.error().message);
-  }
-  return value;
-}
-
-// An EBNF grammar that matches exactly one of the strings of a JSON array.
-Result<std::string> choice_grammar(std::string_view choices) {
-  ATOM_ASSIGN_OR_RETURN(const json::value value, parse(choices, {}));
-  if (!value.is_array() || value.get_array().empty()) {
-    return refuse("must be an array of at least one string");
-  }
-  std::string out = "root ::= ";
-  for (const json::value& choice : value.get_array()) {
-    if (!choice.is_string() || choice.get_string().empty()) {
-      return refuse("every choice must be a string that is not empty");
-    }
-    out += out.ends_with(' ') ? "\"" : " | \"";
-    for (const char c : choice.get_string()) {
-      const auto byte = static_cast<unsigned char>(c);
-      if (byte == 0) {
-        return refuse("a choice must not contain a NUL character");
-      }
-      if (byte < 0x20 || byte == 0x7f) {  // \u: \x would take the hexadecimal digits that follow
-        out += str_format("\\u{:04x}", byte);
-      } else {
-        out += c == '"' || c == '\\' ? "\\" : "";
-        out += c;
-      }
-    }
-    out += '"';
-  }
-  return out;
 }
 
 }  // namespace
@@ -435,10 +392,10 @@ Result<CheckedGrammar> check_grammar(const GrammarSpec& spec, const GrammarLimit
   }
   switch (spec.kind) {
     case GrammarSpec::Kind::kJsonObject:
-      return CheckedGrammar{.text = R"({"type": "object"})", .bounds = {}};
+      return CheckedGrammar{.text = R"({"type": "object"})", .bounds = {}, .patterns = {}};
     case GrammarSpec::Kind::kJsonSchema:
     case GrammarSpec::Kind::kStructuralTag: {
-      ATOM_ASSIGN_OR_RETURN(json::value value, parse(spec.text, limits));
+      ATOM_ASSIGN_OR_RETURN(json::value value, parse_spec(spec.text, limits));
       SchemaCheck schemas(limits, spec.exact);
       if (spec.kind == GrammarSpec::Kind::kJsonSchema) {
         ATOM_RETURN_IF_ERROR(schemas.check_root(value, "$"));
@@ -448,18 +405,19 @@ Result<CheckedGrammar> check_grammar(const GrammarSpec& spec, const GrammarLimit
         return refuse("must be an object");
       }
       return CheckedGrammar{.text = schemas.rewritten() ? json::serialize(value) : spec.text,
-                            .bounds = schemas.bounds()};
+                            .bounds = schemas.bounds(),
+                            .patterns = schemas.patterns()};
     }
     case GrammarSpec::Kind::kRegex:
       ATOM_RETURN_IF_ERROR(check_regex(spec.text, limits));
-      return CheckedGrammar{.text = spec.text, .bounds = {}};
+      return CheckedGrammar{.text = spec.text, .bounds = {}, .patterns = {}};
     case GrammarSpec::Kind::kChoice: {
       ATOM_ASSIGN_OR_RETURN(std::string grammar, choice_grammar(spec.text));
-      return CheckedGrammar{.text = std::move(grammar), .bounds = {}};
+      return CheckedGrammar{.text = std::move(grammar), .bounds = {}, .patterns = {}};
     }
     case GrammarSpec::Kind::kGrammar:
       ATOM_RETURN_IF_ERROR(check_brackets(spec.text, limits));
-      return CheckedGrammar{.text = spec.text, .bounds = {}};
+      return CheckedGrammar{.text = spec.text, .bounds = {}, .patterns = {}};
   }
   return refuse("unknown kind");
 }

@@ -11,10 +11,12 @@
 #include <utility>
 
 #include "atom/core/check.h"
+#include "atom/core/printable.h"
 #include "atom/structured_output/bounded_strings.h"
 #include "atom/structured_output/grammar_cache.h"
 #include "atom/structured_output/grammar_check.h"
 #include "atom/structured_output/grammar_compiler.h"
+#include "atom/structured_output/grammar_of_xgrammar.h"
 #include "atom/structured_output/work_budget.h"
 #include "atom/structured_output/xgrammar_logging.h"
 
@@ -22,24 +24,16 @@ namespace atom {
 namespace {
 
 constexpr int kJsonDepth = 256;      // of the library's own JSON parser; checked before
-constexpr int kMaxWhitespace = 64;   // between two JSON tokens; endless runs end a request
 constexpr size_t kMaxMessage = 128;  // of the library; it may quote the text of a user
 
 std::unexpected<Error> refuse(ErrorCode code, std::string message) {
   return std::unexpected(Error{.code = code, .message = std::move(message), .param = {}});
 }
 
-// One line of printable ASCII, of bounded length.
-std::string one_line(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, kMaxMessage)) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte >= 0x7f ? ' ' : c;
-  }
-  while (!out.empty() && out.back() == ' ') {
-    out.pop_back();
-  }
-  return out;
+std::string one_line(std::string text) {
+  while (!text.empty() && static_cast<unsigned char>(text.back()) <= ' ') text.pop_back();
+  std::ranges::replace(text, '\n', ' ');
+  return printable(text, kMaxMessage);
 }
 
 std::string message_of(const std::exception_ptr& failure) {
@@ -61,38 +55,28 @@ struct Outcome {
   double seconds = 0;  // of CPU time
 };
 
-xgrammar::CompiledGrammar compile_kind(xgrammar::GrammarCompiler& compiler,
-                                       const GrammarSpec& spec) {
-  const auto schema = [&](const std::string& text) {
-    return compiler.CompileJSONSchema(
-        text, spec.any_whitespace, std::nullopt, std::nullopt,
-        /*strict_mode=*/true, spec.any_whitespace ? std::optional(kMaxWhitespace) : std::nullopt);
-  };
-  switch (spec.kind) {
-    case GrammarSpec::Kind::kJsonObject:
-    case GrammarSpec::Kind::kJsonSchema:
-      return schema(spec.text);
-    case GrammarSpec::Kind::kRegex:
-      return compiler.CompileRegex(spec.text);
-    case GrammarSpec::Kind::kChoice:
-    case GrammarSpec::Kind::kGrammar:
-      return compiler.CompileGrammar(spec.text, "root");
-    case GrammarSpec::Kind::kStructuralTag:
-      return compiler.CompileStructuralTag(spec.text);
-  }
-  throw std::invalid_argument("unknown kind of grammar");
+// A vocabulary in the library's form.
+struct Vocabulary {
+  explicit Vocabulary(xgrammar::TokenizerInfo tokens)
+      : info(std::move(tokens)), compiler(info, /*max_threads=*/1, /*cache_enabled=*/false) {}
+  xgrammar::TokenizerInfo info;
+  xgrammar::GrammarCompiler compiler;
+};
+
+xgrammar::CompiledGrammar compile_form(Vocabulary& vocabulary, const GrammarSpec& spec,
+                                       const CheckedGrammar& form) {
+  return vocabulary.compiler.CompileGrammar(grammar_of(spec, form, vocabulary.info));
 }
 
-void compile_within(const GrammarLimits& limits, double seconds,
-                    xgrammar::GrammarCompiler& compiler, const GrammarSpec& spec,
-                    Outcome& outcome) {
+void compile_within(const GrammarLimits& limits, double seconds, Vocabulary& vocabulary,
+                    const GrammarSpec& spec, const CheckedGrammar& form, Outcome& outcome) {
   outcome.warning.reserve(kMaxMessage);
   xgrammar::first_warning = &outcome.warning;
   std::exception_ptr failure;
   {
     WorkBudget budget({.cpu_seconds = seconds, .bytes = limits.compile_bytes});
     try {
-      outcome.grammar.emplace(compile_kind(compiler, spec));
+      outcome.grammar.emplace(compile_form(vocabulary, spec, form));
       outcome.bytes = budget.bytes();
     } catch (...) {
       failure = std::current_exception();
@@ -142,7 +126,7 @@ struct GrammarCompiler::Impl {
   std::shared_ptr<const TokenLengths> lengths;
 
   std::mutex compile_mutex;  // one compilation at a time
-  std::optional<xgrammar::GrammarCompiler> compiler;
+  std::optional<Vocabulary> vocabulary;
 
   mutable std::mutex cache_mutex;
   GrammarCache cache{0};
@@ -190,21 +174,18 @@ struct GrammarCompiler::Impl {
       tokens.push_back(length_marker(i));
     }
     xgrammar::SetMaxRecursionDepth(kJsonDepth);
-    compiler.emplace(xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW,
-                                             static_cast<int>(tokens.size()), stop_token_ids),
-                     /*max_threads=*/1, /*cache_enabled=*/false);
+    vocabulary.emplace(xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW,
+                                               static_cast<int>(tokens.size()), stop_token_ids));
   }
 
   GrammarCache::Value compile_now(const GrammarSpec& spec, double& seconds_left) {
-    GrammarSpec checked = spec;
     ATOM_ASSIGN_OR_RETURN(CheckedGrammar form, check_grammar(spec, limits));
-    checked.text = std::move(form.text);
-    if (!compiler) {
+    if (!vocabulary) {
       build_vocabulary();
     }
     Outcome outcome;
     if (!run_on_large_stack(
-            [&] { compile_within(limits, seconds_left, *compiler, checked, outcome); })) {
+            [&] { compile_within(limits, seconds_left, *vocabulary, spec, form, outcome); })) {
       return refuse(ErrorCode::kResourceExhausted, "no thread to compile the grammar on");
     }
     seconds_left = std::max(0.0, seconds_left - outcome.seconds);

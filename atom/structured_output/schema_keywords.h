@@ -92,4 +92,32 @@ inline constexpr std::array<std::string_view, 4> kSchemaLists = {"anyOf", "oneOf
 inline constexpr std::array<std::string_view, 4> kSchemaMaps = {"properties", "patternProperties",
                                                                 "$defs", "definitions"};
 
+// Formats that the library enforces; a schema's other formats are annotations. Where `pattern` is
+// not empty, it is enforced instead of the library's own, which lets in what is no JSON.
+struct Format {
+  std::string_view name;
+  std::string_view pattern;
+};
+inline constexpr std::array<Format, 14> kFormats = {{
+    {"date", ""},
+    {"time", ""},
+    {"date-time", ""},
+    {"duration", ""},
+    {"ipv4", ""},
+    {"ipv6", ""},
+    {"hostname", ""},
+    {"uuid", ""},
+    {"uri", ""},
+    {"uri-reference", ""},
+    {"uri-template", ""},
+    {"email",
+     R"(^[\w!#$%&'*+/=?^`{|}~-]+(\.[\w!#$%&'*+/=?^`{|}~-]+)*)"
+     R"(@[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$)"},
+    {"json-pointer", "^(/([^/~]|~[01])*)*$"},
+    {"relative-json-pointer", "^(0|[1-9][0-9]*)(#|(/([^/~]|~[01])*)*)$"},
+}};
+
+// Does a reference ("#/$defs/name") lead to a place where a schema stands, and is checked?
+bool leads_to_a_schema(std::string_view reference);
+
 }  // namespace atom
