@@ -16,8 +16,16 @@ BlockManager::BlockManager(const Options& options)
   if (options.enable_prefix_caching) {
     block_tokens_.resize(static_cast<size_t>(options.num_blocks * options.block_size));
   }
+  restart();
+}
+
+void BlockManager::restart() {
+  table_.clear();
+  std::ranges::fill(blocks_, Block{});
+  free_head_ = free_tail_ = -1;
+  num_free_ = 0;
   // Pushed to the front one by one: block 0 is given first.
-  for (int64_t block = options.num_blocks; block-- > 0;) {
+  for (int64_t block = options_.num_blocks; block-- > 0;) {
     push_free(static_cast<int32_t>(block));
   }
 }

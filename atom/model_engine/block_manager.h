@@ -63,6 +63,8 @@ class BlockManager {
   void forget(std::span<const int32_t> blocks);
   // Forgets every cached prefix (the device lost its memory).
   void forget_all();
+  // As after construction, whatever state an exception left behind. Allocates nothing.
+  void restart();
 
   // free + referenced + cached = total, reference counts = owners[block], lists and table
   // consistent, no duplicates. Empty when all is well, otherwise the first fault.

@@ -200,15 +200,7 @@ struct EngineCore::Impl {
           discard_in_flight();
         }
       } catch (const std::exception& error) {
-        // The scheduler itself ran out of memory: its state is not to be trusted any more.
-        log_error("the engine stops: {}", error.what());
-        dead = true;
-        out.fatal = dead_error();
-        for (Command& command : commands) {
-          if (command.output) {
-            with_memory([&] { out.added.push_back(std::move(command.output)); });
-          }
-        }
+        scheduler_failed(error, commands, out);
       }
       publish(std::move(out));
       if (!open) {
@@ -284,6 +276,22 @@ struct EngineCore::Impl {
       log_error("the device is given up: no more requests are served");
       dead = true;
       scheduler.fail_all(dead_error(), out.updates);
+    }
+  }
+
+  // The scheduler itself ran out of memory: what it holds is not to be trusted any more. Every
+  // request fails, and the next one finds it empty.
+  void scheduler_failed(const std::exception& error, std::vector<Command>& commands,
+                        OutputBatch& out) {
+    with_memory([&] { log_error("the scheduler failed, and every request: {}", error.what()); });
+    with_memory([&] { discard_in_flight(); });
+    scheduler.restart();
+    dead = dead || ++num_failed_steps >= kMaxFailedSteps;
+    with_memory([&] { out.fatal = dead ? dead_error() : step_error(); });
+    for (Command& command : commands) {
+      if (command.output) {
+        with_memory([&] { out.added.push_back(std::move(command.output)); });
+      }
     }
   }
 

@@ -113,7 +113,9 @@ std::unique_ptr<Request> Scheduler::make_request(RequestId id, const GenerationR
 
 void Scheduler::add(std::unique_ptr<Request> request) {
   for (const auto& sequence : request->sequences) {
-    sequence->id = next_sequence_id_++;
+    sequence->id = next_sequence_id_++;  // all, also when one of the next lines throws
+  }
+  for (const auto& sequence : request->sequences) {
     waiting_.emplace(sequence->id, sequence.get());
   }
   const RequestId id = request->id;

@@ -94,6 +94,10 @@ class Scheduler {
   void fail_running(const Error& error, std::vector<SequenceUpdate>& updates);
   // As fail_running, for every request there is.
   void fail_all(const Error& error, std::vector<SequenceUpdate>& updates);
+  // After an exception in any other call (out of memory, in practice): what it left half done is
+  // thrown away, and every request with it, without an update. Counters and ids go on. Allocates
+  // nothing.
+  void restart();
   // Ends all choices with kAbort; unknown and finished ids are ignored.
   void abort(RequestId id, std::vector<SequenceUpdate>& updates);
   void abort_all(std::vector<SequenceUpdate>& updates);

@@ -223,6 +223,17 @@ void Scheduler::fail_all(const Error& error, std::vector<SequenceUpdate>& update
   maybe_check();
 }
 
+void Scheduler::restart() {
+  batch_.sequences.clear();
+  planned_.entries.clear();
+  in_flight_.clear();
+  waiting_.clear();
+  running_.clear();
+  requests_.clear();
+  blocks_.restart();
+  num_deferred_blocks_ = 0;
+}
+
 void Scheduler::abort(RequestId id, std::vector<SequenceUpdate>& updates) {
   const auto found = requests_.find(id);
   if (found == requests_.end()) {

@@ -16,39 +16,15 @@
 #include "atom/core/log.h"
 #include "atom/model_engine/engine_core.h"
 #include "tests/support/byte_tokenizer.h"
+#include "tests/support/failing_memory.h"
 #include "tests/support/scripted_executor.h"
-
-namespace {
-
-// Allocations until one fails; negative: none will. Counts on every thread but the test's own.
-std::atomic<int64_t> allocations_left{-1};
-std::atomic<bool> allocation_failed{false};
-thread_local bool exempt = false;
-
-void* allocate(std::size_t size) {
-  if (!exempt && allocations_left.load(std::memory_order_relaxed) >= 0 &&
-      allocations_left.fetch_sub(1) == 0) {
-    allocation_failed = true;
-    throw std::bad_alloc();
-  }
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate(size); }
-void* operator new[](std::size_t size) { return allocate(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace atom {
 namespace {
 
 using namespace std::chrono_literals;
 using testing_support::byte_ids;
+using testing_support::exempt_from_failing_memory;
 using testing_support::ScriptedExecutor;
 using testing_support::ScriptedOptions;
 
@@ -134,9 +110,9 @@ std::shared_ptr<Witness> ask(EngineCore& core, int32_t n, RequestId* id = nullpt
   const auto added = core.add_request(
       {.prompt_token_ids = byte_ids("prompt"), .sampling = {.max_tokens = 100, .n = n}},
       [witness](RequestOutput&& output) {
-        const bool before = std::exchange(exempt, true);
+        const bool before = std::exchange(exempt_from_failing_memory, true);
         witness->see(output);
-        exempt = before;
+        exempt_from_failing_memory = before;
       });
   if (!added) return nullptr;
   if (id != nullptr) *id = *added;
@@ -174,11 +150,11 @@ void expect_alive_or_honest(EngineCore& core) {
 class EngineFaults : public testing::Test {
  protected:
   void SetUp() override {
-    exempt = true;
+    exempt_from_failing_memory = true;
     set_log_level(LogLevel::kOff);
   }
   void TearDown() override {
-    allocations_left = -1;
+    testing_support::give_memory_back();
     set_log_level(LogLevel::kInfo);
   }
 };
@@ -235,39 +211,56 @@ TEST_F(EngineFaults, RandomLivesKeepEveryPromise) {
   }
 }
 
+// Two requests to an engine whose allocations fail from the k-th on, `failures` of them.
+// False when none was left to fail.
+bool live_without_memory(int64_t k, int64_t failures) {
+  const auto core = make_core(says_text());
+  std::vector<std::shared_ptr<Witness>> witnesses;
+  testing_support::let_memory_run_out(k, failures);
+  for (const int32_t n : {1, 2}) {
+    exempt_from_failing_memory = false;
+    auto witness = std::shared_ptr<Witness>();
+    try {
+      witness = ask(*core, n);
+    } catch (const std::bad_alloc&) {  // of the witness itself
+    }
+    exempt_from_failing_memory = true;
+    if (witness != nullptr) witnesses.push_back(std::move(witness));
+  }
+  for (const auto& witness : witnesses) {
+    EXPECT_TRUE(witness->wait());
+    EXPECT_EQ(witness->fault(), "");
+  }
+  const bool failed = testing_support::memory_ran_out();
+  testing_support::give_memory_back();
+  if (failures < 3) {  // as many as may happen in a row
+    EXPECT_EQ(core->stats().condition, EngineCondition::kOk);
+  }
+  expect_alive_or_honest(*core);
+  return failed;
+}
+
 // Fails the k-th allocation of the engine's threads and of add_request, for every k until a run
-// needs no more than k.
+// needs no more than k. No single one ends the engine.
 TEST_F(EngineFaults, EveryAllocationMayFail) {
   const int64_t most = from_environment("ATOM_FAULT_ALLOCATIONS", 3000);
   int64_t k = 0;
   for (; k < most; ++k) {
     SCOPED_TRACE("allocation " + std::to_string(k));
-    const auto core = make_core(says_text());
-    allocation_failed = false;
-    std::vector<std::shared_ptr<Witness>> witnesses;
-    allocations_left = k;
-    for (const int32_t n : {1, 2}) {
-      exempt = false;
-      auto witness = std::shared_ptr<Witness>();
-      try {
-        witness = ask(*core, n);
-      } catch (const std::bad_alloc&) {  // of the witness itself
-      }
-      exempt = true;
-      if (witness != nullptr) witnesses.push_back(std::move(witness));
-    }
-    for (const auto& witness : witnesses) {
-      ASSERT_TRUE(witness->wait());
-      ASSERT_EQ(witness->fault(), "");
-    }
-    const bool failed = allocation_failed;
-    allocations_left = -1;
-    expect_alive_or_honest(*core);
-    if (testing::Test::HasFailure()) return;
-    if (!failed) break;
+    if (!live_without_memory(k, 1) || testing::Test::HasFailure()) break;
   }
   EXPECT_GT(k, 50);
   EXPECT_LT(k, most);
+}
+
+TEST_F(EngineFaults, MemoryMayStayAwayForAWhile) {
+  for (const int64_t failures : {2, 5, 20}) {
+    for (int64_t k = 0; k < 300; k += 7) {
+      SCOPED_TRACE(std::to_string(failures) + " allocations after " + std::to_string(k));
+      live_without_memory(k, failures);
+      if (testing::Test::HasFailure()) return;
+    }
+  }
 }
 
 TEST_F(EngineFaults, AStuckStepIsReportedAndASlowOneIsNot) {

@@ -30,7 +30,8 @@ TEST(SchedulerSimulation, EveryScheduleGivesTheOraclesAnswers) {
             << totals.preemptions << " preemptions, " << totals.cache_hits << " cached tokens, "
             << totals.ahead << " rows ahead, " << totals.forks << " requests with n > 1, "
             << totals.aborts << " aborts, " << totals.failures << " failed steps, "
-            << totals.bad_rows << " bad rows\n";
+            << totals.bad_rows << " bad rows, " << totals.lost_memories
+            << " allocations that failed\n";
   if (count >= kDefaultCount) {
     // The series is worth something only if it reaches all of this.
     EXPECT_GT(totals.preemptions, 5'000);
@@ -40,6 +41,7 @@ TEST(SchedulerSimulation, EveryScheduleGivesTheOraclesAnswers) {
     EXPECT_GT(totals.aborts, 1'000);
     EXPECT_GT(totals.failures, 500);
     EXPECT_GT(totals.bad_rows, 500);
+    EXPECT_GT(totals.lost_memories, 500);
   }
 }
 

@@ -1,7 +1,10 @@
 #include "tests/simulation/simulation.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
+
+#include "tests/support/failing_memory.h"
 
 namespace atom::simulation {
 namespace {
@@ -28,6 +31,7 @@ Simulation::Simulation(uint64_t seed, Sabotage sabotage) : random_(seed), sabota
   if (chance(0.15)) {
     faults_ = {.submit_error = 0.01, .collect_error = 0.01, .bad_row = 0.03};
   }
+  no_memory_ = chance(0.1) ? 0.03 : 0;
   sabotage_at_ = pick(2, 20);
   make_clients();
   scheduler_ = std::make_unique<Scheduler>(options_);
@@ -107,8 +111,9 @@ std::string Simulation::run(Totals& totals) {
         fail(status.error().message);
         break;
       }
-      scheduler_->add(
-          Scheduler::make_request(num_added_, client.request, client.seed, time_, options_));
+      auto request =
+          Scheduler::make_request(num_added_, client.request, client.seed, time_, options_);
+      guarded([&](auto&) { scheduler_->add(std::move(request)); });
     }
     arrivals_and_departures();
     if (!advance() && scheduler_->has_requests()) {
@@ -139,6 +144,7 @@ std::string Simulation::run(Totals& totals) {
   totals.failures += totals_.failures;
   totals.bad_rows += totals_.bad_rows;
   totals.forks += totals_.forks;
+  totals.lost_memories += totals_.lost_memories;
   return fault_;
 }
 
@@ -151,13 +157,11 @@ void Simulation::arrivals_and_departures() {
   if (chance(0.02)) {
     client.aborted = true;
     ++totals_.aborts;
-    std::vector<SequenceUpdate> updates;
-    scheduler_->abort(id, updates);
-    take(std::move(updates));
+    guarded([&](auto& updates) { scheduler_->abort(id, updates); });
   } else if (chance(0.02)) {
     const auto choice = static_cast<int32_t>(pick(0, client.request.sampling.n - 1));
     client.streams[static_cast<size_t>(choice)].cut = true;
-    scheduler_->stop_choice(id, choice);
+    guarded([&](auto&) { scheduler_->stop_choice(id, choice); });
   }
 }
 
@@ -166,7 +170,11 @@ bool Simulation::advance() {
   while (scheduler_->num_in_flight() < depth_) {
     time_ += 0.01 * static_cast<double>(pick(1, 5));
     if (num_steps_ % 97 == 13) time_ += 3600;  // the machine slept
-    const ScheduledBatch& batch = scheduler_->schedule(time_);
+    const ScheduledBatch* planned = nullptr;
+    if (!guarded([&](auto&) { planned = &scheduler_->schedule(time_); })) {
+      return true;
+    }
+    const ScheduledBatch& batch = *planned;
     if (const std::string fault = scheduler_->find_fault(); !fault.empty()) {
       fail(fault);
     }
@@ -201,11 +209,11 @@ bool Simulation::advance() {
   if (sabotage_ == Sabotage::kKeepMemory && num_steps_ == sabotage_at_) {
     executor_->lose_memory();
   }
-  std::vector<SequenceUpdate> updates;
-  if (const Status status = scheduler_->commit(std::move(*output), updates); !status) {
-    fail(status.error().message);
-  }
-  take(std::move(updates));
+  guarded([&](auto& updates) {
+    if (const Status status = scheduler_->commit(std::move(*output), updates); !status) {
+      fail(status.error().message);
+    }
+  });
   return true;
 }
 
@@ -230,6 +238,42 @@ void Simulation::sabotage_batch(ScheduledBatch& batch) {
       s.pending_row = s.pending_row == 0 ? 1 : 0;
     }
     s.block_table = table;
+  }
+}
+
+template <class Call>
+bool Simulation::guarded(Call call) {
+  std::vector<SequenceUpdate> updates;
+  bool failed = false;
+  if (no_memory_ > 0 && chance(no_memory_)) {
+    testing_support::let_memory_run_out(pick(0, 7));
+  }
+  try {
+    call(updates);
+  } catch (const std::bad_alloc&) {
+    failed = true;
+  }
+  testing_support::give_memory_back();
+  take(std::move(updates));
+  if (failed) {
+    memory_failed();
+  }
+  return !failed;
+}
+
+// As the engine does: the device's steps are dropped, the scheduler starts again, and every request
+// that it had ends.
+void Simulation::memory_failed() {
+  ++totals_.lost_memories;
+  executor_->lose_memory();
+  scheduler_->restart();
+  for (size_t i = 0; i < num_added_; ++i) {
+    for (Stream& stream : clients_[i].streams) {
+      if (!stream.finished && !stream.cut) {
+        stream.finished = true;
+        stream.reason = FinishReason::kError;
+      }
+    }
   }
 }
 

@@ -31,7 +31,7 @@ enum class Sabotage {
 struct Totals {  // what a series of lives has exercised
   int64_t steps = 0, tokens = 0, preemptions = 0, cache_hits = 0, aborts = 0, failures = 0,
           bad_rows = 0;
-  int64_t ahead = 0, forks = 0;
+  int64_t ahead = 0, forks = 0, lost_memories = 0;
 };
 
 class Simulation {
@@ -63,6 +63,10 @@ class Simulation {
   bool advance();  // false: nothing to do
   void sabotage_batch(ScheduledBatch& batch);
   void device_failed();
+  // Calls the scheduler; in some lives an allocation within it fails. False when one did.
+  template <class Call>
+  bool guarded(Call call);
+  void memory_failed();
   void take(std::vector<SequenceUpdate>&& updates);
   void check_answers();
   std::vector<int32_t> oracle(const Client& client, uint64_t seed, FinishReason& reason) const;
@@ -81,6 +85,7 @@ class Simulation {
   SchedulerOptions options_;
   int depth_ = 1;
   FaultRates faults_;
+  double no_memory_ = 0;  // per call of the scheduler
   std::vector<std::vector<int32_t>> prefixes_;
   std::vector<Client> clients_;
   size_t num_added_ = 0;
