@@ -1,6 +1,6 @@
 // A whole engine on one device, without tokenizer and server: time per token at batch 1, and
 // output tokens per second with a fixed number of clients, each of which asks again when its answer
-// is there. Random token ids, greedy, EOS ignored. Weights are made up (--load_dummy) unless the
+// is there. Random token ids, greedy (or --temperature T), EOS ignored. Weights are made up (--load_dummy) unless the
 // folder has them. Results: docs/benchmarks/gpu.md.
 //   throughput_benchmark MODEL [--input N] [--output N] [--clients LIST] [--requests-per-client N]
 //                        [--device D] [--quantization fp8] [--kv-cache-dtype D] [--level N] ...
@@ -32,6 +32,9 @@ struct Options {
   int64_t output = 256;
   int64_t requests_per_client = 2;
   std::vector<int> clients = {1};
+  // Of sampling; made-up weights answer greedily with one token over and over, which sends every
+  // sequence of a mixture of experts to the same ones.
+  float temperature = 0.0F;
   atom::EngineArgs engine = {.enable_prefix_caching = false,
                              .max_model_len = 4096,
                              .max_num_seqs = 256,
@@ -59,6 +62,8 @@ bool parse(int argc, char** argv, Options& options) {
       options.output = std::stoll(value);
     else if (flag == "--requests-per-client")
       options.requests_per_client = std::stoll(value);
+    else if (flag == "--temperature")
+      options.temperature = std::stof(value);
     else if (flag == "--device")
       options.engine.device = value;
     else if (flag == "--quantization")
@@ -127,7 +132,7 @@ class Load {
       }
     }
     atom::SamplingParams params{
-        .temperature = 0.0F, .max_tokens = options_.output, .ignore_eos = true};
+        .temperature = options_.temperature, .max_tokens = options_.output, .ignore_eos = true};
     const auto id =
         engine_.add_request({.prompt_token_ids = std::move(prompt), .sampling = params},
                             [this](atom::RequestOutput&& output) { take(std::move(output)); });

@@ -83,21 +83,21 @@ int64_t attention_activations(const ModelConfig& model) {
                   heads * (latent.kv_lora_rank + latent.v_head_dim));
 }
 
-// Values of all layers' feed-forward matrices.
-int64_t feed_forward_weights(const ModelConfig& model) {
+// Values of all layers' feed-forward matrices, of `num_experts` experts each.
+int64_t feed_forward_weights(const ModelConfig& model, int64_t num_experts) {
   const MoeConfig& moe = model.moe;
   const auto sparse = static_cast<int64_t>(std::ranges::count(moe.has_experts, true));
   const int64_t experts =
-      moe.num_experts * (3 * moe.intermediate_size + 1) + 3 * moe.shared_intermediate_size;
+      num_experts * 3 * moe.intermediate_size + moe.num_experts + 3 * moe.shared_intermediate_size;
   return ((model.num_hidden_layers - sparse) * 3 * model.intermediate_size + sparse * experts) *
          model.hidden_size;
 }
 
 // bf16 matrices; norms and biases are lost in them.
-int64_t dummy_weight_bytes(const ModelConfig& model) {
+int64_t dummy_weight_bytes(const ModelConfig& model, int64_t num_experts) {
   const int64_t attention = attention_weights(model);
   const int64_t tables = model.tie_word_embeddings ? 1 : 2;
-  return 2 * (model.num_hidden_layers * attention + feed_forward_weights(model) +
+  return 2 * (model.num_hidden_layers * attention + feed_forward_weights(model, num_experts) +
               tables * model.vocab_size * model.hidden_size);
 }
 
@@ -114,6 +114,16 @@ int64_t expert_scratch_bytes(const ModelConfig& model, int64_t step_tokens) {
                          std::max(model.hidden_size, moe.intermediate_size) + 16;
   return pairs * values * 4 + moe.num_experts * 512 +
          step_tokens * (moe.num_experts + 2 * moe.rule.top_k) * 4;
+}
+
+// The same on a GPU, which takes all pairs of a step at once (kernels/gpu/moe/experts.cu).
+int64_t device_expert_scratch_bytes(const ModelConfig& model, int64_t step_tokens) {
+  const MoeConfig& moe = model.moe;
+  if (moe.num_experts == 0) {
+    return 0;
+  }
+  const int64_t pairs = step_tokens * moe.rule.top_k;
+  return pairs * ((model.hidden_size + moe.intermediate_size) * 2 + 16) + moe.num_experts * 32;
 }
 
 // Bytes of the two kinds of activations (ops.h).
@@ -198,8 +208,9 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
   ATOM_ASSIGN_OR_RETURN(MemoryPlan plan, start_plan(config, model));
   plan.available = static_cast<int64_t>(static_cast<double>(available_host_bytes()) *
                                         config.cache.memory_utilization);
-  plan.weights = config.model.load_dummy == DummyWeights::kNone ? checkpoint.total_bytes()
-                                                                : dummy_weight_bytes(model);
+  plan.weights = config.model.load_dummy == DummyWeights::kNone
+                     ? checkpoint.total_bytes()
+                     : dummy_weight_bytes(model, model.moe.num_experts);
   plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows, {});
   ATOM_RETURN_IF_ERROR(divide(config, kHostCacheShare, plan));
   return plan;
@@ -216,26 +227,30 @@ Result<MemoryPlan> plan_device_memory(const EngineConfig& config, const Checkpoi
   // --gpu-memory-utilization is a share of the device; what others use is not ours.
   plan.available = plan.device_free - static_cast<int64_t>(static_cast<double>(total) *
                                                            (1.0 - config.cache.memory_utilization));
-  plan.weights = dummy_weight_bytes(model);  // bf16, whatever the checkpoint stores
+  // bf16, whatever the checkpoint stores
+  plan.weights = dummy_weight_bytes(model, model.moe.num_experts);
+  plan.token_weights = dummy_weight_bytes(model, model.moe.rule.top_k);
   if (config.model.quantization == Quantization::kFP8) {
     plan.weights = plan.weights / 2 + model.vocab_size * model.hidden_size;
+    plan.token_weights = plan.token_weights / 2 + model.vocab_size * model.hidden_size;
   }
   const OpTable& ops = *gpu.backend->op_table(config.level);
   plan.vocab_size = model.vocab_size;
   const int64_t efficient = tokens_in(kLongestStep, plan, gpu) / kStepMultiple * kStepMultiple;
   plan.step_tokens = std::min(config.scheduler.max_num_batched_tokens,
                               std::max({efficient, kMinStepTokens, config.scheduler.max_num_seqs}));
-  plan.workspace =
-      kDeviceScratch + workspace_bytes(model, plan.step_tokens, config.scheduler.max_num_seqs,
-                                       {.activation = dtype_bytes(ops.activation_dtype, 1),
-                                        .residual = dtype_bytes(ops.residual_dtype, 1)});
+  plan.workspace = kDeviceScratch +
+                   workspace_bytes(model, plan.step_tokens, config.scheduler.max_num_seqs,
+                                   {.activation = dtype_bytes(ops.activation_dtype, 1),
+                                    .residual = dtype_bytes(ops.residual_dtype, 1)}) +
+                   device_expert_scratch_bytes(model, plan.step_tokens);
   MemoryPlan expected = plan;
   ATOM_RETURN_IF_ERROR(plan_kv_cache(config, expected));
   return plan;
 }
 
 int64_t tokens_in(double seconds, const MemoryPlan& plan, const GpuDevice& gpu) {
-  const auto per_token = static_cast<double>(std::max<int64_t>(1, plan.weights));
+  const auto per_token = static_cast<double>(std::max<int64_t>(1, plan.token_weights));
   const double flops = kFlopsPerMultiprocessor * gpu.properties.num_multiprocessors;
   return static_cast<int64_t>(seconds * flops / per_token);  // 2 flops for each 2-byte weight
 }

@@ -30,6 +30,7 @@ struct MemoryPlan {
   int64_t device_free = 0;    // of a GPU before anything was loaded
   int64_t step_tokens = 0;    // of a GPU: the most that one step holds
   int64_t vocab_size = 0;     // of a GPU
+  int64_t token_weights = 0;  // of a GPU: bytes of weights that one token is multiplied with
 };
 
 struct GpuDevice;

@@ -6,6 +6,7 @@
 
 #include "kernels/common/convert.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/gpu/moe.h"
 
 namespace atom {
 namespace {
@@ -134,6 +135,25 @@ Status DeviceUploader::rows_as_bf16(const WeightPart& part, void* to) {
                 });
 }
 
+Status DeviceUploader::stored_rows(const WeightPart& part, void* to) {
+  const int64_t bytes = row_bytes(part.format.dtype, part.cols);
+  return pieces(part.rows, bytes, to, [&](void* pinned, int64_t begin, int64_t count) {
+    const cpu::RowSource source = row_source(part);
+    auto* out = static_cast<uint8_t*>(pinned);
+    for (int64_t row = begin; row < begin + count; ++row, out += bytes) {
+      std::memcpy(out, cpu::stored_row(source, row).data, static_cast<size_t>(bytes));
+      if (part.format.dtype == DType::kF4E2M1) {
+        for (int64_t i = 0; i < bytes; i += 4) {
+          uint32_t word = 0;
+          std::memcpy(&word, out + i, 4);
+          word = gpu::pack_expert_word(word);
+          std::memcpy(out + i, &word, 4);
+        }
+      }
+    }
+  });
+}
+
 Status DeviceUploader::bytes(const void* from, int64_t nbytes, void* to) {
   return pieces(nbytes, 1, to, [&](void* pinned, int64_t begin, int64_t count) {
     std::memcpy(pinned, static_cast<const char*>(from) + begin, static_cast<size_t>(count));
@@ -167,12 +187,14 @@ Result<Buffer> upload_table(const ExecContext& ctx, const WeightPart& part) {
 
 namespace {
 
-// Parts that are already on the device (dummy weights) are copied there.
+// Parts that are already on the device (dummy weights) are copied there; every second row of one
+// is its first rows: they are made up.
 Status place_part(const ExecContext& ctx, const WeightPart& part, void* to) {
   if (part.on_device) {
-    return status_of(
-        ctx.runtime->copy_async(to, part.data, part.rows * part.cols * kBF16Bytes, ctx.stream),
-        "copying weights");
+    const int64_t row = part.cols * kBF16Bytes;
+    const void* from = static_cast<const char*>(part.data) + part.first_row * row;
+    return status_of(ctx.runtime->copy_async(to, from, part.rows * row, ctx.stream),
+                     "copying weights");
   }
   return ctx.uploader->rows_as_bf16(part, to);
 }
@@ -196,6 +218,14 @@ Status quantize_rows(const ExecContext& ctx, Buffer weight, LinearWeight& out) {
 
 }  // namespace
 
+Status place_rows(const ExecContext& ctx, std::span<const WeightPart> parts, void* to) {
+  for (const WeightPart& part : parts) {
+    ATOM_RETURN_IF_ERROR(place_part(ctx, part, to));
+    to = static_cast<char*>(to) + part.rows * part.cols * kBF16Bytes;
+  }
+  return {};
+}
+
 Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> parts, bool quantize,
                           LinearWeight& out) {
   out.in_features = parts.front().cols;
@@ -208,11 +238,8 @@ Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> pa
   out.segments = {{.format = {.dtype = DType::kBF16}, .rows = out.out_features}};
   ATOM_ASSIGN_OR_RETURN(Buffer weight,
                         allocate_on(ctx, out.out_features * out.in_features * kBF16Bytes));
-  auto* to = static_cast<char*>(weight.data());
-  for (const WeightPart& part : parts) {
-    ATOM_RETURN_IF_ERROR(place_part(ctx, part, to));
-    to += part.rows * part.cols * kBF16Bytes;
-  }
+  ATOM_RETURN_IF_ERROR(place_rows(ctx, parts, weight.data()));
+  auto* to = static_cast<char*>(weight.data()) + rows * out.in_features * kBF16Bytes;
   if (const int64_t padding = (out.out_features - rows) * out.in_features * kBF16Bytes) {
     ATOM_RETURN_IF_ERROR(
         status_of(ctx.runtime->fill_async(to, 0, padding, ctx.stream), "padding weights"));

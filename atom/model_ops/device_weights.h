@@ -30,6 +30,9 @@ class DeviceUploader {
   // `to` [part.rows, part.cols] bf16 on the device, rows in logical order. The source has been read
   // on return; the copies are done after finish().
   Status rows_as_bf16(const WeightPart& part, void* to);
+  // Rows of a part of one byte a value as they are, or of MXFP4 in the order of pack_expert_word
+  // (kernels/gpu/moe.h).
+  Status stored_rows(const WeightPart& part, void* to);
   Status bytes(const void* from, int64_t nbytes, void* to);
   Status finish();
 
@@ -68,6 +71,9 @@ Result<Buffer> allocate_on(const ExecContext& ctx, int64_t nbytes);
 
 // A table [part.rows, part.cols] as bf16 on the device of ctx.
 Result<Buffer> upload_table(const ExecContext& ctx, const WeightPart& part);
+
+// `parts` below each other as bf16 rows from `to` on, on the device of ctx.
+Status place_rows(const ExecContext& ctx, std::span<const WeightPart> parts, void* to);
 
 // OpTable::pack_linear of devices: `parts` stacked row-major as bf16, or as e4m3 with a scale per
 // row where `quantize` is set. out_features is rounded up to a multiple of 8.

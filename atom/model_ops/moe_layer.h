@@ -17,6 +17,12 @@ struct MoeMlp {
 
   // x [num_tokens, hidden_size] -> the same shape
   Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
+  // residual += experts(norm(residual)), with the fused ops
+  void add_to(const ExecContext& ctx, const Tensor& residual, const RmsNorm& norm) const;
+
+ private:
+  // Where routing x takes and puts everything; logits, ids and weights are allocated.
+  RouterParams routing(const ExecContext& ctx, int64_t num_tokens) const;
 };
 
 }  // namespace atom

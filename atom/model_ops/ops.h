@@ -173,6 +173,11 @@ struct OpTable {
   void (*route)(const ExecContext& ctx, const RouterParams& params) = nullptr;
   void (*fused_experts)(const ExecContext& ctx, const ExpertsWeight& experts,
                         const FusedExpertsParams& params) = nullptr;
+  // x = rms_norm(residual), params.logits = linear(x), route: with the fused ops above, for models
+  // with experts. x activation [num_tokens, hidden_size]
+  void (*norm_route)(const ExecContext& ctx, const Tensor& residual, const float* norm_weight,
+                     float eps, const LinearWeight& router, const RouterParams& params,
+                     const Tensor& x) = nullptr;
   // qk_norm_rope_kv_write, then paged_attention of the same qkv; q need not be written to qkv.
   // nullptr: the two ops.
   void (*rope_paged_attention)(const ExecContext& ctx, const QkNormRopeKvWriteParams& rope,

@@ -151,11 +151,12 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
                         std::span<const PagedKvCache> kv_caches) {
   Tensor residual = embed_tokens_(ctx, token_ids);
   const Tensor cos_sin = rotary_(ctx);
-  if (token_ids.dim(0) <= ctx.ops->max_fused_tokens && !ctx.batch_invariant) {
+  if (token_ids.dim(0) <= ctx.ops->max_fused_tokens && !ctx.batch_invariant &&
+      !layers_.front().latent_attn.defined()) {
     for (size_t i = 0; i < layers_.size(); ++i) {
       const DecoderLayer& layer = layers_[i];
       layer.self_attn.add_to(ctx, residual, layer.input_layernorm, cos_sin, kv_caches[i]);
-      layer.mlp.add_to(ctx, residual, layer.post_attention_layernorm);
+      layer.feed_forward_add(ctx, residual);
     }
     return norm_(ctx, residual);
   }

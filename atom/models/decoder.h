@@ -32,6 +32,11 @@ struct DecoderLayer {
   Tensor feed_forward(const ExecContext& ctx, const Tensor& x) const {
     return moe.enabled ? moe(ctx, x) : mlp(ctx, x);
   }
+  // residual += feed_forward(norm(residual)), with the fused ops
+  void feed_forward_add(const ExecContext& ctx, const Tensor& residual) const {
+    return moe.enabled ? moe.add_to(ctx, residual, post_attention_layernorm)
+                       : mlp.add_to(ctx, residual, post_attention_layernorm);
+  }
 };
 
 // What a family calls the parts of its experts: BLOCK ROUTER.weight, BLOCK experts.3.GATE.weight.

@@ -178,10 +178,9 @@ Status WeightLoader::pack(std::span<const WeightPart> sources, Precision precisi
   return pack_linear_device(ctx_, sources, quantize, out);
 }
 
-void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features,
-                          Precision precision) {
-  std::vector<WeightPart> sources;
-  std::vector<StoredWeight> stored;
+bool WeightLoader::find_sources(const std::vector<LinearPart>& parts, int64_t in_features,
+                                Precision precision, std::vector<WeightPart>& sources,
+                                std::vector<StoredWeight>& stored) {
   dummy_buffers_.resize(std::max(dummy_buffers_.size(), parts.size()));
   for (const LinearPart& part : parts) {
     if (options_.dummy != DummyWeights::kNone) {
@@ -193,7 +192,7 @@ void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t 
                             ? dummy_quantized(groups[0].format, part.rows, in_features, memory)
                             : dummy_part(part.rows, in_features, memory));
       if (sources.back().data == nullptr) {
-        return;
+        return false;
       }
       continue;
     }
@@ -202,7 +201,14 @@ void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t 
       stored.push_back(std::move(*weight));
     }
   }
-  if (sources.size() == parts.size()) {
+  return sources.size() == parts.size();
+}
+
+void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t in_features,
+                          Precision precision) {
+  std::vector<WeightPart> sources;
+  std::vector<StoredWeight> stored;
+  if (find_sources(parts, in_features, precision, sources, stored)) {
     pack_parts(layer.weight, sources, parts.front().prefix, precision);
   }
   std::ranges::for_each(stored, [&](const StoredWeight& weight) { done_with(weight); });

@@ -113,6 +113,23 @@ class WeightLoader : private TensorSource {
   Buffer host_values(const std::string& name, std::initializer_list<int64_t> shape);
   void place(Buffer host, Buffer& out);
   void place_values(const float* values, int64_t size, Buffer& out);
+  bool interleaved_matrices(ExpertsWeight& out, const ExpertsParts& parts);
+  // values [num_experts, rows]
+  void place_biases(const float* values, int64_t rows, std::vector<LinearWeight>& packed,
+                    StackedExperts& stack);
+  // The parts of a layer, stored or made up; false after a reported problem.
+  bool find_sources(const std::vector<LinearPart>& parts, int64_t in_features, Precision precision,
+                    std::vector<WeightPart>& sources, std::vector<StoredWeight>& stored);
+  // Sizes of all experts; on a device the tensor of each kind is allocated with its first expert,
+  // whose format it has.
+  void make_room(ExpertsWeight& out, int64_t count, int64_t inner, int64_t hidden);
+  // Made-up weights of a device in the checkpoint's own format; false where it has none.
+  bool make_up_experts(ExpertsWeight& out);
+  // Rows of expert e, stacked: packed on the host, at their place in the tensor of a device.
+  void pack_expert(std::vector<LinearWeight>& packed, StackedExperts& stack, int64_t e,
+                   std::span<const WeightPart> parts, const std::string& name);
+  void load_expert(std::vector<LinearWeight>& packed, StackedExperts& stack, int64_t e,
+                   const std::vector<LinearPart>& parts, int64_t in_features);
   void stacked_experts(ExpertsWeight& out, const ExpertsParts& parts);
   void load_bias(Linear& layer, const std::vector<LinearPart>& parts);
 

@@ -25,6 +25,7 @@ Choice route(const ExecContext& ctx, const RouterRule& rule, std::vector<float> 
   Choice out{.ids = std::vector<int32_t>(static_cast<size_t>(num_tokens * rule.top_k), -1),
              .weights = std::vector<float>(static_cast<size_t>(num_tokens * rule.top_k), -1.0F)};
   ctx.ops->route(ctx, {.rule = rule,
+                       .num_experts = num_experts,
                        .correction_bias = bias,
                        .logits = matrix(logits, num_tokens, num_experts),
                        .ids = Tensor(out.ids.data(), DType::kI32, {num_tokens, rule.top_k}),

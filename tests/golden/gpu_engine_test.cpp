@@ -84,7 +84,8 @@ TEST_P(GpuEngine, AnswersEqualTheCpus) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GpuEngine,
                          testing::Values(Model{"llama31-rope-sharded-bf16", "bf16"},
-                                         Model{"qwen3-untied-bf16", "fp8"}));
+                                         Model{"qwen3-untied-bf16", "fp8"},
+                                         Model{"qwen3-moe-bf16", "bf16"}));
 
 // Answers of each serving that equal those given to each request alone.
 void compare_servings(const Model& model, const GpuDevice& gpu, bool deterministic) {

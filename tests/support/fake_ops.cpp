@@ -63,6 +63,25 @@ void add_fused_ops(OpTable& table) {
   };
 }
 
+void add_moe_ops(OpTable& table) {
+  table.route = [](const ExecContext& ctx, const RouterParams& params) {
+    later(ctx, [=](const ExecContext& c) { c.ops->route(c, params); });
+  };
+  table.fused_experts = [](const ExecContext& ctx, const ExpertsWeight& experts,
+                           const FusedExpertsParams& params) {
+    later(ctx, [=, &experts](const ExecContext& c) { c.ops->fused_experts(c, experts, params); });
+  };
+  table.norm_route = [](const ExecContext& ctx, const Tensor& residual, const float* norm_weight,
+                        float eps, const LinearWeight& router, const RouterParams& params,
+                        const Tensor& x) {
+    later(ctx, [=, &router](const ExecContext& c) {
+      c.ops->rms_norm(c, residual, norm_weight, eps, x);
+      c.ops->linear(c, x, router, params.logits);
+      c.ops->route(c, params);
+    });
+  };
+}
+
 OpTable make_ops() {
   OpTable table;
   table.name = "fake";
@@ -108,6 +127,7 @@ OpTable make_ops() {
     later(ctx, [=](const ExecContext& c) { c.ops->paged_attention(c, params); });
   };
   add_fused_ops(table);
+  add_moe_ops(table);
   table.fill_random = [](const ExecContext& ctx, uint64_t seed, float limit, const Tensor& out) {
     later(ctx, [=](const ExecContext& c) { c.ops->fill_random(c, seed, limit, out); });
   };

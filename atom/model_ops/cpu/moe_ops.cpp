@@ -236,9 +236,10 @@ void run_tokens(const ExecContext& ctx, const ExpertsWeight& experts,
 }  // namespace
 
 void route_cpu(const ExecContext& ctx, const RouterParams& params) {
-  const int64_t num_experts = params.logits.dim(1);
+  const int64_t num_experts = params.num_experts;
   ATOM_CHECK(num_experts <= cpu::kMaxExperts && params.rule.top_k <= cpu::kMaxExpertsPerToken &&
-             params.rule.top_k <= num_experts && num_experts % params.rule.num_groups == 0)
+             params.rule.top_k <= num_experts && num_experts % params.rule.num_groups == 0 &&
+             num_experts == params.logits.dim(1))
       << params.rule.top_k << " of " << num_experts;
   const cpu::RouterArgs args{.logits = params.logits.data_as<float>(),
                              .num_experts = num_experts,

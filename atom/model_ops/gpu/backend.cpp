@@ -20,6 +20,7 @@ OpTable make_table(int level) {
   add_vector_ops(table, level);
   add_linear_ops(table, level);
   add_attention_ops(table, level);
+  add_moe_ops(table, level);
   return table;
 }
 
@@ -36,7 +37,8 @@ DeviceStatus create_context(const GpuContextOptions& options, void** out) {
           device_runtime().properties(options.device, &context->properties)) {
     return failed;
   }
-  for (const auto prepare : {prepare_vector_ops, prepare_linear_ops, prepare_attention_ops}) {
+  for (const auto prepare :
+       {prepare_vector_ops, prepare_linear_ops, prepare_attention_ops, prepare_moe_ops}) {
     if (const DeviceStatus failed = prepare(*context)) {
       return failed;
     }

@@ -8,6 +8,7 @@
 //                    quantize_fp8                                    (kernels/gpu/vector_ops.h)
 // linear_ops.cpp     linear                                          (kernels/gpu/linear.h)
 // attention_ops.cpp  paged_attention      (kernels/gpu/attention.h, portable_attention.h)
+// moe_ops.cpp        route, fused_experts, norm_route               (kernels/gpu/moe.h)
 // backend.cpp        the table, the context, steps and sampling      (step.h, sampler.h)
 #pragma once
 
@@ -33,6 +34,7 @@ struct BackendContext {
   LinearContext* linear = nullptr;
   std::vector<float> inv_freq;  // what inv_freq_device holds
   Buffer inv_freq_device;
+  Buffer moe_counter;  // i32, see NormRouteArgs
 
   BackendContext() = default;
   ~BackendContext() {
@@ -54,10 +56,12 @@ QkNormRopeKvWriteArgs rope_arguments(const ExecContext& ctx, const QkNormRopeKvW
 void add_vector_ops(OpTable& table, int level);
 void add_linear_ops(OpTable& table, int level);
 void add_attention_ops(OpTable& table, int level);
+void add_moe_ops(OpTable& table, int level);
 
 // Whether the kernels take the model, and their memory; nullptr, or what is wrong.
 DeviceStatus prepare_vector_ops(BackendContext& context);
 DeviceStatus prepare_linear_ops(BackendContext& context);
 DeviceStatus prepare_attention_ops(BackendContext& context);
+DeviceStatus prepare_moe_ops(BackendContext& context);
 
 }  // namespace atom::gpu
