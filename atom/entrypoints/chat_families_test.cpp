@@ -1,6 +1,7 @@
 // Tool calls and reasoning of real models: their own tokenizers and chat templates, when they are
-// at hand. ATOM_TEST_TOKENIZERS: a folder with qwen3, llama3_1 and gptoss (tokenizer.json
-// and tokenizer_config.json each).
+// at hand: in ATOM_TOKENIZERS_DIR, a folder with one of each model (tokenizer.json and
+// tokenizer_config.json), else packed as tokenizers/tokenizers.tar.xz in ATOM_SHARED_DIR, else in
+// ../shared beside the source tree.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -14,13 +15,32 @@ constexpr char kWeather[] = R"("tools":[{"type":"function","function":{"name":"g
   "description":"Weather of a place","parameters":{"type":"object","properties":
   {"city":{"type":"string"}},"required":["city"]}}}])";
 
+namespace fs = std::filesystem;
+
 class ChatFamiliesTest : public ChatFixture {
  protected:
+  static void SetUpTestSuite() {
+    if (const char* const given = std::getenv("ATOM_TOKENIZERS_DIR")) {
+      folder_ = given;
+      return;
+    }
+    const char* const shared = std::getenv("ATOM_SHARED_DIR");
+    const fs::path archive =
+        fs::path(shared != nullptr ? shared : "../shared") / "tokenizers/tokenizers.tar.xz";
+    if (!fs::exists(archive)) return;
+    std::string made = (fs::temp_directory_path() / "atom-tokenizers-XXXXXX").string();
+    ASSERT_NE(mkdtemp(made.data()), nullptr);
+    folder_ = unpacked_ = made;
+    const std::string command = "tar -xJf '" + archive.string() + "' -C '" + made + "'";
+    ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  }
+  static void TearDownTestSuite() {
+    if (!unpacked_.empty()) fs::remove_all(unpacked_);
+  }
+
   // False: skip.
   bool load(const std::string& name) {
-    const char* folder = std::getenv("ATOM_TEST_TOKENIZERS");
-    if (folder == nullptr) return false;
-    const std::filesystem::path path = std::filesystem::path(folder) / name;
+    const fs::path path = folder_ / name;
     if (!std::filesystem::exists(path / "tokenizer.json")) return false;
     auto loaded = Tokenizer::from_directory(path);
     EXPECT_TRUE(loaded);
@@ -34,6 +54,7 @@ class ChatFamiliesTest : public ChatFixture {
   void say(const std::string& text) {
     ChatFixture::start(tokenizer_->encode(text, false), tokenizer_, chat_template_);
   }
+  static inline fs::path folder_, unpacked_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string chat_template_;
 };
@@ -41,7 +62,7 @@ class ChatFamiliesTest : public ChatFixture {
 std::string object(std::string_view members) { return "{" + std::string(members) + "}"; }
 
 TEST_F(ChatFamiliesTest, Qwen3) {
-  if (!load("qwen3")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/qwen3";
+  if (!load("qwen3")) GTEST_SKIP() << "no tokenizer of qwen3: set ATOM_SHARED_DIR";
   const std::string city = "M\xC3\xBCnchen \xF0\x9F\xA5\xA8";
   say("<think>\nThe user wants the weather.\n</think>\n\n<tool_call>\n{\"name\": \"get_weather\", "
       "\"arguments\": {\"city\": \"" +
@@ -65,7 +86,7 @@ TEST_F(ChatFamiliesTest, Qwen3) {
 }
 
 TEST_F(ChatFamiliesTest, Qwen3History) {
-  if (!load("qwen3")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/qwen3";
+  if (!load("qwen3")) GTEST_SKIP() << "no tokenizer of qwen3: set ATOM_SHARED_DIR";
   say("Sunny.");
   whole(
       R"({"messages":[{"role":"developer","content":"Be brief."},{"role":"user","content":"Weather?"},
@@ -81,7 +102,7 @@ TEST_F(ChatFamiliesTest, Qwen3History) {
 }
 
 TEST_F(ChatFamiliesTest, Llama31) {
-  if (!load("llama3_1")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/llama3_1";
+  if (!load("llama3_1")) GTEST_SKIP() << "no tokenizer of llama3_1: set ATOM_SHARED_DIR";
   chat_template_ =  // known by what Llama's templates have in common; the folder may hold a base
                     // model
       "{% for m in messages %}<|start_header_id|>{{ 'ipython' if m.role == 'tool' else m.role }}"
@@ -93,7 +114,7 @@ TEST_F(ChatFamiliesTest, Llama31) {
 }
 
 TEST_F(ChatFamiliesTest, GptOss) {
-  if (!load("gptoss")) GTEST_SKIP() << "no ATOM_TEST_TOKENIZERS/gptoss";
+  if (!load("gptoss")) GTEST_SKIP() << "no tokenizer of gptoss: set ATOM_SHARED_DIR";
   chat_template_ =
       "{% for message in messages %}<|start|>{{ message.role }}<|message|>"
       "{{ message.thinking or message.content }}<|end|>{% endfor %}<|start|>assistant"

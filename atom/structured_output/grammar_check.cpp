@@ -314,16 +314,25 @@ class SchemaCheck {
       } else if (has(kSchemaLists, key)) {
         ATOM_RETURN_IF_ERROR(check_list(value, place));
       } else if (has(kSchemaMaps, key)) {
-        if (!value.is_object()) {
-          return refuse(place + " must be an object");
-        }
-        for (auto& [name, inner] : value.get_object()) {
-          ATOM_RETURN_IF_ERROR(check(inner, member_of(place, name)));
-        }
+        ATOM_RETURN_IF_ERROR(check_map(value, place));
         if (key == "patternProperties") {
           ATOM_RETURN_IF_ERROR(rewrite_names(value.get_object(), place));
         }
+      } else if (key == kComponents.first && value.is_object()) {
+        json::value* const schemas = value.get_object().if_contains(kComponents.second);
+        if (schemas != nullptr)
+          ATOM_RETURN_IF_ERROR(check_map(*schemas, member_of(place, kComponents.second)));
       }
+    }
+    return {};
+  }
+
+  Status check_map(json::value& schemas, const std::string& place) {
+    if (!schemas.is_object()) {
+      return refuse(place + " must be an object");
+    }
+    for (auto& [name, inner] : schemas.get_object()) {
+      ATOM_RETURN_IF_ERROR(check(inner, member_of(place, name)));
     }
     return {};
   }

@@ -315,6 +315,12 @@ TEST(Patterns, AreRefusedByPlaceOrLeftOut) {
   EXPECT_THAT(refusal({{"$ref", "#/x"}, {"x", string_of("[ -~]")}}), HasSubstr("no schema"));
   EXPECT_THAT(refusal({{"$ref", "#/properties"}, {"properties", string_of("a")}}),
               HasSubstr("no schema"));
+  const auto components =
+      compile(Kind::kJsonSchema, {{"$ref", "#/components/schemas/a"},
+                                  {"components", {{"schemas", {{"a", string_of("^[ -~]$")}}}}}});
+  ASSERT_TRUE(components) << components.error().message;
+  EXPECT_TRUE(accepts(*components, R"("\"")"));
+  EXPECT_FALSE(accepts(*components, R"(""")"));
   const auto loose = compile(Kind::kJsonSchema, string_of("(?=x)x"), false);
   ASSERT_TRUE(loose) << loose.error().message;
   EXPECT_TRUE(accepts(*loose, R"("any \"text\"")"));

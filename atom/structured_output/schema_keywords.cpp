@@ -5,7 +5,7 @@
 namespace atom {
 
 bool leads_to_a_schema(std::string_view reference) {
-  enum class Place { kSchema, kList, kMap } place = Place::kSchema;
+  enum class Place { kSchema, kList, kMap, kComponents } place = Place::kSchema;
   if (!reference.starts_with('#')) return false;
   reference.remove_prefix(1);
   while (!reference.empty()) {
@@ -13,8 +13,13 @@ bool leads_to_a_schema(std::string_view reference) {
     const std::string_view key = reference.substr(0, reference.find('/'));
     reference.remove_prefix(key.size());
     if (key.empty()) continue;  // as the library does
-    if (place != Place::kSchema) {
+    if (place == Place::kComponents) {
+      if (key != kComponents.second) return false;
+      place = Place::kMap;
+    } else if (place != Place::kSchema) {
       place = Place::kSchema;
+    } else if (key == kComponents.first) {
+      place = Place::kComponents;
     } else if (std::ranges::find(kSchemaLists, key) != kSchemaLists.end()) {
       place = Place::kList;
     } else if (std::ranges::find(kSchemaMaps, key) != kSchemaMaps.end()) {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <string_view>
+#include <utility>
 
 namespace atom {
 
@@ -91,6 +92,9 @@ inline constexpr std::array<std::string_view, 4> kSchemaLists = {"anyOf", "oneOf
                                                                  "prefixItems"};
 inline constexpr std::array<std::string_view, 4> kSchemaMaps = {"properties", "patternProperties",
                                                                 "$defs", "definitions"};
+// Where OpenAPI keeps schemas: "#/components/schemas/name".
+inline constexpr std::pair<std::string_view, std::string_view> kComponents = {"components",
+                                                                              "schemas"};
 
 // Formats that the library enforces; a schema's other formats are annotations. Where `pattern` is
 // not empty, it is enforced instead of the library's own, which lets in what is no JSON.
