@@ -37,7 +37,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader >"
 row "card" "$(head -1 "$logs/card.txt" 2>/dev/null)"
 quick=${QUICK:-0}
 check device 120 atom_gpu_test
-for kernels in gpu_vector_ops_test gpu_attention_test gpu_sampler_test gpu_moe_test; do
+for kernels in gpu_vector_ops_test gpu_left_scales_test gpu_attention_test gpu_sampler_test gpu_moe_test; do
   check $kernels 300 $kernels
 done
 check gpu_linear_test 300 gpu_linear_test $([ "$quick" = 0 ] || echo quick)

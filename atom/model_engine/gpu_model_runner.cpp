@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <deque>
-#include <map>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "atom/core/log.h"
 #include "atom/core/thread_pool.h"
 #include "atom/core/trace.h"
 #include "atom/model_engine/device_handles.h"
@@ -16,6 +14,7 @@
 #include "atom/model_engine/prompt_scorer.h"
 #include "atom/model_engine/step_annotation.h"
 #include "atom/model_engine/step_buffers.h"
+#include "atom/model_engine/step_graphs.h"
 #include "atom/model_engine/step_staging.h"
 #include "atom/model_engine/warm_up.h"
 #include "atom/model_ops/device_weights.h"
@@ -58,11 +57,12 @@ class GpuModelRunner final : public Executor {
         plan_(plan),
         limits_(limits_of(config, plan)),
         staging_(limits_),
-        penalties_(limits_.max_seqs) {
+        penalties_(limits_.max_seqs),
+        graphs_(runtime_) {
     if (config.level >= 2 && !config.enforce_eager) {
       for (const int size : config.capture_sizes) {
         if (size <= limits_.max_seqs && size <= limits_.max_tokens) {
-          graphs_.emplace(size, Graph{});
+          graphs_.add_size(size);
         }
       }
     }
@@ -172,10 +172,6 @@ class GpuModelRunner final : public Executor {
   const DeviceTracer* device_tracer() const override { return tracer_; }
 
  private:
-  struct Graph {
-    bool has_run = false;  // eagerly, so that kernels are loaded and algorithms chosen
-    OwnedGraph graph;
-  };
   struct Flight {
     uint64_t number = 0;
     StagedStep staged;
@@ -278,7 +274,7 @@ class GpuModelRunner final : public Executor {
 
   // Every captured size: once eagerly, once captured.
   Status warm_up() {
-    for (const auto& [size, graph] : graphs_) {
+    for (const int64_t size : graphs_.sizes()) {
       for (int i = 0; i < 2; ++i) {
         ATOM_RETURN_IF_ERROR(run_alone(size, size));
       }
@@ -325,21 +321,12 @@ class GpuModelRunner final : public Executor {
     return {};
   }
 
-  // The captured size that this batch is padded to, or nullptr.
-  std::pair<const int64_t, Graph>* graph_for(const ScheduledBatch& batch) {
-    const bool is_decode = std::ranges::all_of(batch.sequences, [](const ScheduledSequence& s) {
-      return s.num_scheduled_tokens == 1 && s.sample && !s.sampling->prompt_logprobs;
-    });
-    const auto graph = graphs_.lower_bound(std::ssize(batch.sequences));
-    return is_decode && graph != graphs_.end() ? &*graph : nullptr;
-  }
-
   Result<StagedStep> run(const ScheduledBatch& batch, StepOutput& prompts) {
-    auto* graph = graph_for(batch);
+    StepGraphs::Graph* graph = graphs_.find(batch);
     ATOM_RETURN_IF_ERROR(choose_count_slots(batch));
     const uint64_t number = num_steps_;
     ATOM_ASSIGN_OR_RETURN(StagedStep step,
-                          staging_.write(batch, graph != nullptr ? graph->first : 0, count_slots_,
+                          staging_.write(batch, graph != nullptr ? graph->size : 0, count_slots_,
                                          buffers_.host_area(number)));
     const DeviceEvent copied = copied_[number % kMaxInFlight].get();
     ATOM_RETURN_IF_ERROR(
@@ -350,7 +337,9 @@ class GpuModelRunner final : public Executor {
     ATOM_RETURN_IF_ERROR(device_status(runtime_.wait_event(compute_.get(), copied), "inputs"));
     if (graph != nullptr) {
       step.max_context_len = plan_.max_model_len;  // of any replay
-      ATOM_RETURN_IF_ERROR(replay(graph->second, step));
+      step.mean_context_len = graph->is_long ? StepGraphs::kLongContext : 0;
+      ATOM_RETURN_IF_ERROR(
+          graphs_.run(*graph, compute_.get(), [&] { return enqueue(step, nullptr, nullptr); }));
     } else {
       ATOM_RETURN_IF_ERROR(enqueue(step, &batch, &prompts));
     }
@@ -360,33 +349,12 @@ class GpuModelRunner final : public Executor {
     return step;
   }
 
-  // First eagerly, then captured, then replayed; without graphs when the device refuses to capture.
-  Status replay(Graph& graph, const StagedStep& step) {
-    if (!graph.graph && graph.has_run && can_capture_) {
-      ATOM_RETURN_IF_ERROR(device_status(runtime_.begin_capture(compute_.get()), "capture"));
-      const Status enqueued = enqueue(step, nullptr, nullptr);
-      DeviceGraph captured = nullptr;
-      const DeviceStatus failed = runtime_.end_capture(compute_.get(), &captured);
-      ATOM_RETURN_IF_ERROR(enqueued);
-      if (failed != nullptr) {
-        log_warning("decode steps are not captured: {}", failed);
-        can_capture_ = false;
-      } else {
-        graph.graph = OwnedGraph(runtime_, captured);
-      }
-    }
-    if (graph.graph) {
-      return device_status(runtime_.launch_graph(graph.graph.get(), compute_.get()), "replay");
-    }
-    graph.has_run = true;
-    return enqueue(step, nullptr, nullptr);
-  }
-
   void set_attention(const StagedStep& step) {
     attention_ = {.num_tokens = step.num_tokens,
                   .num_seqs = step.num_seqs,
                   .max_query_len = step.max_query_len,
                   .max_context_len = step.max_context_len,
+                  .mean_context_len = step.mean_context_len,
                   .block_size = limits_.block_size,
                   .block_table_stride = limits_.table_stride,
                   .query_start = buffers_.inputs.query_start,
@@ -492,8 +460,7 @@ class GpuModelRunner final : public Executor {
 
   OwnedStream compute_, copy_;
   std::array<OwnedEvent, kMaxInFlight> copied_, done_;
-  std::map<int64_t, Graph> graphs_;  // by padded batch size
-  bool can_capture_ = true;
+  StepGraphs graphs_;
   StepBuffers buffers_;
   Arena arena_;
   TracedOps traced_ops_;  // of an engine that can be profiled

@@ -132,6 +132,7 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   batch_.sequences.clear();
   batch_.num_tokens = 0;
   planned_ = {.step = next_step_, .entries = {}};
+  filled_by_one_.clear();
   num_planned_rows_ = 0;
   planned_prompt_ = false;
 
@@ -145,6 +146,9 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   }
   plan_prefills(budget);
   plan_admissions(now, budget);
+  for (Sequence* sequence : filled_by_one_) {
+    cache_full_blocks(*sequence);
+  }
 
   if (!batch_.sequences.empty()) {
     ++next_step_;
@@ -335,7 +339,11 @@ void Scheduler::plan(Sequence& sequence, int64_t num_tokens, int64_t& budget) {
     sequence.last_step = batch_.step;
     sequence.last_row = num_planned_rows_++;
   }
-  cache_full_blocks(sequence);
+  if (num_tokens > 1) {
+    cache_full_blocks(sequence);
+  } else {
+    filled_by_one_.push_back(&sequence);
+  }
 }
 
 void Scheduler::cache_full_blocks(Sequence& sequence) {

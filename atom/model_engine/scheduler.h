@@ -164,6 +164,9 @@ class Scheduler {
   Flight planned_;  // the bookkeeping of batch_
   int32_t num_planned_rows_ = 0;
   bool planned_prompt_ = false;
+  // What they fill is found from the next step on: an executor may read a step of single tokens'
+  // cached keys before it has written its own.
+  std::vector<Sequence*> filled_by_one_;
   std::deque<Flight> in_flight_;
   GrammarStepBudget grammar_budget_;  // of the step that is being committed
   int64_t num_deferred_blocks_ = 0;   // references that go when steps in flight are collected

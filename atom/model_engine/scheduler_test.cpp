@@ -72,6 +72,19 @@ class SchedulerTest : public testing::Test {
   double now_ = 0;
 };
 
+// A step of single tokens may read cached keys before it writes its own.
+TEST_F(SchedulerTest, ABlockThatOneTokenFillsIsFoundFromTheNextStepOn) {
+  start({.max_num_seqs = 8, .max_model_len = 64, .num_blocks = 32, .enable_prefix_caching = true});
+  add(1, prompt(15));
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 15)));
+  std::vector<int32_t> continued = prompt(15);
+  continued.insert(continued.end(), {7, 99});
+  add(2, continued);
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 17)));  // 1 fills a block
+  add(3, continued);
+  EXPECT_THAT(step(), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 1)));
+}
+
 TEST_F(SchedulerTest, DecodesGoFirstAndPrefillFillsTheBudget) {
   start({.max_num_batched_tokens = 8,
          .max_num_seqs = 4,

@@ -71,7 +71,9 @@ void StepStaging::write_tokens(const ScheduledBatch& batch, Writer& writer, Stag
     }
     step.max_query_len = std::max(step.max_query_len, s.num_scheduled_tokens);
     step.max_context_len = std::max(step.max_context_len, end);
+    step.mean_context_len += end;
   }
+  step.mean_context_len /= std::max<int64_t>(1, std::ssize(batch.sequences));
   const auto num_rows = static_cast<int64_t>(step.sample_ids.size());
   for (int64_t i = num_rows; i < step.num_sample_rows; ++i) {
     *sample_rows++ = static_cast<int32_t>(i);

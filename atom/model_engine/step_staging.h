@@ -28,6 +28,7 @@ struct StagedStep {
   int64_t num_sample_rows = 0;  // padded
   int64_t max_query_len = 0;
   int64_t max_context_len = 0;
+  int64_t mean_context_len = 0;        // of the real sequences
   std::vector<SequenceId> sample_ids;  // of the real rows
   std::vector<int32_t> num_logprobs;   // per real row, -1 = none
 };

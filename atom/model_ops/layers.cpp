@@ -10,6 +10,18 @@ Tensor Linear::operator()(const ExecContext& ctx, const Tensor& x) const {
   return out;
 }
 
+void Linear::for_next(const ExecContext& ctx, const Tensor& x, const Tensor& out) const {
+  const auto product =
+      ctx.ops->linear_for_next != nullptr ? ctx.ops->linear_for_next : ctx.ops->linear;
+  product(ctx, x, weight, out);
+}
+
+Tensor Linear::for_next(const ExecContext& ctx, const Tensor& x) const {
+  Tensor out = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), weight.out_features});
+  for_next(ctx, x, out);
+  return out;
+}
+
 Tensor RmsNorm::operator()(const ExecContext& ctx, const Tensor& x) const {
   Tensor out = ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), x.dim(1)});
   ctx.ops->rms_norm(ctx, x, static_cast<const float*>(weight.data()), eps, out);
@@ -70,10 +82,10 @@ Tensor Attention::operator()(const ExecContext& ctx, const Tensor& x, const Tens
   const DType dtype = ctx.ops->activation_dtype;
   Tensor out = ctx.arena->allocate(dtype, {x.dim(0), o_proj.weight.out_features});
   const int64_t scratch = ctx.arena->mark();
-  const Tensor qkv = qkv_proj(ctx, x);
+  const Tensor qkv = qkv_proj.for_next(ctx, x);
   const Tensor heads = ctx.arena->allocate(dtype, {x.dim(0), num_heads * head_dim});
   attend(ctx, qkv, cos_sin, cache, heads);
-  ctx.ops->linear(ctx, heads, o_proj.weight, out);
+  o_proj.for_next(ctx, heads, out);
   ctx.arena->rewind(scratch);
   return out;
 }
@@ -92,14 +104,18 @@ void Attention::add_to(const ExecContext& ctx, const Tensor& residual, const Rms
   ctx.arena->rewind(scratch);
 }
 
-Tensor GatedMlp::operator()(const ExecContext& ctx, const Tensor& x) const {
+Tensor GatedMlp::operator()(const ExecContext& ctx, const Tensor& x, Reader reader) const {
   const DType dtype = ctx.ops->activation_dtype;
   Tensor out = ctx.arena->allocate(dtype, {x.dim(0), down_proj.weight.out_features});
   const int64_t scratch = ctx.arena->mark();
-  Tensor gate_up = gate_up_proj(ctx, x);
+  const Tensor gate_up = gate_up_proj.for_next(ctx, x);
   Tensor hidden = ctx.arena->allocate(dtype, {x.dim(0), gate_up.dim(1) / 2});
   ctx.ops->silu_mul(ctx, gate_up, hidden);
-  ctx.ops->linear(ctx, hidden, down_proj.weight, out);
+  if (reader == Reader::kAddRmsNorm) {
+    down_proj.for_next(ctx, hidden, out);
+  } else {
+    ctx.ops->linear(ctx, hidden, down_proj.weight, out);
+  }
   ctx.arena->rewind(scratch);
   return out;
 }

@@ -20,6 +20,9 @@ struct Linear {
 
   // x [num_tokens, in_features] -> activation [num_tokens, out_features]
   Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
+  // The same by OpTable::linear_for_next, which says who may read the result.
+  Tensor for_next(const ExecContext& ctx, const Tensor& x) const;
+  void for_next(const ExecContext& ctx, const Tensor& x, const Tensor& out) const;
 };
 
 struct RmsNorm {
@@ -67,7 +70,8 @@ struct Attention {
   int64_t sliding_window = 0;  // 0: all earlier tokens
   Buffer sinks;                // f32 [num_heads], empty when the family has none
 
-  // x [num_tokens, hidden_size], cos_sin [num_tokens, rotary_dim] -> [num_tokens, hidden_size]
+  // x [num_tokens, hidden_size], cos_sin [num_tokens, rotary_dim] -> [num_tokens, hidden_size],
+  // which only add_rms_norm may read, next
   Tensor operator()(const ExecContext& ctx, const Tensor& x, const Tensor& cos_sin,
                     const PagedKvCache& cache) const;
   // residual += attention(norm(residual)), with the fused ops
@@ -110,7 +114,9 @@ struct GatedMlp {
   Linear gate_up_proj;  // [2 * intermediate_size, hidden_size]
   Linear down_proj;
 
-  Tensor operator()(const ExecContext& ctx, const Tensor& x) const;
+  // Who reads the result: anyone, or add_rms_norm only, next (OpTable::linear_for_next).
+  enum class Reader : uint8_t { kAny, kAddRmsNorm };
+  Tensor operator()(const ExecContext& ctx, const Tensor& x, Reader reader = Reader::kAny) const;
   // residual += mlp(norm(residual)), with the fused ops
   void add_to(const ExecContext& ctx, const Tensor& residual, const RmsNorm& norm) const;
 };

@@ -128,6 +128,11 @@ struct OpTable {
   // activation, out an activation or f32 (logits)
   void (*linear)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
                  const Tensor& out) = nullptr;
+  // As linear, for an activation that only the next op reads: rope_paged_attention or
+  // qk_norm_rope_kv_write as its qkv, silu_mul as its gate_up, add_rms_norm as its x. `out` may
+  // lack the scales of a quantised weight, which that op then applies. nullptr: linear.
+  void (*linear_for_next)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                          const Tensor& out) = nullptr;
   // ids i32 [num_tokens] -> out residual [num_tokens, hidden_size]; table [vocab_size,
   // hidden_size]: on the CPU of any dtype, block types included, and maybe unaligned mapped memory;
   // on a GPU bf16

@@ -30,7 +30,7 @@ struct DecoderLayer {
   MoeMlp moe;  // instead of mlp, where enabled
 
   Tensor feed_forward(const ExecContext& ctx, const Tensor& x) const {
-    return moe.enabled ? moe(ctx, x) : mlp(ctx, x);
+    return moe.enabled ? moe(ctx, x) : mlp(ctx, x, GatedMlp::Reader::kAddRmsNorm);
   }
   // residual += feed_forward(norm(residual)), with the fused ops
   void feed_forward_add(const ExecContext& ctx, const Tensor& residual) const {

@@ -15,6 +15,7 @@ struct AttentionMetadata {
   int64_t num_seqs = 0;
   int64_t max_query_len = 0;
   int64_t max_context_len = 0;
+  int64_t mean_context_len = 0;           // a hint for speed, where the caller knows
   int64_t block_size = 0;                 // tokens per KV block
   int64_t block_table_stride = 0;         // entries per row of block_tables
   const int32_t* query_start = nullptr;   // [num_seqs + 1]

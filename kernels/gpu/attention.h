@@ -40,9 +40,7 @@ struct PagedAttentionArgs {
   AttentionMetadata metadata;  // positions and slot_mapping are not read
   int32_t max_decode_queries = 1;
   bool batch_invariant = false;
-  bool portable = false;  // only kernels that run on every device
-  int32_t expected_context_len =
-      0;                      // of a usual sequence, where the caller knows: a hint for speed
+  bool portable = false;      // only kernels that run on every device
   int64_t max_seqs = 0;       // as in the AttentionLimits of the workspace
   void* workspace = nullptr;  // attention_workspace_bytes; zeroed once by who allocates it
 };
@@ -63,10 +61,11 @@ int64_t attention_workspace_bytes(const AttentionLimits& limits);
 void decode_attention(const PagedAttentionArgs& args, void* stream);
 void prefill_attention(const PagedAttentionArgs& args, void* stream);
 
-// qk_norm_rope_kv_write and decode_attention in one kernel, for steps of few sequences with one query
-// token each (Hopper): `rope` is of the same tokens and cache, its qkv holds attention.q and is not
-// written. Reads metadata, cos_sin and cached keys before it waits for the kernel before it: these
-// must be complete before that one starts (launch.h says how). False when it does not take the case.
+// qk_norm_rope_kv_write and decode_attention in one kernel, for steps of few sequences with one
+// query token each (Hopper): `rope` is of the same tokens and cache, its qkv holds attention.q and
+// is not written. Reads metadata, cos_sin and cached keys before it waits for the kernel before it:
+// these must be complete before that one starts (launch.h says how). False when it does not take
+// the case.
 bool step_attention(const QkNormRopeKvWriteArgs& rope, const PagedAttentionArgs& attention,
                     void* stream);
 

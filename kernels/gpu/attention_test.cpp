@@ -102,7 +102,7 @@ class Setup {
 
   void choose(bool portable) {
     args_.portable = portable;
-    args_.expected_context_len = portable ? 0 : 1 << 20;
+    args_.metadata.mean_context_len = portable ? 0 : 1 << 20;
   }
 
   // The rows of both kernels, [num_tokens * num_heads * head_dim]; microseconds of both.

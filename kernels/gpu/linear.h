@@ -15,6 +15,7 @@
 
 #include "kernels/common/device_runtime.h"
 #include "kernels/common/dtype.h"
+#include "kernels/gpu/vector_ops.h"
 
 namespace atom::gpu {
 
@@ -36,6 +37,9 @@ struct LinearArgs {
   LinearEpilogue epilogue = LinearEpilogue::kStore;
   void* out = nullptr;  // [num_tokens, out_features], half as wide for kSiluMul
   DType out_dtype = DType::kBF16;
+  // Where given, the product of an e4m3 weight may leave its scales to whoever reads `out`: they
+  // are set here, or to none. The rows' scales last until x of another product is quantised.
+  OuterScales* left_scales = nullptr;
 
   // RMSNorm before the product: x is none, and what is multiplied is norm_input / rms *
   // norm_weight. Up to kNormTokens only. Rounds norm_input * norm_weight to bf16 instead of the

@@ -42,7 +42,8 @@ double library_us(const WeightPool& pool, const Buffers& b, const BenchmarkShape
                          .num_tokens = m,
                          .out_features = shape.n,
                          .in_features = shape.k};
-  if (const DeviceStatus failed = library.multiply(product, stream())) {
+  bool has_scales = true;
+  if (const DeviceStatus failed = library.multiply(product, stream(), has_scales)) {
     static bool told = false;
     if (!told) std::printf("library: %s\n", failed);
     told = true;
@@ -50,7 +51,7 @@ double library_us(const WeightPool& pool, const Buffers& b, const BenchmarkShape
   }
   return time_us(m > 64 ? 8 : launches_for(bytes), [&](int i) {
     product.weight = pool.copy(i, bytes);
-    (void)library.multiply(product, stream());
+    (void)library.multiply(product, stream(), has_scales);
   });
 }
 

@@ -26,11 +26,19 @@ struct EmbeddingArgs {
 };
 DeviceStatus embedding(const EmbeddingArgs& args, DeviceStream stream);
 
+// Scales that a product left to whoever reads its result first: the value in (row, column) counts
+// times rows[row] * columns[column]. None: the values are whole.
+struct OuterScales {
+  const float* rows = nullptr;
+  const float* columns = nullptr;
+};
+
 // out = rms_norm(residual) * weight, after residual += x where x is given. `out_fp8` with
 // `out_scales` beside `out` (or instead of it) quantises each row: see quantize_rows.
 struct RmsNormArgs {
   const uint16_t* x = nullptr;  // bf16 [num_tokens, hidden_size] or none
-  void* residual = nullptr;     // [num_tokens, hidden_size], written only where x is given
+  OuterScales x_scales;
+  void* residual = nullptr;  // [num_tokens, hidden_size], written only where x is given
   DType residual_dtype = DType::kF32;
   const float* weight = nullptr;  // [hidden_size]
   float eps = 0.0F;
@@ -46,6 +54,7 @@ DeviceStatus rms_norm(const RmsNormArgs& args, DeviceStream stream);
 // `out` (or instead of it) quantises each row, of up to 32768 values: see quantize_rows.
 struct SiluMulArgs {
   const uint16_t* gate_up = nullptr;  // bf16 [num_tokens, 2 * size]
+  OuterScales gate_up_scales;         // rows may be out_scales
   uint16_t* out = nullptr;            // bf16 [num_tokens, size]
   uint8_t* out_fp8 = nullptr;         // e4m3 [num_tokens, size]
   float* out_scales = nullptr;        // [num_tokens]
@@ -70,6 +79,7 @@ DeviceStatus rope_cos_sin(const RopeCosSinArgs& args, DeviceStream stream);
 // to 256, rotary_dim a multiple of 16.
 struct QkNormRopeKvWriteArgs {
   uint16_t* qkv = nullptr;  // bf16 [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]
+  OuterScales qkv_scales;
   int64_t num_tokens = 0;
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;

@@ -5,69 +5,15 @@
 
 #include <cmath>
 #include <cstring>
-#include <functional>
-#include <limits>
-#include <random>
 #include <string>
 
 #include "kernels/common/convert.h"
 #include "kernels/common/dummy.h"
 #include "kernels/cpu/kernels.h"
-#include "kernels/gpu/device_test.h"
+#include "kernels/gpu/vector_ops_test.h"
 
 namespace atom::gpu::device_test {
 namespace {
-
-int passed = 0;
-int failed = 0;
-
-std::vector<float> random_values(size_t count, uint32_t seed, float scale = 1.0F) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0F, scale);
-  std::vector<float> values(count);
-  for (float& value : values) {
-    value = normal(random);
-  }
-  return values;
-}
-
-std::vector<uint16_t> to_bf16(const std::vector<float>& from) {
-  std::vector<uint16_t> to(from.size());
-  std::transform(from.begin(), from.end(), to.begin(), f32_to_bf16);
-  return to;
-}
-std::vector<float> to_f32(const std::vector<uint16_t>& from) {
-  std::vector<float> to(from.size());
-  std::transform(from.begin(), from.end(), to.begin(), bf16_to_f32);
-  return to;
-}
-std::vector<float> rounded(const std::vector<float>& from) { return to_f32(to_bf16(from)); }
-
-// Squared error over squared reference; infinite for a value that was not written (NaN).
-double error_of(const std::vector<float>& out, const std::vector<float>& expected) {
-  double errors = 0;
-  double squares = 1e-30;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const double difference = static_cast<double>(out[i]) - static_cast<double>(expected[i]);
-    errors += difference * difference;
-    squares += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
-  }
-  return std::isnan(errors) ? std::numeric_limits<double>::infinity() : errors / squares;
-}
-
-void report(const std::string& name, double error, double limit, double us = 0) {
-  const bool good = error <= limit;
-  ++(good ? passed : failed);
-  std::printf("%s %-52s error %.1e (limit %.0e) %8.1f us\n", good ? "ok  " : "FAIL", name.c_str(),
-              error, limit, us);
-}
-
-void launched(DeviceStatus status) {
-  if (status != nullptr) {
-    std::printf("FAIL launch: %s\n", status);
-    ++failed;
-  }
-}
 
 constexpr double kBf16Limit = 8e-6;  // rounding of the result: 2^-9 / sqrt(3), squared
 constexpr double kF32Limit = 1e-11;
@@ -425,6 +371,9 @@ void run_all() {
     test_rows(size == 64 ? 0 : 17, size);
     test_quantize(size == 64 ? 0 : 9, size);
   }
+  for (const int64_t size : {8, 136, 576, 1024}) {  // a warp a row
+    test_norm(1027, size, size != 136, size != 576);
+  }
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     test_scale_outer(0, 8, dtype);
     test_scale_outer(1, 8, dtype);
@@ -441,6 +390,9 @@ void run_all() {
     test_qk_norm_rope_kv_write({16, 8, 1, 256, 256, 16, true, cache});
     test_qk_norm_rope_kv_write({31, 4, 2, 256, 64, 16, true, cache});
     test_qk_norm_rope_kv_write({0, 4, 2, 64, 64, 16, false, cache});
+    test_qk_norm_rope_kv_write({513, 32, 8, 128, 128, 16, false, cache});
+    test_qk_norm_rope_kv_write({515, 16, 8, 128, 128, 32, true, cache});
+    test_qk_norm_rope_kv_write({514, 8, 4, 64, 64, 16, true, cache});
   }
   for (const int64_t count : {0, 1, 7, 8, 1000003}) {
     test_values(count);

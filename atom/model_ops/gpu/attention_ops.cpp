@@ -41,11 +41,13 @@ void paged_attention_op(const ExecContext& ctx, const PagedAttentionParams& para
 
 void rope_paged_attention_op(const ExecContext& ctx, const QkNormRopeKvWriteParams& rope,
                              const PagedAttentionParams& params) {
+  const QkNormRopeKvWriteArgs rope_args = rope_arguments(ctx, rope);
   if (context_of(ctx).use_split_attention && ctx.attention->max_query_len == 1 &&
-      step_attention(rope_arguments(ctx, rope), arguments(ctx, params), ctx.stream)) {
+      rope_args.qkv_scales.rows == nullptr &&
+      step_attention(rope_args, arguments(ctx, params), ctx.stream)) {
     return;
   }
-  ctx.ops->qk_norm_rope_kv_write(ctx, rope);
+  report_launch("qk_norm_rope_kv_write", qk_norm_rope_kv_write(rope_args, ctx.stream));
   ctx.ops->paged_attention(ctx, params);
 }
 

@@ -32,6 +32,9 @@ struct BackendContext {
   bool use_split_attention = false;  // the model fits decode_attention and prefill_attention
   Buffer attention_workspace;
   LinearContext* linear = nullptr;
+  // The result of linear_for_next that waits for its reader, and what that has to apply.
+  const void* unscaled = nullptr;
+  OuterScales left_scales;
   std::vector<float> inv_freq;  // what inv_freq_device holds
   Buffer inv_freq_device;
   Buffer moe_counter;  // i32, see NormRouteArgs
@@ -48,6 +51,12 @@ struct BackendContext {
 
 inline BackendContext& context_of(const ExecContext& ctx) {
   return *static_cast<BackendContext*>(ctx.backend);
+}
+
+// What the op that reads `x` has to apply, where linear_for_next wrote it.
+inline OuterScales scales_left_for(const ExecContext& ctx, const void* x) {
+  const BackendContext& context = context_of(ctx);
+  return context.unscaled == x ? context.left_scales : OuterScales{};
 }
 
 QkNormRopeKvWriteArgs rope_arguments(const ExecContext& ctx, const QkNormRopeKvWriteParams& params);

@@ -21,6 +21,7 @@ LinearArgs arguments(const LinearWeight& weight, const Tensor& out) {
 }
 
 void run(const ExecContext& ctx, const LinearArgs& args) {
+  context_of(ctx).unscaled = args.left_scales != nullptr ? args.out : nullptr;
   report_launch("linear", linear(context_of(ctx).linear, args, ctx.stream));
 }
 
@@ -28,6 +29,14 @@ void linear_op(const ExecContext& ctx, const Tensor& x, const LinearWeight& weig
                const Tensor& out) {
   LinearArgs args = arguments(weight, out);
   args.x = x.data_as<const uint16_t>();
+  run(ctx, args);
+}
+
+void linear_for_next_op(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,
+                        const Tensor& out) {
+  LinearArgs args = arguments(weight, out);
+  args.x = x.data_as<const uint16_t>();
+  args.left_scales = &context_of(ctx).left_scales;
   run(ctx, args);
 }
 
@@ -66,6 +75,7 @@ void add_linear_ops(OpTable& table, int level) {
   table.linear = linear_op;
   if (level > 0) {
     table.max_fused_tokens = kNormTokens;
+    table.linear_for_next = linear_for_next_op;
     table.norm_linear = norm_linear_op;
     table.norm_linear_silu_mul = norm_linear_silu_mul_op;
     table.linear_add = linear_add_op;

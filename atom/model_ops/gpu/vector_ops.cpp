@@ -32,6 +32,7 @@ void run_norm(const ExecContext& ctx, const uint16_t* x, const Tensor& residual,
               const float* weight, float eps, const Tensor& out) {
   const QuantizedInput also = quantized(ctx, out);
   report_launch("rms_norm", rms_norm({.x = x,
+                                      .x_scales = scales_left_for(ctx, x),
                                       .residual = residual.data(),
                                       .residual_dtype = residual.dtype(),
                                       .weight = weight,
@@ -57,6 +58,7 @@ void add_rms_norm_op(const ExecContext& ctx, const Tensor& x, const Tensor& resi
 void silu_mul_op(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) {
   const QuantizedInput also = quantized(ctx, out);
   report_launch("silu_mul", silu_mul({.gate_up = gate_up.data_as<const uint16_t>(),
+                                      .gate_up_scales = scales_left_for(ctx, gate_up.data()),
                                       .out = out.data_as<uint16_t>(),
                                       .out_fp8 = also.values,
                                       .out_scales = also.scales,
@@ -122,6 +124,7 @@ void quantize_fp8_op(const ExecContext& ctx, const Tensor& weight, const Tensor&
 QkNormRopeKvWriteArgs rope_arguments(const ExecContext& ctx,
                                      const QkNormRopeKvWriteParams& params) {
   return {.qkv = params.qkv.data_as<uint16_t>(),
+          .qkv_scales = scales_left_for(ctx, params.qkv.data()),
           .num_tokens = params.qkv.dim(0),
           .num_heads = static_cast<int32_t>(params.num_heads),
           .num_kv_heads = static_cast<int32_t>(params.num_kv_heads),

@@ -195,14 +195,14 @@ DeviceStatus MatrixLibrary::run(Problem& problem, const LibraryProduct& p,
   if (status != CUBLAS_STATUS_SUCCESS) {
     return "cublasLtMatmul failed";
   }
-  return algorithm.scales_after ? scale_outer({.row_scales = p.x_scales,
-                                               .column_scales = p.weight_scales,
-                                               .out = p.out,
-                                               .dtype = p.out_dtype,
-                                               .num_rows = p.num_tokens,
-                                               .size = p.out_features},
-                                              stream)
-                                : nullptr;
+  return algorithm.scales_after && !p.leaves_scales ? scale_outer({.row_scales = p.x_scales,
+                                                                   .column_scales = p.weight_scales,
+                                                                   .out = p.out,
+                                                                   .dtype = p.out_dtype,
+                                                                   .num_rows = p.num_tokens,
+                                                                   .size = p.out_features},
+                                                                  stream)
+                                                    : nullptr;
 }
 
 // What the library proposes for the problem, best first by its own guess.
@@ -291,14 +291,20 @@ DeviceStatus MatrixLibrary::choose(const LibraryProduct& product, DeviceStream s
   return found ? nullptr : "cublasLt has no algorithm for the product";
 }
 
-DeviceStatus MatrixLibrary::multiply(const LibraryProduct& product, DeviceStream stream) {
+DeviceStatus MatrixLibrary::multiply(const LibraryProduct& product, DeviceStream stream,
+                                     bool& has_scales) {
   if (status_ != nullptr) {
     return status_;
   }
-  const Key key{product.out_features, product.in_features, last_of_bucket(product.num_tokens),
-                static_cast<int>(product.dtype), static_cast<int>(product.out_dtype)};
+  const Key key{product.out_features,
+                product.in_features,
+                last_of_bucket(product.num_tokens),
+                static_cast<int>(product.dtype),
+                static_cast<int>(product.out_dtype),
+                product.leaves_scales};
   const auto run_with = [&](const Algorithm& algorithm) -> DeviceStatus {
     Problem problem;
+    has_scales = !(algorithm.scales_after && product.leaves_scales);
     return problem.describe(product, !algorithm.scales_after)
                ? run(problem, product, algorithm, stream)
                : "cublasLt refuses the product";

@@ -29,6 +29,7 @@ struct LibraryProduct {
   int64_t num_tokens = 0;
   int64_t out_features = 0;
   int64_t in_features = 0;
+  bool leaves_scales = false;  // the caller can apply the scales: see multiply()
 };
 
 // Owner: a LinearContext. One thread, one stream at a time.
@@ -42,7 +43,9 @@ class MatrixLibrary {
   // Why it cannot be used, or nullptr.
   DeviceStatus status() const { return status_; }
   // See linear() about captures. A text when the library has no algorithm for the product.
-  DeviceStatus multiply(const LibraryProduct& product, DeviceStream stream);
+  // `has_scales`: whether `out` has been multiplied with the scales, which only a product that
+  // leaves_scales may lack.
+  DeviceStatus multiply(const LibraryProduct& product, DeviceStream stream, bool& has_scales);
 
   // The largest number of tokens that shares an algorithm with num_tokens.
   static int64_t last_of_bucket(int64_t num_tokens);
@@ -50,8 +53,8 @@ class MatrixLibrary {
  private:
   struct Algorithm;
   struct Problem;
-  // out_features, in_features, bucket, dtype, out dtype
-  using Key = std::tuple<int64_t, int64_t, int64_t, int, int>;
+  // out_features, in_features, bucket, dtype, out dtype, leaves_scales
+  using Key = std::tuple<int64_t, int64_t, int64_t, int, int, bool>;
 
   std::vector<Algorithm> propose(const Problem& problem, bool scales_after) const;
   float time_of(Problem& problem, const LibraryProduct& product, const Algorithm& algorithm,

@@ -7,6 +7,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "kernels/gpu/linear/library.h"
 #include "kernels/gpu/vector_ops.h"
@@ -26,32 +27,66 @@ struct LinearContext {
 
 namespace {
 
-DeviceStatus multiply_e4m3(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
-  if (args.num_tokens > context.options.max_tokens ||
-      args.in_features > context.options.max_in_features || context.quantized_x == nullptr) {
-    return "linear: the workspace has no room for quantised activations";
-  }
-  if (context.quantized_from == args.x) {
-    context.quantized_from = nullptr;
-  } else if (const DeviceStatus failed = quantize_rows({.x = args.x,
-                                                        .out = context.quantized_x,
-                                                        .scales = context.x_scales,
-                                                        .num_rows = args.num_tokens,
-                                                        .size = args.in_features},
-                                                       stream)) {
-    return failed;
-  }
-  return context.library->multiply({.x = context.quantized_x,
+// Reading a column's scale with every value costs longer products more than the library's own
+// scales do.
+constexpr int64_t kMostUnscaledTokens = 512;
+
+bool leaves_scales(const LinearArgs& args) {
+  return args.left_scales != nullptr && args.bias == nullptr &&
+         args.num_tokens <= kMostUnscaledTokens;
+}
+
+DeviceStatus multiply_bf16(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
+  bool has_scales = true;
+  return context.library->multiply({.x = args.x,
                                     .weight = args.weight,
-                                    .dtype = DType::kF8E4M3,
-                                    .x_scales = context.x_scales,
-                                    .weight_scales = args.scales,
+                                    .dtype = DType::kBF16,
                                     .out = args.out,
                                     .out_dtype = args.out_dtype,
                                     .num_tokens = args.num_tokens,
                                     .out_features = args.out_features,
                                     .in_features = args.in_features},
-                                   stream);
+                                   stream, has_scales);
+}
+
+// x as e4m3 in quantized_x, where the kernel before has not left it there.
+DeviceStatus quantize_x(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
+  if (args.num_tokens > context.options.max_tokens ||
+      args.in_features > context.options.max_in_features || context.quantized_x == nullptr) {
+    return "linear: the workspace has no room for quantised activations";
+  }
+  if (std::exchange(context.quantized_from, nullptr) == args.x) {
+    return nullptr;
+  }
+  return quantize_rows({.x = args.x,
+                        .out = context.quantized_x,
+                        .scales = context.x_scales,
+                        .num_rows = args.num_tokens,
+                        .size = args.in_features},
+                       stream);
+}
+
+DeviceStatus multiply_e4m3(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
+  if (const DeviceStatus failed = quantize_x(context, args, stream)) {
+    return failed;
+  }
+  bool has_scales = true;
+  const DeviceStatus failed = context.library->multiply({.x = context.quantized_x,
+                                                         .weight = args.weight,
+                                                         .dtype = DType::kF8E4M3,
+                                                         .x_scales = context.x_scales,
+                                                         .weight_scales = args.scales,
+                                                         .out = args.out,
+                                                         .out_dtype = args.out_dtype,
+                                                         .num_tokens = args.num_tokens,
+                                                         .out_features = args.out_features,
+                                                         .in_features = args.in_features,
+                                                         .leaves_scales = leaves_scales(args)},
+                                                        stream, has_scales);
+  if (failed == nullptr && !has_scales) {
+    *args.left_scales = {.rows = context.x_scales, .columns = args.scales};
+  }
+  return failed;
 }
 
 void remember(LinearContext& context, const LinearArgs& args) {
@@ -65,15 +100,7 @@ DeviceStatus multiply_large(LinearContext& context, const LinearArgs& args, Devi
   remember(context, args);
   const DeviceStatus failed = args.weight_dtype == DType::kF8E4M3
                                   ? multiply_e4m3(context, args, stream)
-                                  : context.library->multiply({.x = args.x,
-                                                               .weight = args.weight,
-                                                               .dtype = DType::kBF16,
-                                                               .out = args.out,
-                                                               .out_dtype = args.out_dtype,
-                                                               .num_tokens = args.num_tokens,
-                                                               .out_features = args.out_features,
-                                                               .in_features = args.in_features},
-                                                              stream);
+                                  : multiply_bf16(context, args, stream);
   if (failed != nullptr || args.bias == nullptr) {
     return failed;
   }
@@ -167,6 +194,9 @@ DeviceStatus tune_linear(LinearContext* context, void* scratch, int64_t scratch_
 }
 
 DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream stream) {
+  if (args.left_scales != nullptr) {
+    *args.left_scales = {};
+  }
   const bool own =
       args.num_tokens <= small_linear_limit(args) || library_status(context) != nullptr;
   if (!own && !is_fused(args) && multiply_large(*context, args, stream) == nullptr) {

@@ -16,6 +16,7 @@ struct HeadPiece {
   float b[8];
 };
 
+template <int kLanes = HeadPiece::kGroup>
 __device__ __forceinline__ void norm_head(HeadPiece& piece, bool active, const float* weight,
                                           int first, int second, float eps, int head_dim) {
   float squares = 0.0F;
@@ -29,7 +30,7 @@ __device__ __forceinline__ void norm_head(HeadPiece& piece, bool active, const f
       squares += piece.a[j] * piece.a[j] + piece.b[j] * piece.b[j];
     }
   }
-  squares = reduce_lanes<SumOf, HeadPiece::kGroup>(squares);
+  squares = reduce_lanes<SumOf, kLanes>(squares);
   if (!active) {
     return;
   }

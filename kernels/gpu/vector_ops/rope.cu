@@ -52,8 +52,11 @@ __global__ void __launch_bounds__(kThreads)
   HeadPiece piece{};
   uint16_t* row = args.qkv + (token * num_heads + head) * args.head_dim;
   if (active) {
+    const float scale = row_scale(args.qkv_scales, token);
     load8(row + first, piece.a);
     load8(row + second, piece.b);
+    scale8(args.qkv_scales, scale, head * args.head_dim + first, piece.a);
+    scale8(args.qkv_scales, scale, head * args.head_dim + second, piece.b);
   }
   const float* weight = is_query ? args.q_norm : args.k_norm;
   if (args.q_norm != nullptr || args.k_norm != nullptr) {  // the reduction is for whole warps
@@ -87,6 +90,98 @@ __global__ void __launch_bounds__(kThreads)
   store_cache(to, cache.dtype, at + second, inverse, piece.b);
 }
 
+// The same for heads that rotate whole, and of many tokens: a thread keeps its place in the head,
+// and with it its angles and norm weights, and goes through heads of its token. kLanes threads a
+// head, kTokenGroups heads of a token at a time.
+constexpr int kTokenGroups = 16;
+
+template <int kHeadDim>
+__global__ void __launch_bounds__(kThreads)
+    rope_whole_heads_kernel(const QkNormRopeKvWriteArgs args) {
+  constexpr int kLanes = kHeadDim / 16;
+  constexpr int kTokens = kThreads / (kLanes * kTokenGroups);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kLanes;
+  const int group = thread / kLanes % kTokenGroups;
+  const int64_t token =
+      static_cast<int64_t>(blockIdx.x) * kTokens + thread / (kLanes * kTokenGroups);
+  const int num_heads = args.num_heads + 2 * args.num_kv_heads;
+  const int first = lane * 8;
+  const int second = kHeadDim / 2 + first;
+  allow_next();
+  wait_previous();
+  const bool active = token < args.num_tokens;
+  const int64_t slot = active ? args.slot_mapping[token] : -1;
+  const PagedKvCache& cache = args.cache;
+  const int64_t block = slot / cache.block_size;
+  const int64_t offset = slot - block * cache.block_size;
+  const float scale = active ? row_scale(args.qkv_scales, token) : 1.0F;
+  uint16_t* row = args.qkv + (token * num_heads + group) * kHeadDim;
+  Vec16 halves[2] = {};
+  if (active) {
+    halves[0] = load16(row + first);
+    halves[1] = load16(row + second);
+  }
+  for (int head = group; head < num_heads; head += kTokenGroups, row += kTokenGroups * kHeadDim) {
+    const bool is_value = head >= args.num_heads + args.num_kv_heads;
+    const bool is_query = head < args.num_heads;
+    HeadPiece piece;
+    unpack_bf16(halves[0], piece.a);
+    unpack_bf16(halves[1], piece.b);
+    if (active && head + kTokenGroups < num_heads) {
+      halves[0] = load16(row + kTokenGroups * kHeadDim + first);
+      halves[1] = load16(row + kTokenGroups * kHeadDim + second);
+    }
+    if (active) {
+      scale8(args.qkv_scales, scale, head * kHeadDim + first, piece.a);
+      scale8(args.qkv_scales, scale, head * kHeadDim + second, piece.b);
+    }
+    const float* weight = is_query ? args.q_norm : args.k_norm;
+    if (args.q_norm != nullptr || args.k_norm != nullptr) {
+      norm_head<kLanes>(piece, active && !is_value && weight != nullptr, weight, first, second,
+                        args.norm_eps, kHeadDim);
+    }
+    if (!active) {
+      continue;
+    }
+    if (!is_value) {
+      rotate(piece, args.cos_sin + token * kHeadDim, first, kHeadDim / 2);
+    }
+    if (is_query) {
+      store8(row + first, piece.a);
+      store8(row + second, piece.b);
+    } else if (slot >= 0) {
+      const int kv_head = head - args.num_heads - (is_value ? args.num_kv_heads : 0);
+      const int64_t at =
+          ((block * args.num_kv_heads + kv_head) * cache.block_size + offset) * kHeadDim;
+      void* to = is_value ? cache.v : cache.k;
+      const float inverse = 1.0F / (is_value ? cache.v_scale : cache.k_scale);
+      store_cache(to, cache.dtype, at + first, inverse, piece.a);
+      store_cache(to, cache.dtype, at + second, inverse, piece.b);
+    }
+  }
+}
+
+// False when the kernel does not take the heads, or tokens are too few to fill the device.
+bool launch_whole_heads(const QkNormRopeKvWriteArgs& args, DeviceStream stream,
+                        DeviceStatus& status) {
+  constexpr int64_t kFewestTokens = 512;
+  const bool takes = (args.head_dim == 64 || args.head_dim == 128) &&
+                     args.rotary_dim == args.head_dim && args.num_tokens >= kFewestTokens &&
+                     (args.num_heads + 2 * args.num_kv_heads) % kTokenGroups == 0;
+  if (!takes) {
+    return false;
+  }
+  const int64_t tokens = kThreads / (args.head_dim / 16 * kTokenGroups);
+  const LaunchShape shape{
+      .grid = dim3(static_cast<unsigned>((args.num_tokens + tokens - 1) / tokens)),
+      .block = dim3(kThreads),
+      .stream = static_cast<cudaStream_t>(stream)};
+  status = args.head_dim == 64 ? launch_chained(rope_whole_heads_kernel<64>, shape, args)
+                               : launch_chained(rope_whole_heads_kernel<128>, shape, args);
+  return true;
+}
+
 }  // namespace
 
 DeviceStatus rope_cos_sin(const RopeCosSinArgs& args, DeviceStream stream) {
@@ -110,6 +205,10 @@ DeviceStatus qk_norm_rope_kv_write(const QkNormRopeKvWriteArgs& args, DeviceStre
   }
   if (args.cache.dtype != DType::kBF16 && args.cache.dtype != DType::kF8E4M3) {
     return "qk_norm_rope_kv_write: the cache is neither bf16 nor e4m3";
+  }
+  DeviceStatus status = nullptr;
+  if (launch_whole_heads(args, stream, status)) {
+    return status;
   }
   constexpr int kHeads = kThreads / kGroup;
   const int heads = args.num_heads + 2 * args.num_kv_heads;

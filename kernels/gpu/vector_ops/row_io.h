@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/gpu/primitives/types.h"
+#include "kernels/gpu/vector_ops.h"
 
 namespace atom::gpu {
 
@@ -41,6 +42,23 @@ __device__ __forceinline__ void store8(uint8_t* to, const float (&from)[8]) {
   words.x = pack_e4m3(from[0], from[1]) | (pack_e4m3(from[2], from[3]) << 16);
   words.y = pack_e4m3(from[4], from[5]) | (pack_e4m3(from[6], from[7]) << 16);
   *reinterpret_cast<uint2*>(to) = words;
+}
+
+// Applies the scales that a product left, where it did: `row` is the value of scales.rows.
+__device__ __forceinline__ void scale8(const OuterScales& scales, float row, int64_t column,
+                                       float (&values)[8]) {
+  if (scales.rows == nullptr) {
+    return;
+  }
+  float columns[8];
+  load8(scales.columns + column, columns);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    values[j] *= row * columns[j];
+  }
+}
+__device__ __forceinline__ float row_scale(const OuterScales& scales, int64_t row) {
+  return scales.rows != nullptr ? scales.rows[row] : 1.0F;
 }
 
 inline constexpr float kE4M3Largest = 448.0F;
