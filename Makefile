@@ -44,7 +44,7 @@ format:
 	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf build .venv .venv-frameworks
+	rm -rf build .venv .venv-frameworks .venv-python
 
 help:
 	@sed -n 's/^#   //p' Makefile

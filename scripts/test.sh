@@ -78,9 +78,17 @@ PY
 
 part "program and server tests"
 if scripts/venv.sh tests/requirements.txt && demo=$(scripts/fetch_demo_model.sh); then
-  run_pytest .venv tests --ignore=tests/clients/frameworks
+  run_pytest .venv tests --ignore=tests/clients/frameworks --ignore=tests/python
 else
   echo "test: no Python environment or no demo model"
+  count 0 1
+fi
+
+part "Python package: wheel, installation, API"
+if [ -n "${demo:-}" ] && scripts/python_package.sh; then
+  run_pytest .venv-python tests/python
+else
+  echo "test: no Python package or no demo model"
   count 0 1
 fi
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -18,6 +19,7 @@ namespace {
 
 // Prompts that generate() keeps in the engine at a time.
 constexpr size_t kGenerateWindow = 4096;
+constexpr std::chrono::milliseconds kInterruptPoll{50};
 
 uint64_t random_salt() {
   std::random_device device;
@@ -39,6 +41,7 @@ struct Collector {
       result.text += delta.text;
       result.token_ids.insert(result.token_ids.end(), delta.token_ids.begin(),
                               delta.token_ids.end());
+      std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(result.logprobs));
       result.num_tokens_input = output.num_prompt_tokens;
       result.num_tokens_output = static_cast<int64_t>(result.token_ids.size());
       result.ttft = output.timing.ttft;
@@ -50,6 +53,9 @@ struct Collector {
         result.tpot = (result.latency - result.ttft) / intervals;
       }
     }
+    if (!output.prompt_logprobs.empty()) {
+      results[first].prompt_logprobs = std::move(output.prompt_logprobs);
+    }
     if (output.error && !error) {
       error = std::move(output.error);
     }
@@ -59,9 +65,22 @@ struct Collector {
     }
   }
 
-  void wait_below(size_t limit) {
+  // False: `interrupted` said so first.
+  bool wait_below(size_t limit, const std::function<bool()>& interrupted) {
     std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return num_open < limit; });
+    const auto below = [&] { return num_open < limit; };
+    if (!interrupted) {
+      changed.wait(lock, below);
+      return true;
+    }
+    while (!changed.wait_for(lock, kInterruptPoll, below)) {
+      lock.unlock();
+      if (interrupted()) {
+        return false;
+      }
+      lock.lock();
+    }
+    return true;
   }
 };
 
@@ -155,15 +174,22 @@ std::shared_ptr<const CompiledGrammar> LLMEngine::find_grammar(const GrammarSpec
 void LLMEngine::abort(RequestId id) { impl_->core->abort(id); }
 
 Result<std::vector<GenerationResult>> LLMEngine::generate(
-    const std::vector<std::vector<int32_t>>& prompts, const std::vector<SamplingParams>& params) {
+    const std::vector<std::vector<int32_t>>& prompts, const std::vector<SamplingParams>& params,
+    const std::function<bool()>& interrupted) {
   if (params.size() != prompts.size() && params.size() != 1) {
     return make_error(ErrorCode::kInvalidArgument, "{} prompts but {} sampling parameters",
                       prompts.size(), params.size());
   }
   const auto collector = std::make_shared<Collector>();
   std::vector<RequestId> ids;
+  const auto abort_all = [&] {
+    for (const RequestId open : ids) {
+      abort(open);
+    }
+  };
   size_t first = 0;
-  for (size_t i = 0; i < prompts.size(); ++i) {
+  bool going = true;
+  for (size_t i = 0; i < prompts.size() && going; ++i) {
     const SamplingParams& sampling = params[params.size() == 1 ? 0 : i];
     {
       const std::lock_guard lock(collector->mutex);
@@ -174,18 +200,18 @@ Result<std::vector<GenerationResult>> LLMEngine::generate(
         {.prompt_token_ids = prompts[i], .sampling = sampling},
         [collector, first](RequestOutput&& output) { collector->take(first, std::move(output)); });
     if (!id) {
-      for (const RequestId open : ids) {
-        abort(open);
-      }
-      const std::lock_guard lock(collector->mutex);
+      abort_all();
       id.error().message = str_format("prompt {}: {}", i, id.error().message);
       return std::unexpected(std::move(id.error()));
     }
     ids.push_back(*id);
     first += static_cast<size_t>(sampling.n);
-    collector->wait_below(kGenerateWindow);
+    going = collector->wait_below(kGenerateWindow, interrupted);
   }
-  collector->wait_below(1);
+  if (!going || !collector->wait_below(1, interrupted)) {
+    abort_all();
+    return make_error(ErrorCode::kUnavailable, "interrupted");
+  }
   const std::lock_guard lock(collector->mutex);
   if (collector->error) {
     return std::unexpected(*collector->error);

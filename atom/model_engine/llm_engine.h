@@ -4,7 +4,9 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,6 +55,9 @@ struct GenerationResult {
   double latency = 0;  // seconds
   double ttft = 0;
   double tpot = 0;
+  std::vector<TokenLogprobs> logprobs;  // one per token id when asked
+  // Of the request, with its first choice, when asked: entry 0 is empty.
+  std::vector<std::optional<TokenLogprobs>> prompt_logprobs;
 };
 
 // What an engine is made of, when it does not come from a checkpoint: any Executor, such as the
@@ -92,9 +97,12 @@ class LLMEngine {
   // Idempotent, legal in any state. The request ends with kAbort.
   void abort(RequestId id);
 
-  // Blocks until every prompt is done; results in the order of the prompts (n choices each).
+  // Blocks until every prompt is done; results in the order of the prompts (n choices each). One
+  // entry of `params` is for all prompts. `interrupted` is asked every 50 ms: true aborts
+  // everything and gives kUnavailable.
   Result<std::vector<GenerationResult>> generate(const std::vector<std::vector<int32_t>>& prompts,
-                                                 const std::vector<SamplingParams>& params);
+                                                 const std::vector<SamplingParams>& params,
+                                                 const std::function<bool()>& interrupted = {});
 
   // A trace of everything until stop_profile(), into a folder below ProfilerConfig::dir. Refused
   // (kInvalidArgument) without such a folder, and while one is taken.

@@ -23,16 +23,22 @@ constexpr DeviceKind kKinds[] = {{DeviceType::kCuda, "cuda", "libatom_cuda.so"},
 
 const DeviceKind& kind_of(DeviceType type) { return kKinds[type == DeviceType::kHip ? 1 : 0]; }
 
-// Beside the program, or where packages put it.
+// Beside the program, or where packages put it; for the Python module, which is in
+// lib/pythonX.Y/site-packages/atom, the same places counted from there.
 fs::path find_library(const char* name) {
   std::error_code error;
-  const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (error) {
-    return {};
+  std::vector<fs::path> places;
+  if (const fs::path program = fs::read_symlink("/proc/self/exe", error); !error) {
+    const fs::path folder = program.parent_path();
+    places = {folder / name, folder / "../lib/atom" / name, folder / "../lib" / name};
   }
-  const fs::path folder = program.parent_path();
-  for (const fs::path& place :
-       {folder / name, folder / "../lib/atom" / name, folder / "../lib" / name}) {
+  Dl_info self{};
+  if (dladdr(reinterpret_cast<const void*>(&kKinds), &self) != 0 && self.dli_fname != nullptr) {
+    const fs::path folder = fs::path(self.dli_fname).parent_path();
+    places.push_back(folder / name);
+    places.push_back(folder / "../../../atom" / name);
+  }
+  for (const fs::path& place : places) {
     if (fs::exists(place, error)) {
       return place;
     }

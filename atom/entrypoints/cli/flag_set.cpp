@@ -73,6 +73,11 @@ constexpr std::string_view type_name() {
   return std::is_integral_v<T> ? "a whole number" : "a number";
 }
 
+template <class T>
+constexpr FlagValue value_kind() {
+  return std::is_integral_v<T> ? FlagValue::kInteger : FlagValue::kNumber;
+}
+
 template <class T, class Target>
 std::function<Status(std::string_view)> number_setter(const FlagSpec& spec, Target* target) {
   return [spec, target](std::string_view text) -> Status {
@@ -180,12 +185,14 @@ FlagSet::FlagSet(std::string usage, std::string summary)
 void FlagSet::group(std::string title) { current_group_ = std::move(title); }
 void FlagSet::positional(std::string flag) { positional_ = std::move(flag); }
 
-void FlagSet::add_flag(FlagSpec spec, Arity arity, std::function<Status(std::string_view)> set) {
+void FlagSet::add_flag(FlagSpec spec, Arity arity, FlagValue value,
+                       std::function<Status(std::string_view)> set) {
   ATOM_CHECK(std::as_const(*this).find(spec.name) == nullptr) << "two rows for " << spec.name;
   Flag flag;
   flag.spec = std::move(spec);
   flag.group = current_group_;
   flag.arity = arity;
+  flag.value = value;
   flag.set = std::move(set);
   flags_.push_back(std::move(flag));
 }
@@ -193,25 +200,25 @@ void FlagSet::add_flag(FlagSpec spec, Arity arity, std::function<Status(std::str
 void FlagSet::add(FlagSpec spec, std::string* target) {
   show_default(spec, *target);
   auto set = text_setter(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
+  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, std::move(set));
 }
 
 void FlagSet::add(FlagSpec spec, std::optional<std::string>* target) {
   auto set = text_setter(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
+  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, std::move(set));
 }
 
 template <class Number>
 void FlagSet::add_number(FlagSpec spec, Number* target) {
   show_default(spec, *target);
   auto set = number_setter<Number>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
+  add_flag(std::move(spec), Arity::kOne, value_kind<Number>(), std::move(set));
 }
 
 template <class Number>
 void FlagSet::add_number(FlagSpec spec, std::optional<Number>* target) {
   auto set = number_setter<Number>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, std::move(set));
+  add_flag(std::move(spec), Arity::kOne, value_kind<Number>(), std::move(set));
 }
 
 void FlagSet::add(FlagSpec spec, int* target) { add_number(std::move(spec), target); }
@@ -234,7 +241,7 @@ void FlagSet::add(FlagSpec spec, std::vector<int>* target) {
     target->insert(target->end(), items.begin(), items.end());
     return {};
   };
-  add_flag(std::move(spec), Arity::kList, [target, set](std::string_view value) -> Status {
+  add_flag(std::move(spec), Arity::kList, FlagValue::kIntegerList, [target, set](std::string_view value) -> Status {
     if (value.empty()) {  // a new occurrence starts a new list
       target->clear();
       return {};
@@ -244,7 +251,7 @@ void FlagSet::add(FlagSpec spec, std::vector<int>* target) {
 }
 
 void FlagSet::add(FlagSpec spec, std::vector<std::string>* target) {
-  add_flag(std::move(spec), Arity::kOne, [target](std::string_view value) -> Status {
+  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, [target](std::string_view value) -> Status {
     target->emplace_back(value);
     return {};
   });
@@ -252,7 +259,7 @@ void FlagSet::add(FlagSpec spec, std::vector<std::string>* target) {
 }
 
 void FlagSet::add_switch(FlagSpec spec, bool* target) {
-  add_flag(std::move(spec), Arity::kNone, [target](std::string_view) -> Status {
+  add_flag(std::move(spec), Arity::kNone, FlagValue::kNone, [target](std::string_view) -> Status {
     *target = true;
     return {};
   });
@@ -260,7 +267,7 @@ void FlagSet::add_switch(FlagSpec spec, bool* target) {
 
 void FlagSet::add_on_off(FlagSpec spec, bool* target) {
   if (spec.default_text.empty()) spec.default_text = *target ? "on" : "off";
-  add_flag(std::move(spec), Arity::kNone, [target](std::string_view value) -> Status {
+  add_flag(std::move(spec), Arity::kNone, FlagValue::kOnOff, [target](std::string_view value) -> Status {
     *target = value != "no";
     return {};
   });
@@ -270,7 +277,7 @@ void FlagSet::add_on_off(FlagSpec spec, bool* target) {
 void FlagSet::add_optional_value(FlagSpec spec, std::optional<std::string>* target,
                                  std::string implied) {
   auto set = text_setter(spec, target);
-  add_flag(std::move(spec), Arity::kOptional, std::move(set));
+  add_flag(std::move(spec), Arity::kOptional, FlagValue::kOptionalText, std::move(set));
   flags_.back().implied = std::move(implied);
 }
 
@@ -289,6 +296,17 @@ FlagSet::Flag* FlagSet::find(std::string_view name, bool* negated) {
 const FlagSet::Flag* FlagSet::find(std::string_view name) const {
   bool negated = false;
   return const_cast<FlagSet*>(this)->find(name, &negated);
+}
+
+std::vector<FlagRow> FlagSet::rows() const {
+  std::vector<FlagRow> rows;
+  for (const Flag& flag : flags_) {
+    rows.push_back({.spec = flag.spec,
+                    .group = flag.group,
+                    .value = flag.value,
+                    .implied = flag.implied});
+  }
+  return rows;
 }
 
 bool FlagSet::given(std::string_view name) const {

@@ -28,6 +28,16 @@ struct FlagSpec {
   bool allow_empty = false;  // may the value be ""?
 };
 
+enum class FlagValue { kNone, kOnOff, kText, kOptionalText, kInteger, kNumber, kIntegerList };
+
+// A row as other front ends see it (the Python package makes its argparse from these).
+struct FlagRow {
+  FlagSpec spec;
+  std::string group;
+  FlagValue value = FlagValue::kText;
+  std::string implied = {};  // kOptionalText: what the bare flag means
+};
+
 class FlagSet {
  public:
   // `usage` is the first line of the help, `summary` the paragraph under it.
@@ -61,6 +71,7 @@ class FlagSet {
   bool help_requested() const { return help_requested_; }
   bool given(std::string_view name) const;  // was this flag (either spelling) on the command line?
   std::string help() const;                 // fits 100 columns
+  std::vector<FlagRow> rows() const;
 
  private:
   enum class Arity { kNone, kOptional, kOne, kList };
@@ -68,6 +79,7 @@ class FlagSet {
     FlagSpec spec;
     std::string group;
     Arity arity = Arity::kOne;
+    FlagValue value = FlagValue::kText;
     bool negatable = false;
     bool repeatable = false;
     std::string implied = {};
@@ -75,7 +87,8 @@ class FlagSet {
     int times_given = 0;
   };
 
-  void add_flag(FlagSpec spec, Arity arity, std::function<Status(std::string_view)> set);
+  void add_flag(FlagSpec spec, Arity arity, FlagValue value,
+                std::function<Status(std::string_view)> set);
   template <class Number>
   void add_number(FlagSpec spec, Number* target);
   template <class Number>

@@ -1,0 +1,1 @@
+"""Doors that become the native program."""
