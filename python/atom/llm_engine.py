@@ -167,13 +167,21 @@ class LLMEngine:
 
     # --- measuring ---
 
-    def start_profile(self) -> None:
-        """Not in this version: raises NotImplementedError."""
-        _no_profiler()
+    def start_profile(self, output_dir: str | os.PathLike[str] = "") -> None:
+        """Records what host and device do until ``stop_profile()``.
 
-    def stop_profile(self) -> None:
-        """Not in this version: raises NotImplementedError."""
-        _no_profiler()
+        Args:
+            output_dir: A folder below ``torch_profiler_dir``; that one itself by default.
+
+        Raises:
+            ValueError: The engine was created without ``torch_profiler_dir`` (and ``ATOM_TORCH_PROFILER_DIR`` is not
+                set), the folder is not below it, or a capture is running.
+        """
+        self._engine.start_profile(os.fspath(output_dir))
+
+    def stop_profile(self) -> list[str]:
+        """Writes the trace (``rank_0/*.pt.trace.json.gz``) and returns its path; returns when it is complete."""
+        return self._engine.stop_profile()
 
     def print_mtp_statistics(self) -> None:
         """Prints how many drafted tokens were accepted; this version drafts none and says so."""
@@ -274,10 +282,6 @@ def _as_callbacks(
     if len(callbacks) != num_prompts:
         raise ValueError(f"{num_prompts} prompts but {len(callbacks)} callbacks")
     return callbacks
-
-
-def _no_profiler() -> NoReturn:
-    raise NotImplementedError("this version has no profiler yet: leave start_profile() and stop_profile() out")
 
 
 def _close_all() -> None:

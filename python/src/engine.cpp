@@ -265,6 +265,21 @@ std::string Engine::apply_chat_template(nb::list messages, nb::handle tools,
       ("the chat template refused the messages: " + text.error().message).c_str());
 }
 
+void Engine::start_profile(const std::string& output_dir) const {
+  const auto engine = this->engine();
+  if (const Status started = engine->start_profile(output_dir); !started) raise(started.error());
+}
+
+std::vector<std::string> Engine::stop_profile() const {
+  const auto engine = this->engine();
+  Result<std::vector<std::string>> traces;
+  {
+    const nb::gil_scoped_release release;
+    traces = engine->stop_profile();
+  }
+  return value_or_raise(std::move(traces));
+}
+
 nb::dict Engine::stats() const {
   const EngineStats from = engine()->stats();
   nb::dict out;

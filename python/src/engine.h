@@ -40,6 +40,8 @@ class Engine {
   std::string decode(const std::vector<int32_t>& ids, bool skip_special_tokens) const;
   std::string apply_chat_template(nb::list messages, nb::handle tools, bool add_generation_prompt,
                                   bool continue_final_message, nb::dict kwargs) const;
+  void start_profile(const std::string& output_dir) const;
+  std::vector<std::string> stop_profile() const;
   nb::dict stats() const;
   nb::dict tokenizer_info() const;
   int64_t max_model_len() const { return engine()->max_model_len(); }

@@ -92,6 +92,8 @@ NB_MODULE(_atom, m) {
       .def("apply_chat_template", &Engine::apply_chat_template, nb::arg("messages"),
            nb::arg("tools").none(), nb::arg("add_generation_prompt"),
            nb::arg("continue_final_message"), nb::arg("kwargs"))
+      .def("start_profile", &Engine::start_profile, nb::arg("output_dir"))
+      .def("stop_profile", &Engine::stop_profile)
       .def("stats", &Engine::stats)
       .def("tokenizer_info", &Engine::tokenizer_info)
       .def_prop_ro("max_model_len", &Engine::max_model_len);

@@ -1,4 +1,5 @@
 """LLMEngine on the demo model: generate, add_request and step, callbacks that raise, abort, bad input."""
+import gzip
 import json
 import subprocess
 import threading
@@ -213,12 +214,26 @@ def test_chat_and_tokenizer(engine):
         tokenizer.apply_chat_template([{"content": "no role"}])
 
 
-def test_what_is_not_there_yet_says_so(engine, capsys):
-    for call in (engine.start_profile, engine.stop_profile):
-        with pytest.raises(NotImplementedError, match="no profiler"):
-            call()
+def test_mtp_statistics_are_printed(engine, capsys):
     engine.print_mtp_statistics()
     assert capsys.readouterr().out.startswith("MTP Statistics:")
+
+
+def test_profiling(engine, demo_model, tmp_path):
+    with pytest.raises(ValueError, match="torch-profiler-dir"):
+        engine.start_profile()
+    with LLMEngine(demo_model, max_model_len=256, kv_cache_memory_gb=0.05, torch_profiler_dir=str(tmp_path)) as traced:
+        with pytest.raises((ValueError, EngineError)):
+            traced.stop_profile()
+        traced.start_profile()
+        with pytest.raises((ValueError, EngineError)):
+            traced.start_profile()
+        traced.generate("Hello", GREEDY)
+        (path,) = traced.stop_profile()
+        with gzip.open(path) as file:
+            names = {event.get("name", "") for event in json.load(file)["traceEvents"]}
+        assert any(name.startswith("prefill[bs=1 tok=") for name in names)
+        assert any(name.startswith("decode[bs=1 tok=1") for name in names)
 
 
 def test_a_closed_engine_says_so(demo_model):

@@ -109,18 +109,19 @@ def test_the_server_is_the_same_process(demo_model):
         process.stdout.close()
 
 
-def test_the_examples_of_the_guide(run_python, demo_model):
+def test_the_examples_of_the_guide(run_python, demo_model, tmp_path):
     small = ["--max-model-len", "512", "--kv-cache-memory-gb", "0.1"]
     result = run_python(["-m", "atom.examples.simple_inference", "--model", demo_model, "--temperature", "0.6",
                          "--max-tokens", "8", *small])
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("=== ") == 4 and "MTP Statistics:" in result.stdout
     result = run_python(["-m", "atom.examples.profile_offline", "--model", demo_model, "--kv_cache_dtype", "fp8",
-                         "--torch-profiler-dir", "./profiler_traces", "--input-length", "128", "--output-length", "4",
+                         "--torch-profiler-dir", str(tmp_path / "traces"), "--input-length", "128", "--output-length", "4",
                          "--bs", "4", "--random-input", *small])
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("4 x 128 tokens in, 16 out: ")
-    assert "no profiler yet: no trace was written" in result.stderr
+    (trace,) = (tmp_path / "traces" / "rank_0").iterdir()
+    assert result.stdout.endswith(f"\ntrace: {trace}\n") and trace.name.endswith(".pt.trace.json.gz")
     result = run_python(["-m", "atom.examples.simple_inference", "--model", demo_model, "-tp", "8"])
     assert result.returncode == 1
     assert result.stderr.startswith("simple_inference: tensor_parallel_size: 8: not supported yet")
