@@ -2,7 +2,8 @@
 #   make run     build, fetch the demo model, serve it on 127.0.0.1:8000   MODEL= PORT= ARGS= override
 #   make test    everything CI runs
 #   make parity  every model against transformers; rewrites the tables of docs/models.md (takes minutes)
-#   make asan    the C++ tests and a server under AddressSanitizer and UBSan
+#   make asan    the C++ tests and a server under AddressSanitizer and UBSan; needs clang 19
+#   make tsan    those with threads under ThreadSanitizer; needs clang 19
 #   make fuzz    every fuzz target for SECONDS_EACH seconds (60); needs clang 19
 #   make build   install what is missing, build build/bin/atom
 SHELL := /bin/bash
@@ -13,7 +14,7 @@ JOBS ?=
 
 SECONDS_EACH ?= 60
 
-.PHONY: build run test parity asan fuzz check format clean help
+.PHONY: build run test parity asan tsan fuzz check format clean help
 .DEFAULT_GOAL := build
 
 build:
@@ -31,8 +32,8 @@ parity: build
 	@JOBS=$(JOBS) scripts/build.sh atom_golden_test
 	@scripts/parity.py
 
-asan:
-	@JOBS=$(JOBS) scripts/sanitize.sh asan
+asan tsan:
+	@JOBS=$(JOBS) scripts/sanitize.sh $@
 
 fuzz:
 	@JOBS=$(JOBS) scripts/fuzz.sh $(SECONDS_EACH)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Fuzzes every parser that reads what strangers send: builds the targets (preset fuzz: clang 19, libFuzzer, ASan,
+# Fuzzes every parser that reads what strangers send: builds the targets (preset asan: clang 19, libFuzzer, ASan,
 # UBSan) and runs each for a while, two at once, from the corpus in the repository.
 # Usage: fuzz.sh [SECONDS per target, default 60] [TARGET...]
-# Environment: FUZZ_JOBS targets at once (default: CPUs), FUZZ_OUT where findings go (build/fuzz/findings),
+# Environment: FUZZ_JOBS targets at once (default: CPUs), FUZZ_OUT where findings go (build/fuzz),
 # FUZZ_BIN folder with fuzz_* programs (then nothing is built), FUZZ_KEEP folder that keeps what was learnt.
 # Prints a table; exit status 1 when a target failed. An input that failed is copied to FUZZ_OUT: once the bug is
 # mended, add it to tests/fuzz/regressions/TARGET, which CTest replays.
@@ -22,16 +22,16 @@ fi
 
 bin=${FUZZ_BIN:-}
 if [ -z "$bin" ]; then
-  bin=build/fuzz/tests
+  bin=build/asan/tests
   scripts/setup.sh build fuzz
   scripts/fetch_xgrammar.sh
-  [ -f build/fuzz/build.ninja ] || cmake --preset fuzz >/dev/null
-  cmake --build build/fuzz --parallel "${JOBS:-$(nproc)}" --target "${targets[@]/#/fuzz_}" >build/fuzz/build.log || {
-    tail -n 40 build/fuzz/build.log
+  [ -f build/asan/build.ninja ] || cmake --preset asan >/dev/null
+  cmake --build build/asan --parallel "${JOBS:-$(nproc)}" --target "${targets[@]/#/fuzz_}" >build/asan/fuzz.log || {
+    tail -n 40 build/asan/fuzz.log
     exit 1
   }
 fi
-out=$(realpath -m "${FUZZ_OUT:-build/fuzz/findings}")
+out=$(realpath -m "${FUZZ_OUT:-build/fuzz}")
 keep=${FUZZ_KEEP:-$(mktemp -d)}
 mkdir -p "$out" "$keep"
 [ ! -w /dev/shm ] || export TMPDIR=/dev/shm

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything CI runs, in this order: source checks, build with warnings as errors, unit, conformance,
-# simulation and golden tests (CTest), the program and server suites (pytest). All parts run even when one
-# fails; the last line is 'N passed, N failed'. JOBS in the environment: compilers at once.
+# simulation and golden tests (CTest), the program and server suites (pytest), much of it again under sanitizers,
+# fuzzing. All parts run even when one fails; the last line is 'N passed, N failed'. JOBS in the environment:
+# compilers at once.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -100,8 +101,22 @@ else
   count 0 1
 fi
 
+# Prints everything of a run under sanitizers and counts its results.
+sanitized() { # preset
+  local good bad
+  scripts/sanitize.sh "$1" | tee "build/sanitize-$1.log"
+  read -r good _ bad _ < <(tail -n 1 "build/sanitize-$1.log")
+  if [[ $good =~ ^[0-9]+$ && $bad =~ ^[0-9]+$ ]]; then count "$good" "$bad"; else count 0 1; fi
+}
+export JOBS=${JOBS:-}
+part "AddressSanitizer and UBSan"
+sanitized asan
+
+part "ThreadSanitizer: what has threads"
+sanitized tsan
+
 part "fuzz targets, ${FUZZ_SECONDS:=60} s each"
-JOBS=${JOBS:-} scripts/fuzz.sh "$FUZZ_SECONDS"
+scripts/fuzz.sh "$FUZZ_SECONDS"
 verdict $?
 
 echo

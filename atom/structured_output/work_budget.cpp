@@ -102,24 +102,27 @@ bool run_on_large_stack(const std::function<void()>& work) {
 
 // The replaceable allocation functions of the program. Without a budget in force they are malloc
 // and free, as in the C++ library; the forms for arrays and for nothrow end here too. Weak: a test
-// program may have its own, without budgets; but a fuzz target has the sanitizer's weak ones
-// inside.
-#ifdef ATOM_FUZZ
+// program may have its own, without budgets; but clang's AddressSanitizer puts weak ones of its own
+// before these.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
 #define ATOM_REPLACEABLE
-#else
+#endif
+#endif
+#ifndef ATOM_REPLACEABLE
 #define ATOM_REPLACEABLE [[gnu::weak]]
 #endif
 ATOM_REPLACEABLE void* operator new(size_t size) { return atom::allocate(size); }
 ATOM_REPLACEABLE void operator delete(void* memory) noexcept { atom::release(memory); }
 ATOM_REPLACEABLE void operator delete(void* memory, size_t) noexcept { atom::release(memory); }
 
-// AddressSanitizer's own nothrow and array forms do not end in those above: what they allocate
-// would not be counted, and would come back to a delete above, a mismatch that it reports.
+// A sanitizer's own nothrow and array forms do not end in those above: what they allocate would not
+// be counted, and would come back to a delete above, a mismatch that AddressSanitizer reports.
 #if defined(__has_feature)
-#if __has_feature(address_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define ATOM_ALL_FORMS_OF_NEW
 #endif
-#elif defined(__SANITIZE_ADDRESS__)
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define ATOM_ALL_FORMS_OF_NEW
 #endif
 #ifdef ATOM_ALL_FORMS_OF_NEW

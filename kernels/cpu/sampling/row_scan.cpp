@@ -17,21 +17,32 @@ constexpr int kWidth = 4;
 }  // namespace baseline
 
 #if defined(__x86_64__)
-#pragma GCC push_options
-#pragma GCC target("avx2")
+// g++ and clang (the sanitizers' compiler) say it in their own ways.
+#define ATOM_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define ATOM_BEGIN_TARGET(isa) \
+  ATOM_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define ATOM_END_TARGET _Pragma("clang attribute pop")
+#define ATOM_AVX512 "avx512f,avx512dq,avx512bw,avx512vl"
+#else
+#define ATOM_BEGIN_TARGET(isa) _Pragma("GCC push_options") ATOM_PRAGMA(GCC target(isa))
+#define ATOM_END_TARGET _Pragma("GCC pop_options")
+#define ATOM_AVX512 "avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512"
+#endif
+
+ATOM_BEGIN_TARGET("avx2")
 namespace avx2 {
 constexpr int kWidth = 8;
 #include "kernels/cpu/sampling/row_scan.inc"
 }  // namespace avx2
-#pragma GCC pop_options
+ATOM_END_TARGET
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")
+ATOM_BEGIN_TARGET(ATOM_AVX512)
 namespace avx512 {
 constexpr int kWidth = 16;
 #include "kernels/cpu/sampling/row_scan.inc"
 }  // namespace avx512
-#pragma GCC pop_options
+ATOM_END_TARGET
 #endif
 
 }  // namespace
