@@ -1,6 +1,7 @@
 """The package in a process of its own: start, signals, fork, spawn, exit; `python -m` and the examples."""
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,10 +34,10 @@ def test_an_uncaught_error_ends_the_process_as_usual(run_python):
     assert result.returncode == 1 and result.stderr.rstrip().endswith("KeyError: 'mine'")
 
 
-def interrupt_when(demo_model, code, line):
-    """Runs code, sends SIGINT when it has printed `line`, and returns its exit status and output."""
+def interrupt_when(demo_model, code, line, env=None):
+    """Runs code, sends SIGINT when it has printed `line`; returns exit status, output and how long it then took."""
     process = subprocess.Popen([sys.executable, "-c", f"MODEL = {demo_model!r}\n{code}"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, cwd="/")
+                               stderr=subprocess.PIPE, text=True, cwd="/", env={**os.environ, **(env or {})})
     assert process.stdout.readline().strip() == line
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -52,6 +53,16 @@ def test_ctrl_c_interrupts_and_the_engine_goes_on(demo_model):
                 "  print(len(e.generate('Hi', SamplingParams(max_tokens=3))))")
         status, out, err, _ = interrupt_when(demo_model, code, "ready")
         assert (status, out, err) == (0, "1\n", "")
+
+
+def test_ctrl_c_ends_a_download(demo_model, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path),
+               "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        code = "from atom import LLMEngine\nprint('ready', flush=True)\nLLMEngine('somebody/some-model')"
+        status, _, err, seconds = interrupt_when(demo_model, code, "ready", env)
+        assert err.rstrip().endswith("KeyboardInterrupt") and status == 130
+        assert seconds < 10
 
 
 def test_a_forked_child_is_told(run_python):
