@@ -109,6 +109,7 @@ class GpuModelRunner final : public Executor {
                                     .num_heads = model.num_attention_heads,
                                     .num_kv_heads = model.num_key_value_heads,
                                     .head_dim = model.head_dim,
+                                    .latent_attention = model.latent.kv_lora_rank > 0,
                                     .fp8_weights = config.model.quantization == Quantization::kFP8,
                                     .deterministic = config.deterministic};
     ATOM_RETURN_IF_ERROR(
@@ -293,11 +294,12 @@ class GpuModelRunner final : public Executor {
     const KvCacheSpec spec = model_->kv_cache_spec();
     const int64_t half =
         dtype_bytes(dtype, num_blocks * spec.num_kv_heads * limits_.block_size * spec.head_dim);
-    ATOM_ASSIGN_OR_RETURN(kv_, Buffer::allocate_device(runtime_, 2 * half * spec.num_layers));
+    const int64_t layer_bytes = spec.has_values ? 2 * half : half;
+    ATOM_ASSIGN_OR_RETURN(kv_, Buffer::allocate_device(runtime_, layer_bytes * spec.num_layers));
     auto* next = static_cast<char*>(kv_.data());
-    for (int64_t layer = 0; layer < spec.num_layers; ++layer, next += 2 * half) {
+    for (int64_t layer = 0; layer < spec.num_layers; ++layer, next += layer_bytes) {
       kv_caches_.push_back({.k = next,
-                            .v = next + half,
+                            .v = spec.has_values ? next + half : nullptr,
                             .dtype = dtype,
                             .num_blocks = num_blocks,
                             .num_kv_heads = spec.num_kv_heads,

@@ -18,7 +18,7 @@
 
 namespace atom {
 
-inline constexpr uint32_t kGpuBackendAbi = 3;
+inline constexpr uint32_t kGpuBackendAbi = 4;
 
 // Limits that a backend context is made for; what it allocates counts as workspace.
 struct GpuContextOptions {
@@ -35,6 +35,7 @@ struct GpuContextOptions {
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
+  bool latent_attention = false;  // MLA: head_dim is that of queries, nothing is cached per head
   bool fp8_weights = false;
   bool deterministic = false;  // results do not depend on what else is in the batch
 };

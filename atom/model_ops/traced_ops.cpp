@@ -144,6 +144,7 @@ TracedOps make_traced_ops(const OpTable& base) {
   trace_op<"atom::norm_linear_silu_mul", &OpTable::norm_linear_silu_mul>(table);
   trace_op<"atom::linear_add", &OpTable::linear_add>(table);
   trace_op<"atom::route", &OpTable::route>(table);
+  trace_op<"atom::norm_route", &OpTable::norm_route>(table);
   trace_op<"atom::fused_experts", &OpTable::fused_experts>(table);
   trace_op<"atom::rope_paged_attention", &OpTable::rope_paged_attention>(table);
   trace_op<"atom::gather_rows", &OpTable::gather_rows>(table);

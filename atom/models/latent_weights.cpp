@@ -56,11 +56,6 @@ Result<WeightPart> narrow(Buffer& rows, DType dtype, const HeadsWeight& heads) {
 void WeightLoader::latent_up(MlaAttention& layer, const std::string& prefix) {
   const MlaShape& shape = layer.shape;
   const int64_t head_rows = shape.nope + layer.v_head_dim;
-  const std::optional<StoredWeight> stored =
-      stored_weight(prefix, shape.num_heads * head_rows, shape.rank);
-  if (!stored) {
-    return;
-  }
   layer.key_up = {.num_heads = shape.num_heads,
                   .out_features = shape.rank,
                   .in_features = shape.nope,
@@ -69,6 +64,14 @@ void WeightLoader::latent_up(MlaAttention& layer, const std::string& prefix) {
                     .out_features = layer.v_head_dim,
                     .in_features = shape.rank,
                     .weight = {}};
+  if (options_.dummy != DummyWeights::kNone && ctx_.runtime != nullptr) {
+    return make_up_heads(layer, prefix);
+  }
+  const std::optional<StoredWeight> stored =
+      stored_weight(prefix, shape.num_heads * head_rows, shape.rank);
+  if (!stored) {
+    return;
+  }
   const auto rows_of = [](const HeadsWeight& heads) {
     return Buffer::allocate(heads.num_heads * heads.row_stride() * heads.in_features *
                             static_cast<int64_t>(sizeof(float)));
@@ -94,6 +97,19 @@ void WeightLoader::latent_up(MlaAttention& layer, const std::string& prefix) {
       return fail(packed.error().message);
     }
     pack_parts(heads->weight, {&*packed, 1}, prefix, Precision::kKeep);
+  }
+}
+
+// Dummy weights of a device are made there, each product's for itself.
+void WeightLoader::make_up_heads(MlaAttention& layer, const std::string& prefix) {
+  for (HeadsWeight* heads : {&layer.key_up, &layer.value_up}) {
+    Buffer memory;
+    const WeightPart part =
+        dummy_part(heads->num_heads * heads->row_stride(), heads->in_features, memory);
+    if (part.data == nullptr) {
+      return;
+    }
+    pack_parts(heads->weight, {&part, 1}, prefix, Precision::kKeep);
   }
 }
 

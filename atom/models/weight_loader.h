@@ -110,6 +110,7 @@ class WeightLoader : private TensorSource {
   Status pack(std::span<const WeightPart> sources, Precision precision, LinearWeight& out);
   // The values as f32 in host memory; empty after a failure.
   Buffer host_vector(const std::string& name, int64_t size) { return host_values(name, {size}); }
+  void make_up_heads(MlaAttention& layer, const std::string& prefix);
   Buffer host_values(const std::string& name, std::initializer_list<int64_t> shape);
   void place(Buffer host, Buffer& out);
   void place_values(const float* values, int64_t size, Buffer& out);

@@ -21,6 +21,7 @@ OpTable make_table(int level) {
   add_linear_ops(table, level);
   add_attention_ops(table, level);
   add_moe_ops(table, level);
+  add_mla_ops(table, level);
   return table;
 }
 

@@ -9,6 +9,7 @@
 // linear_ops.cpp     linear                                          (kernels/gpu/linear.h)
 // attention_ops.cpp  paged_attention      (kernels/gpu/attention.h, portable_attention.h)
 // moe_ops.cpp        route, fused_experts, norm_route               (kernels/gpu/moe.h)
+// mla_ops.cpp        mla_cache_write, mla_attention, linear_heads    (kernels/gpu/mla.h)
 // backend.cpp        the table, the context, steps and sampling      (step.h, sampler.h)
 #pragma once
 
@@ -66,6 +67,7 @@ void add_vector_ops(OpTable& table, int level);
 void add_linear_ops(OpTable& table, int level);
 void add_attention_ops(OpTable& table, int level);
 void add_moe_ops(OpTable& table, int level);
+void add_mla_ops(OpTable& table, int level);
 
 // Whether the kernels take the model, and their memory; nullptr, or what is wrong.
 DeviceStatus prepare_vector_ops(BackendContext& context);

@@ -155,7 +155,8 @@ DeviceStatus prepare_vector_ops(BackendContext& context) {
   if (model.hidden_size % 8 != 0 || model.intermediate_size % 8 != 0) {
     return "its kernels take hidden and intermediate sizes that are multiples of 8";
   }
-  if (model.head_dim % 16 != 0 || model.head_dim > 2 * kMaxRotaryHalf) {
+  if (!model.latent_attention &&
+      (model.head_dim % 16 != 0 || model.head_dim > 2 * kMaxRotaryHalf)) {
     return "its kernels take head_dim up to 256 in multiples of 16";
   }
   auto buffer = Buffer::allocate_device(device_runtime(), kMaxRotaryHalf * 4);

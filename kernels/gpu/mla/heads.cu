@@ -1,0 +1,101 @@
+// A small product per head: x of few tokens or many with the head's own weight. A warp computes
+// kTokens tokens x kRows rows straight from global memory: 16-byte pieces of row-major rows are the
+// fragments (primitives/mma.h).
+#include "kernels/gpu/mla.h"
+#include "kernels/gpu/primitives/launch.h"
+#include "kernels/gpu/primitives/mma.h"
+
+namespace atom::gpu {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kStep = 32;  // values of in_features at a time
+
+// Grid: (row tiles / kWarps, token groups, heads). kTokenTiles: tiles of tokens that share a warp's
+// weights.
+template <int kTokenTiles>
+__global__ void __launch_bounds__(kWarps* kWarpSize)
+    linear_heads_kernel(const LinearHeadsArgs args) {
+  using Tile = ProductTile;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int first_row = (static_cast<int>(blockIdx.x) * kWarps + warp) * Tile::kRows;
+  const int64_t first_token = int64_t{blockIdx.y} * kTokenTiles * Tile::kTokens;
+  const int64_t head = blockIdx.z;
+  const int offset = Tile::quarter(lane) * 8;
+  const bool row_valid = first_row + Tile::row(lane) < args.out_features;
+  const uint16_t* weight =
+      args.weight + (head * args.row_stride + first_row + Tile::row(lane)) * args.in_features;
+  wait_previous();
+  allow_next();
+  if (first_row >= args.out_features) {
+    return;
+  }
+  const uint16_t* x[kTokenTiles][Tile::kTokenLoads];
+  bool token_valid[kTokenTiles][Tile::kTokenLoads];
+#pragma unroll
+  for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+    for (int load = 0; load < Tile::kTokenLoads; ++load) {
+      const int64_t token = first_token + tile * Tile::kTokens + Tile::token(lane, load);
+      token_valid[tile][load] = token < args.num_tokens;
+      x[tile][load] = args.x + (token * args.num_heads + head) * args.x_stride;
+    }
+  }
+  const Vec16 zeros{};
+  float sums[kTokenTiles][4] = {};
+  for (int k = 0; k < args.in_features; k += kStep) {
+    const bool inside = k + offset < args.in_features;
+    const Vec16 w = row_valid && inside ? load16(weight + k + offset) : zeros;
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      Vec16 pieces[Tile::kTokenLoads];
+#pragma unroll
+      for (int load = 0; load < Tile::kTokenLoads; ++load) {
+        pieces[load] =
+            token_valid[tile][load] && inside ? load16(x[tile][load] + k + offset) : zeros;
+      }
+      Tile::multiply_add(sums[tile], pieces, w);
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t token = first_token + tile * Tile::kTokens + Tile::sum_token(lane, i);
+      const int row = first_row + Tile::sum_row(lane, i);
+      if (token < args.num_tokens && row < args.out_features) {
+        args.out[(token * args.num_heads + head) * args.out_stride + row] = to_bf16(sums[tile][i]);
+      }
+    }
+  }
+}
+
+template <int kTokenTiles>
+DeviceStatus launch_heads(const LinearHeadsArgs& args, DeviceStream stream) {
+  constexpr int kRows = kWarps * ProductTile::kRows;
+  constexpr int kTokens = kTokenTiles * ProductTile::kTokens;
+  return launch_chained(
+      linear_heads_kernel<kTokenTiles>,
+      {.grid = dim3(static_cast<unsigned>((args.out_features + kRows - 1) / kRows),
+                    static_cast<unsigned>((args.num_tokens + kTokens - 1) / kTokens),
+                    static_cast<unsigned>(args.num_heads)),
+       .block = dim3(kWarps * kWarpSize),
+       .stream = static_cast<cudaStream_t>(stream)},
+      args);
+}
+
+}  // namespace
+
+DeviceStatus linear_heads(const LinearHeadsArgs& args, DeviceStream stream) {
+  if (args.num_tokens == 0) {
+    return nullptr;
+  }
+  if (args.in_features % 8 != 0 || args.x_stride % 8 != 0) {
+    return "linear_heads: in_features and x_stride are not multiples of 8";
+  }
+  return args.num_tokens <= ProductTile::kTokens ? launch_heads<1>(args, stream)
+                                                 : launch_heads<4>(args, stream);
+}
+
+}  // namespace atom::gpu
