@@ -116,14 +116,19 @@ int64_t expert_scratch_bytes(const ModelConfig& model, int64_t step_tokens) {
          step_tokens * (moe.num_experts + 2 * moe.rule.top_k) * 4;
 }
 
-// The same on a GPU, which takes all pairs of a step at once (kernels/gpu/moe/experts.cu).
+// The same on a GPU, which takes all pairs of a step at once, and expands quantised weights for the
+// largest ones (kernels/gpu/moe/experts.cu).
 int64_t device_expert_scratch_bytes(const ModelConfig& model, int64_t step_tokens) {
   const MoeConfig& moe = model.moe;
   if (moe.num_experts == 0) {
     return 0;
   }
   const int64_t pairs = step_tokens * moe.rule.top_k;
-  return pairs * ((model.hidden_size + moe.intermediate_size) * 2 + 16) + moe.num_experts * 32;
+  const int64_t expanded = model.quantization.method.empty()
+                               ? 0
+                               : moe.num_experts * 2 * moe.intermediate_size * model.hidden_size;
+  return pairs * ((model.hidden_size + moe.intermediate_size) * 2 + 16) + moe.num_experts * 32 +
+         expanded * 2;
 }
 
 // Bytes of the two kinds of activations (ops.h).

@@ -41,14 +41,21 @@ void WeightLoader::make_room(ExpertsWeight& out, int64_t count, int64_t inner, i
 }
 
 bool WeightLoader::make_up_experts(ExpertsWeight& out) {
-  const auto& groups = checkpoint_.config().quantization.groups;
-  if (options_.dummy == DummyWeights::kNone || ctx_.ops->pack_linear != nullptr || groups.empty()) {
+  const QuantizationConfig& config = checkpoint_.config().quantization;
+  const bool mxfp4 = config.method == "mxfp4";  // of stacked experts, see read_stacked_weight
+  if (options_.dummy == DummyWeights::kNone || ctx_.ops->pack_linear != nullptr ||
+      (config.groups.empty() && !mxfp4)) {
     return false;
   }
+  const DataFormat stored = mxfp4 ? DataFormat{.dtype = DType::kF4E2M1,
+                                               .block_n = 1,
+                                               .block_k = 32,
+                                               .scale_dtype = DType::kF8E8M0}
+                                  : config.groups[0].format;
   for (StackedExperts* stack : {&out.stacked_gate_up, &out.stacked_down}) {
     const uint8_t none = 0;
     const WeightPart part{.data = &none,
-                          .format = groups[0].format,
+                          .format = stored,
                           .rows = stack->rows / 2,
                           .cols = stack->cols,
                           .scales = &none};

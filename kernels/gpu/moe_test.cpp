@@ -274,8 +274,8 @@ struct Weight {
 };
 
 void encode_e4m3(Weight& w, int64_t experts, uint32_t seed) {
-  std::vector<float> scales =
-      random_values(static_cast<size_t>(experts * w.rows / w.scale_rows * w.scale_cols), seed);
+  std::vector<float> scales = random_values(
+      static_cast<size_t>(experts * w.rows / w.scale_rows * w.scale_cols), seed, 0.01F);
   for (size_t i = 0; i < w.values.size(); ++i) {
     const auto at = static_cast<int64_t>(i);
     const int64_t scale =

@@ -40,15 +40,18 @@ class ExpertRows {
   __device__ void run() {
     const int num_tasks = kFew ? find_few_tasks(args_.ids, args_.num_pairs, shared_.few)
                                : load_fresh(args_.plan.num_tasks);
-    const int num_passes = num_tasks * tiles_;
-    const int stride = static_cast<int>(gridDim.x);
-    load_pass_ = static_cast<int>(blockIdx.x);
-    if (load_pass_ >= num_passes) {
+    // A block's passes follow each other: a new page of weights every few passes, not with each,
+    // matters where weights are larger than what the device's page tables keep at hand.
+    const auto num_passes = static_cast<int64_t>(num_tasks) * tiles_;
+    const auto block = static_cast<int64_t>(blockIdx.x);
+    const int end = static_cast<int>(num_passes * (block + 1) / gridDim.x);
+    load_pass_ = static_cast<int>(num_passes * block / gridDim.x);
+    int pass = load_pass_;
+    int to_multiply = (end - pass) * rounds_;
+    to_load_ = to_multiply;
+    if (to_load_ == 0) {
       return;
     }
-    int to_multiply = (num_passes - load_pass_ + stride - 1) / stride * rounds_;
-    to_load_ = to_multiply;
-    int pass = load_pass_;
     point_rows();
     ExpertLoads<F, kTiles> loads[kDepth];
 #pragma unroll
@@ -67,7 +70,7 @@ class ExpertRows {
           if (++round == rounds_) {
             round = 0;
             finish(pass);
-            pass += stride;
+            ++pass;
             if (to_multiply > 0) {
               begin_pass(pass);
             }
@@ -82,14 +85,14 @@ class ExpertRows {
     return (round * kExpertWarps + warp_) * kExpertGroup;
   }
   __device__ __forceinline__ int expert_of(int task) const {
-    return kFew ? shared_.few.expert[task] : load_fresh(&args_.plan.tasks[task].expert);
+    return kFew ? shared_.few.expert(task) : load_fresh(&args_.plan.tasks[task].expert);
   }
   __device__ __forceinline__ int count_of(int task) const {
-    return kFew ? shared_.few.count[task] : load_fresh(&args_.plan.tasks[task].count);
+    return kFew ? shared_.few.count(task) : load_fresh(&args_.plan.tasks[task].count);
   }
   // The row of `out`, and of x in the second product, that belongs to pair j of a task.
   __device__ __forceinline__ int row_of(int task, int j) const {
-    return kFew ? shared_.few.pairs[task][j] : load_fresh(&args_.plan.tasks[task].begin) + j;
+    return kFew ? shared_.few.pair(task, j) : load_fresh(&args_.plan.tasks[task].begin) + j;
   }
   __device__ __forceinline__ int first_row(int tile, int r) const {
     return tile * step_ + r * (args_.is_first ? width_ : ProductTile::kRows);
@@ -114,7 +117,7 @@ class ExpertRows {
     --to_load_;
     if (++load_round_ == rounds_) {
       load_round_ = 0;
-      load_pass_ += static_cast<int>(gridDim.x);
+      ++load_pass_;
       if (to_load_ > 0) {
         point_rows();
       }

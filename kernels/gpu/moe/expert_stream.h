@@ -12,13 +12,18 @@ inline constexpr int kExpertThreads = kExpertWarps * kWarpSize;
 inline constexpr int kExpertGroup = 128;  // values of k; fixes the order of sums
 inline constexpr int kMostFewPairs = kFewTokens * kMaxExpertsPerToken;
 
-// The tasks of up to kFewTokens tokens, found by every block for itself.
+// The tasks of up to kFewTokens tokens, found by every block for itself: a task is named by its
+// first pair.
 struct FewTasks {
-  int16_t ids[kMostFewPairs];
-  uint8_t is_first[kMostFewPairs];           // the first pair of its expert
-  int16_t expert[kMostFewPairs];             // of a task
-  int16_t count[kMostFewPairs];              // its pairs
-  int16_t pairs[kMostFewPairs][kFewTokens];  // of a task
+  alignas(16) int16_t ids[kMostFewPairs];
+  alignas(16) uint8_t is_first[kMostFewPairs];  // 1 for the first pair of its expert
+  int16_t first[kMostFewPairs];                 // of a task
+  int16_t counts[kMostFewPairs];                // by first pair
+  int16_t pairs[kMostFewPairs][kFewTokens];     // by first pair
+
+  __device__ __forceinline__ int expert(int task) const { return ids[first[task]]; }
+  __device__ __forceinline__ int count(int task) const { return counts[first[task]]; }
+  __device__ __forceinline__ int pair(int task, int j) const { return pairs[first[task]][j]; }
 };
 
 // By all threads of a block; tasks in the order of their first pairs. Every expert has at most one
@@ -26,35 +31,46 @@ struct FewTasks {
 __device__ inline int find_few_tasks(const int32_t* ids, int num_pairs, FewTasks& tasks) {
   __shared__ int num_tasks;
   const int pair = static_cast<int>(threadIdx.x);
-  if (pair < num_pairs) {
-    tasks.ids[pair] = static_cast<int16_t>(load_fresh(ids + pair));
+  const int padded = (num_pairs + 15) / 16 * 16;
+  if (pair < padded) {
+    tasks.ids[pair] = static_cast<int16_t>(pair < num_pairs ? load_fresh(ids + pair) : -1);
+    tasks.is_first[pair] = 0;
   }
   __syncthreads();
   bool is_first = pair < num_pairs;
-  const int mine = is_first ? tasks.ids[pair] : -1;
-  for (int q = 0; q < pair && q < num_pairs; ++q) {
-    is_first = is_first && tasks.ids[q] != mine;
-  }
-  if (pair < num_pairs) {
+  if (is_first) {
+    const uint32_t mine = static_cast<uint16_t>(tasks.ids[pair]);
+    int count = 0;
+    for (int begin = 0; begin < num_pairs && is_first; begin += 8) {
+      const Vec16 eight = load16(tasks.ids + begin);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t id = i % 2 == 0 ? eight.word[i / 2] & 0xffffU : eight.word[i / 2] >> 16;
+        if (id == mine) {
+          is_first = is_first && begin + i >= pair;
+          if (is_first && count < kFewTokens) {
+            tasks.pairs[pair][count++] = static_cast<int16_t>(begin + i);
+          }
+        }
+      }
+    }
+    tasks.counts[pair] = static_cast<int16_t>(count);
     tasks.is_first[pair] = is_first ? 1 : 0;
   }
   __syncthreads();
-  int task = 0;
-  for (int q = 0; q < pair && q < num_pairs; ++q) {
-    task += tasks.is_first[q];
-  }
-  if (is_first) {
-    int count = 0;
-    for (int q = pair; q < num_pairs; ++q) {
-      if (tasks.ids[q] == mine && count < kFewTokens) {
-        tasks.pairs[task][count++] = static_cast<int16_t>(q);
-      }
+  if (is_first || pair == num_pairs - 1) {
+    int task = 0;
+    for (int begin = 0; begin < pair; begin += 4) {
+      const uint32_t flags = *reinterpret_cast<const uint32_t*>(tasks.is_first + begin);
+      const int left = pair - begin;
+      task += __popc(left >= 4 ? flags : flags & ((1U << (8 * left)) - 1U));
     }
-    tasks.expert[task] = static_cast<int16_t>(mine);
-    tasks.count[task] = static_cast<int16_t>(count);
-  }
-  if (pair == num_pairs - 1) {
-    num_tasks = task + (is_first ? 1 : 0);
+    if (is_first) {
+      tasks.first[task] = static_cast<int16_t>(pair);
+    }
+    if (pair == num_pairs - 1) {
+      num_tasks = task + (is_first ? 1 : 0);
+    }
   }
   __syncthreads();
   return num_tasks;

@@ -84,8 +84,13 @@ class ExpertSums {
   }
 
   __device__ __forceinline__ void point_row() {
+    if (load_task_ + slots_ < num_tasks_ && lane_ == 0) {
+      touch_ahead(expert_row<F>(args_.down, shared_.few.expert(load_task_ + slots_), first_row_,
+                                num_rows_, lane_)
+                      .values);
+    }
     row_[0] =
-        expert_row<F>(args_.down, shared_.few.expert[load_task_], first_row_, num_rows_, lane_);
+        expert_row<F>(args_.down, shared_.few.expert(load_task_), first_row_, num_rows_, lane_);
   }
 
   __device__ __forceinline__ void load(ExpertLoads<F, 1>& to) {
@@ -104,11 +109,11 @@ class ExpertSums {
   }
 
   __device__ __forceinline__ void begin_task(int task) {
-    const int last = shared_.few.count[task] - 1;
+    const int last = shared_.few.count(task) - 1;
 #pragma unroll
     for (int l = 0; l < ProductTile::kTokenLoads; ++l) {
       const int j = min(ProductTile::token(lane_, l) % static_cast<int>(kFewTokens), last);
-      x_[l] = inside_ + static_cast<int64_t>(shared_.few.pairs[task][j]) * cols_;
+      x_[l] = inside_ + static_cast<int64_t>(shared_.few.pair(task, j)) * cols_;
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -146,8 +151,8 @@ class ExpertSums {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
       const int token = ProductTile::sum_token(lane_, i);
-      if (token < shared_.few.count[task]) {
-        shared_.results[warp_ % parts_ * num_pairs_ + shared_.few.pairs[task][token]]
+      if (token < shared_.few.count(task)) {
+        shared_.results[warp_ % parts_ * num_pairs_ + shared_.few.pair(task, token)]
                        [ProductTile::sum_row(lane_, i)] = sums_[0][i];
       }
     }

@@ -11,47 +11,54 @@ constexpr int kPlanThreads = 1024;
 constexpr int kRowThreads = 256;
 static_assert(kPlanThreads >= kMaxExperts);
 
-struct PlanShared {
-  int counts[kMaxExperts];
-  int begins[kMaxExperts];
-  int tasks[kMaxExperts];  // before an expert's own
-};
+constexpr int kPlanWarps = kPlanThreads / kWarpSize;
 
-// In place: value i becomes the sum of values up to and with i. By all threads, one value each.
-__device__ void sum_up(int* values) {
-  const int i = static_cast<int>(threadIdx.x);
-  for (int step = 1; step < kMaxExperts; step *= 2) {
-    __syncthreads();
-    const int before = i >= step && i < kMaxExperts ? values[i - step] : 0;
-    __syncthreads();
-    if (i < kMaxExperts) {
-      values[i] += before;
-    }
+// Sum of the values of all threads before this one. `totals` has a value a warp.
+__device__ uint64_t sum_before(uint64_t value, uint64_t* totals) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  uint64_t before = 0;
+  uint64_t total = value;
+#pragma unroll
+  for (int mask = 1; mask < kWarpSize; mask *= 2) {
+    const uint64_t other = shuffle_xor_lanes(total, mask);
+    before += (lane & mask) != 0 ? other : 0;
+    total += other;
+  }
+  if (lane == 0) {
+    totals[warp] = total;
   }
   __syncthreads();
+#pragma unroll
+  for (int w = 0; w < kPlanWarps; ++w) {
+    before += w < warp ? totals[w] : 0;
+  }
+  return before;
 }
 
 __global__ void __launch_bounds__(kPlanThreads)
     plan_kernel(const int32_t* ids, int num_pairs, int num_experts, int tokens_of_task,
                 const ExpertPlan plan) {
-  __shared__ PlanShared shared;
+  __shared__ int counts[kMaxExperts];
+  __shared__ uint64_t totals[kPlanWarps];
   const int thread = static_cast<int>(threadIdx.x);
-  shared.counts[thread] = 0;
+  counts[thread] = 0;
   wait_previous();
   allow_next();
   __syncthreads();
+#pragma unroll 4
   for (int pair = thread; pair < num_pairs; pair += kPlanThreads) {
-    atomicAdd(&shared.counts[load_fresh(ids + pair)], 1);
+    atomicAdd(&counts[load_fresh(ids + pair)], 1);
   }
   __syncthreads();
-  const int count = shared.counts[thread];
+  const int count = counts[thread];
   const int tasks = (count + tokens_of_task - 1) / tokens_of_task;
-  shared.begins[thread] = count;
-  shared.tasks[thread] = tasks;
-  sum_up(shared.begins);
-  sum_up(shared.tasks);
-  const int begin = shared.begins[thread] - count;
-  const int first = shared.tasks[thread] - tasks;
+  const uint64_t before =
+      sum_before(static_cast<uint64_t>(count) << 32 | static_cast<uint32_t>(tasks), totals);
+  const int begin = static_cast<int>(before >> 32);
+  const int first = static_cast<int>(before & 0xffffffffU);
+  counts[thread] = begin;
+  __syncthreads();
   for (int i = 0; i < tasks; ++i) {
     const int done = i * tokens_of_task;
     plan.tasks[first + i] = {.expert = thread,
@@ -60,13 +67,11 @@ __global__ void __launch_bounds__(kPlanThreads)
                              .unused = 0};
   }
   if (thread == num_experts - 1) {
-    *plan.num_tasks = shared.tasks[thread];
+    *plan.num_tasks = first + tasks;
   }
-  __syncthreads();
-  shared.counts[thread] = begin;
-  __syncthreads();
+#pragma unroll 4
   for (int pair = thread; pair < num_pairs; pair += kPlanThreads) {
-    const int row = atomicAdd(&shared.counts[load_fresh(ids + pair)], 1);
+    const int row = atomicAdd(&counts[load_fresh(ids + pair)], 1);
     plan.row_of[pair] = row;
     plan.pair_of[row] = pair;
   }

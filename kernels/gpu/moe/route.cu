@@ -6,6 +6,7 @@
 #include "kernels/gpu/primitives/fresh.h"
 #include "kernels/gpu/primitives/launch.h"
 #include "kernels/gpu/primitives/types.h"
+#include "kernels/gpu/primitives/vote.h"
 #include "kernels/gpu/primitives/warp.h"
 
 namespace atom::gpu {
@@ -16,9 +17,11 @@ constexpr int kThreads = kWarps * kWarpSize;
 constexpr float kNever = -__builtin_huge_valf();
 constexpr float kLowest = -3.402823466e38F;
 
+constexpr int kNone = 0x7fffffff;
+
 struct Best {
   float value = kNever;
-  int id = 0x7fffffff;
+  int id = kNone;
   __device__ __forceinline__ void offer(float other, int other_id) {
     if (other > value || (other == value && other_id < id)) {
       value = other;
@@ -27,14 +30,13 @@ struct Best {
   }
 };
 
-__device__ __forceinline__ Best best_of_warp(Best best) {
-#pragma unroll
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
-    const float value = shuffle_xor_lanes(best.value, mask);
-    const int id = shuffle_xor_lanes(best.id, mask);
-    best.offer(value, id);
-  }
-  return best;
+// Lanes without an offer lose against any number.
+__device__ __forceinline__ Best best_of_warp(const Best& best) {
+  const uint32_t key = best.id == kNone ? 0U : ordered_bits(best.value);
+  const uint32_t largest = largest_of_warp(key);
+  const uint32_t id = smallest_of_warp(key == largest ? static_cast<uint32_t>(best.id) : kNone);
+  return {.value = from_lane(best.value, static_cast<int>(id) % kWarpSize),
+          .id = static_cast<int>(id)};
 }
 
 // Value j of lane l is expert j * kWarpSize + l.
@@ -172,7 +174,7 @@ class Chooser {
           taken_ |= 1U << j;
         }
       }
-      score = reduce_lanes<SumOf>(score);  // one lane has it
+      score = from_lane(score, best.id % kWarpSize);
       first = k == 0 ? score : first;
       if (lane_ == k) {
         id = best.id;
