@@ -400,39 +400,40 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 constexpr int kMergeThreads = 128;
+constexpr int kMaxSplits = 32;  // one a lane
 
 // A block a row.
 __global__ void __launch_bounds__(kMergeThreads)
     mla_merge_kernel(const MlaAttentionArgs args, const int splits) {
+  __shared__ float factors[kMaxSplits];
   wait_previous();
   allow_next();
   const int64_t rows = args.metadata.num_tokens * args.shape.num_heads;
   const int64_t rank = args.shape.rank;
   const int64_t row = blockIdx.x;
-  const float* states = args.partials + splits * rows * rank;
-  float top = -INFINITY;
-  for (int split = 0; split < splits; ++split) {
-    top = fmaxf(top, states[(split * rows + row) * 2]);
+  if (threadIdx.x < kMaxSplits) {  // a warp: each lane a split
+    const auto split = static_cast<int>(threadIdx.x);
+    const float* state = args.partials + splits * rows * rank + (split * rows + row) * 2;
+    const float largest = split < splits ? state[0] : -INFINITY;
+    const float top = reduce_lanes<MaxOf>(largest);
+    const float weight = top == -INFINITY ? 0.0F : exp2f(largest - top);
+    const float total = reduce_lanes<SumOf>(split < splits ? weight * state[1] : 0.0F);
+    factors[split] = total > 0.0F ? weight * args.cache.k_scale / total : 0.0F;
   }
-  const float base = top == -INFINITY ? 0.0F : top;
-  float total = 0.0F;
-  for (int split = 0; split < splits; ++split) {
-    const float* state = states + (split * rows + row) * 2;
-    total += exp2f(state[0] - base) * state[1];
-  }
-  const float factor = total > 0.0F ? args.cache.k_scale / total : 0.0F;
+  __syncthreads();
   for (int64_t i = threadIdx.x; i < rank; i += kMergeThreads) {
     float sum = 0.0F;
+#pragma unroll 8
     for (int split = 0; split < splits; ++split) {
-      sum += exp2f(states[(split * rows + row) * 2] - base) *
-             args.partials[(split * rows + row) * rank + i];
+      // What a split without keys left behind is not read.
+      const float factor = factors[split];
+      sum += factor == 0.0F ? 0.0F : factor * args.partials[(split * rows + row) * rank + i];
     }
-    args.out[row * rank + i] = to_bf16(sum * factor);
+    args.out[row * rank + i] = to_bf16(sum);
   }
 }
 
 constexpr int kMostRows = 64;
-constexpr int kMaxSplits = 32;
 
 template <class T>
 DeviceStatus launch_mla(const MlaAttentionArgs& args, cudaStream_t stream) {

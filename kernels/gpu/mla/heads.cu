@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   }
   const Vec16 zeros{};
   float sums[kTokenTiles][4] = {};
+#pragma unroll 4
   for (int k = 0; k < args.in_features; k += kStep) {
     const bool inside = k + offset < args.in_features;
     const Vec16 w = row_valid && inside ? load16(weight + k + offset) : zeros;
