@@ -67,7 +67,8 @@ def test_ctrl_c_ends_a_download(demo_model, tmp_path):
 
 def test_a_forked_child_is_told(run_python):
     code = ENGINE + """
-import os, sys
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on Python itself warns of fork() beside threads
 pid = os.fork()
 if pid == 0:
     for call in (lambda: e.generate('x'), lambda: e.add_request('x'), lambda: e.stats()):
