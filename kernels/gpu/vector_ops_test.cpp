@@ -390,6 +390,9 @@ void run_all() {
     test_qk_norm_rope_kv_write({16, 8, 1, 256, 256, 16, true, cache});
     test_qk_norm_rope_kv_write({31, 4, 2, 256, 64, 16, true, cache});
     test_qk_norm_rope_kv_write({0, 4, 2, 64, 64, 16, false, cache});
+    test_qk_norm_rope_kv_write({19, 5, 1, 24, 24, 16, true, cache});
+    test_qk_norm_rope_kv_write({7, 4, 2, 40, 20, 32, false, cache});
+    test_qk_norm_rope_kv_write({3, 3, 3, 2, 2, 16, true, cache});
     test_qk_norm_rope_kv_write({513, 32, 8, 128, 128, 16, false, cache});
     test_qk_norm_rope_kv_write({515, 16, 8, 128, 128, 32, true, cache});
     test_qk_norm_rope_kv_write({514, 8, 4, 64, 64, 16, true, cache});

@@ -156,8 +156,8 @@ DeviceStatus prepare_vector_ops(BackendContext& context) {
     return "its kernels take hidden and intermediate sizes that are multiples of 8";
   }
   if (!model.latent_attention &&
-      (model.head_dim % 16 != 0 || model.head_dim > 2 * kMaxRotaryHalf)) {
-    return "its kernels take head_dim up to 256 in multiples of 16";
+      (model.head_dim % 8 != 0 || model.head_dim > 2 * kMaxRotaryHalf)) {
+    return "its kernels take head_dim up to 256 in multiples of 8";
   }
   auto buffer = Buffer::allocate_device(device_runtime(), kMaxRotaryHalf * 4);
   if (!buffer) {

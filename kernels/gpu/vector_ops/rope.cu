@@ -3,6 +3,7 @@
 #include "kernels/gpu/primitives/warp.h"
 #include "kernels/gpu/vector_ops.h"
 #include "kernels/gpu/vector_ops/head_piece.h"
+#include "kernels/gpu/vector_ops/rope_any.h"
 #include "kernels/gpu/vector_ops/row_io.h"
 
 namespace atom::gpu {
@@ -199,12 +200,12 @@ DeviceStatus qk_norm_rope_kv_write(const QkNormRopeKvWriteArgs& args, DeviceStre
   if (args.num_tokens == 0) {
     return nullptr;
   }
-  if (args.head_dim % 16 != 0 || args.head_dim > HeadPiece::kMaxHeadDim ||
-      args.rotary_dim % 16 != 0 || args.rotary_dim > args.head_dim) {
-    return "qk_norm_rope_kv_write: head_dim and rotary_dim are not multiples of 16 up to 256";
-  }
   if (args.cache.dtype != DType::kBF16 && args.cache.dtype != DType::kF8E4M3) {
     return "qk_norm_rope_kv_write: the cache is neither bf16 nor e4m3";
+  }
+  if (args.head_dim % 16 != 0 || args.head_dim > HeadPiece::kMaxHeadDim ||
+      args.rotary_dim % 16 != 0 || args.rotary_dim > args.head_dim) {
+    return qk_norm_rope_kv_write_any(args, stream);
   }
   DeviceStatus status = nullptr;
   if (launch_whole_heads(args, stream, status)) {
