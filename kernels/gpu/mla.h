@@ -2,7 +2,8 @@
 // latent followed by its rotated key part, [num_blocks, block_size, rank + rope], bf16 or e4m3: the
 // key of all heads, and its first `rank` values the value of all heads. Contracts of the ops:
 // MlaCacheWriteParams, MlaAttentionParams and LinearHeadsParams in atom/model_ops/ops.h. rank and
-// rope are multiples of 8, up to kMaxLatentRank and kMaxLatentRope.
+// rope are even, up to kMaxLatentRank and kMaxLatentRope; where they are no multiples of 8, the
+// plain kernel computes attention.
 //
 // Grids depend on the numbers of tokens and sequences alone, so that a captured step can replay
 // them; lengths are read on the device. A row's result is the same in every run of a batch;
@@ -58,8 +59,8 @@ struct LinearHeadsArgs {
   uint16_t* out = nullptr;           // bf16 [num_tokens, num_heads, out_stride]
   int64_t num_tokens = 0;
   int32_t num_heads = 0;
-  int32_t in_features = 0;   // a multiple of 8
-  int32_t out_features = 0;  // a multiple of 8
+  int32_t in_features = 0;  // multiples of 8 are faster, as of x_stride
+  int32_t out_features = 0;
   int64_t row_stride = 0;
   int64_t x_stride = 0;
   int64_t out_stride = 0;

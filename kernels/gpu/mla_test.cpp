@@ -297,6 +297,7 @@ const MlaShape kShapes[] = {
     {.num_heads = 128, .rank = 512, .rope = 64, .nope = 128},  // V3
     {.num_heads = 4, .rank = 32, .rope = 8, .nope = 16},
     {.num_heads = 20, .rank = 136, .rope = 16, .nope = 32},
+    {.num_heads = 3, .rank = 20, .rope = 6, .nope = 10},
 };
 
 void attention_cases() {
@@ -342,7 +343,8 @@ void invariance_cases() {
 void heads_cases() {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  const int shapes[][3] = {{16, 128, 512}, {128, 512, 128}, {4, 16, 32}, {20, 136, 24}, {3, 8, 8}};
+  const int shapes[][3] = {{16, 128, 512}, {128, 512, 128}, {4, 16, 32}, {20, 136, 24},
+                           {3, 8, 8},      {3, 12, 20},     {2, 7, 5}};
   for (const auto& [heads, in, out] : shapes) {
     for (const int tokens : {1, 3, 16, 17, 65, 130}) {
       const int row_stride = (out + 15) / 16 * 16, x_stride = in + 8, out_stride = out + 8;

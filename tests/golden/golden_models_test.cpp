@@ -224,15 +224,21 @@ Result<std::unique_ptr<Executor>> make_executor(const GoldenModel& model, const 
   return make_model_runner(config, std::move(checkpoint), plan);
 }
 
-// Greedy tokens of all prompts that agree, and how many there are.
+// Greedy tokens of all prompts that agree, and how many there are. A CPU gives the same bits in
+// pieces of any size; a device does so with --deterministic only (gpu_engine_test), else tokens
+// that are right up to a near tie.
 std::pair<int64_t, int64_t> greedy_agreement(Executor& executor, const GoldenModel& model,
-                                             double near_tie) {
+                                             double near_tie, bool same_bits) {
   const auto tokens = generate(executor, model, 512);
-  EXPECT_EQ(generate(executor, model, 5), tokens) << "prefill in pieces of 5";
+  const auto in_pieces = generate(executor, model, 5);
+  if (same_bits) {
+    EXPECT_EQ(in_pieces, tokens) << "prefill in pieces of 5";
+  }
   int64_t equal = 0;
   int64_t total = 0;
   for (size_t i = 0; i < model.prompts.size(); ++i) {
     equal += compare_greedy(model.prompts[i], tokens[i], near_tie);
+    compare_greedy(model.prompts[i], in_pieces[i], near_tie);
     total += static_cast<int64_t>(model.prompts[i].greedy.size());
   }
   return {equal, total};
@@ -261,7 +267,7 @@ TEST_P(GoldenModels, GreedyTokensMatchTransformers) {
       ASSERT_TRUE(executor) << executor.error().message;
       const bool exact = std::string_view(runner.dtype) == "float32";
       const auto [equal, total] =
-          greedy_agreement(**executor, model, exact ? kExactTie : model.near_tie);
+          greedy_agreement(**executor, model, exact ? kExactTie : model.near_tie, !is_gpu);
       std::printf("   %3ld/%-3ld", static_cast<long>(equal), static_cast<long>(total));
       std::fflush(stdout);
     }

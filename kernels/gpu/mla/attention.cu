@@ -507,12 +507,11 @@ DeviceStatus mla_attention(const MlaAttentionArgs& args, DeviceStream stream) {
       (args.metadata.block_size & (args.metadata.block_size - 1)) != 0) {
     return "mla_attention: block_size is not a power of two";
   }
-  if (args.shape.rank > kMaxLatentRank || args.shape.rope > kMaxLatentRope ||
-      args.shape.rank % 8 != 0 || args.shape.rope % 8 != 0) {
-    return "mla_attention: rank and rope are multiples of 8, up to 512 and 64";
+  if (args.shape.rank > kMaxLatentRank || args.shape.rope > kMaxLatentRope) {
+    return "mla_attention: rank and rope are up to 512 and 64";
   }
 #if ATOM_GPU_CUDA
-  if (!args.portable) {
+  if (!args.portable && args.shape.rank % 8 == 0 && args.shape.rope % 8 == 0) {
     const auto on = static_cast<cudaStream_t>(stream);
     return args.cache.dtype == DType::kBF16 ? launch_mla_of<false>(args, on)
                                             : launch_mla_of<true>(args, on);

@@ -11,9 +11,25 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kStep = 32;  // values of in_features at a time
 
+// Values [at, at + 8) of a row, zeros from `size` on; rows begin anywhere where not kAligned.
+template <bool kAligned>
+__device__ __forceinline__ Vec16 load_values(const uint16_t* row, int at, int size) {
+  Vec16 values{};
+  if constexpr (kAligned) {
+    return at < size ? load16(row + at) : values;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t low = at + 2 * i < size ? row[at + 2 * i] : 0U;
+    const uint32_t high = at + 2 * i + 1 < size ? row[at + 2 * i + 1] : 0U;
+    values.word[i] = low | (high << 16);
+  }
+  return values;
+}
+
 // Grid: (row tiles / kWarps, token groups, heads). kTokenTiles: tiles of tokens that share a warp's
 // weights.
-template <int kTokenTiles>
+template <int kTokenTiles, bool kAligned>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
     linear_heads_kernel(const LinearHeadsArgs args) {
   using Tile = ProductTile;
@@ -46,15 +62,15 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   float sums[kTokenTiles][4] = {};
 #pragma unroll 4
   for (int k = 0; k < args.in_features; k += kStep) {
-    const bool inside = k + offset < args.in_features;
-    const Vec16 w = row_valid && inside ? load16(weight + k + offset) : zeros;
+    const Vec16 w = row_valid ? load_values<kAligned>(weight, k + offset, args.in_features) : zeros;
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
       Vec16 pieces[Tile::kTokenLoads];
 #pragma unroll
       for (int load = 0; load < Tile::kTokenLoads; ++load) {
-        pieces[load] =
-            token_valid[tile][load] && inside ? load16(x[tile][load] + k + offset) : zeros;
+        pieces[load] = token_valid[tile][load]
+                           ? load_values<kAligned>(x[tile][load], k + offset, args.in_features)
+                           : zeros;
       }
       Tile::multiply_add(sums[tile], pieces, w);
     }
@@ -72,12 +88,12 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   }
 }
 
-template <int kTokenTiles>
+template <int kTokenTiles, bool kAligned>
 DeviceStatus launch_heads(const LinearHeadsArgs& args, DeviceStream stream) {
   constexpr int kRows = kWarps * ProductTile::kRows;
   constexpr int kTokens = kTokenTiles * ProductTile::kTokens;
   return launch_chained(
-      linear_heads_kernel<kTokenTiles>,
+      linear_heads_kernel<kTokenTiles, kAligned>,
       {.grid = dim3(static_cast<unsigned>((args.out_features + kRows - 1) / kRows),
                     static_cast<unsigned>((args.num_tokens + kTokens - 1) / kTokens),
                     static_cast<unsigned>(args.num_heads)),
@@ -93,10 +109,10 @@ DeviceStatus linear_heads(const LinearHeadsArgs& args, DeviceStream stream) {
     return nullptr;
   }
   if (args.in_features % 8 != 0 || args.x_stride % 8 != 0) {
-    return "linear_heads: in_features and x_stride are not multiples of 8";
+    return launch_heads<1, false>(args, stream);
   }
-  return args.num_tokens <= ProductTile::kTokens ? launch_heads<1>(args, stream)
-                                                 : launch_heads<4>(args, stream);
+  return args.num_tokens <= ProductTile::kTokens ? launch_heads<1, true>(args, stream)
+                                                 : launch_heads<4, true>(args, stream);
 }
 
 }  // namespace atom::gpu
