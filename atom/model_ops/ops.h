@@ -78,7 +78,7 @@ struct PagedAttentionParams {
 struct MlaCacheWriteParams {
   MlaShape shape;
   Tensor q;       // [num_tokens, num_heads * (nope + rope)]
-  Tensor latent;  // [num_tokens, rank + rope] as projected
+  Tensor latent;  // [num_tokens, rank + rope] as projected (a GPU: and padding to 8 values)
   // [num_tokens, num_heads * (rank + rope)]: the rotated parts of q go to the last `rope` of each
   // head; the rest is not touched
   Tensor query;

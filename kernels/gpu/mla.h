@@ -22,8 +22,10 @@ inline constexpr int kMaxLatentRope = 64;
 
 struct MlaCacheWriteArgs {
   MlaShape shape;
-  const uint16_t* q = nullptr;       // bf16 [num_tokens, num_heads, nope + rope]
-  const uint16_t* latent = nullptr;  // bf16 [num_tokens, rank + rope]
+  const uint16_t* q = nullptr;  // bf16 [num_tokens, num_heads, nope + rope]
+  // bf16 [num_tokens, rank + rope], rows latent_stride values apart
+  const uint16_t* latent = nullptr;
+  int64_t latent_stride = 0;
   uint16_t* query =
       nullptr;  // bf16 [num_tokens, num_heads, rank + rope]; the last rope are written
   const float* norm = nullptr;  // [rank]

@@ -119,7 +119,7 @@ class Scene {
                                               .cache = cache},
                                              {0, starts_.back()});
     DeviceArray<uint8_t> rows(rows_);
-    const DeviceArray<uint16_t> device_q(to_bf16(q_)), device_latent(to_bf16(latent_));
+    const DeviceArray<uint16_t> device_q(to_bf16(q_)), device_latent(to_bf16(padded_latent()));
     DeviceArray<uint16_t> device_query(to_bf16(query_));
     const DeviceArray<float> norm(norm_), cos_sin(cos_sin_);
     const DeviceArray<int64_t> slots(slots_);
@@ -127,6 +127,7 @@ class Scene {
     const MlaCacheWriteArgs args{.shape = c_.shape,
                                  .q = device_q.data(),
                                  .latent = device_latent.data(),
+                                 .latent_stride = latent_stride(),
                                  .query = device_query.data(),
                                  .norm = norm.data(),
                                  .norm_eps = 1e-6F,
@@ -194,6 +195,18 @@ class Scene {
 
  private:
   int64_t row_size() const { return c_.shape.rank + c_.shape.rope; }
+  int64_t latent_stride() const { return row_size() + 4; }
+  // Rows of latent_stride() values, as of a product whose features are rounded up.
+  std::vector<float> padded_latent() const {
+    std::vector<float> out;
+    const auto size = static_cast<size_t>(row_size());
+    for (size_t at = 0; at < latent_.size(); at += size) {
+      out.insert(out.end(), latent_.begin() + static_cast<ptrdiff_t>(at),
+                 latent_.begin() + static_cast<ptrdiff_t>(at + size));
+      out.resize(out.size() + static_cast<size_t>(latent_stride() - row_size()), NAN);
+    }
+    return out;
+  }
   float scale() const {
     return 1.0F / std::sqrt(static_cast<float>(c_.shape.nope + c_.shape.rope));
   }

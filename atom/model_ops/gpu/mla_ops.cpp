@@ -10,6 +10,7 @@ void mla_cache_write_op(const ExecContext& ctx, const MlaCacheWriteParams& param
                 mla_cache_write({.shape = params.shape,
                                  .q = params.q.data_as<const uint16_t>(),
                                  .latent = params.latent.data_as<const uint16_t>(),
+                                 .latent_stride = params.latent.dim(1),
                                  .query = params.query.data_as<uint16_t>(),
                                  .norm = params.norm,
                                  .norm_eps = params.norm_eps,

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) mla_cache_write_kernel(const MlaCach
         pack_bf16(value.even, value.odd);
   }
 
-  const uint16_t* latent = args.latent + token * (rank + rope);
+  const uint16_t* latent = args.latent + token * args.latent_stride;
   float values[kPerThread];
   float squares = 0.0F;
 #pragma unroll
