@@ -24,7 +24,7 @@ WRONG = [
     (["--device", "hip"], "--device: hip: not supported yet"),
     (["--quantization", "int2"], "allowed: fp8"),
     (["--quantization", "fp8", "--device", "cpu"], "--quantization: fp8: not supported yet"),
-    (["--torch-profiler-dir", ""], "names no directory"),
+    (["--torch-profiler-dir", ""], "needs a value"),
     (["--level", "9"], "--level: 9: out of range; allowed: 0 to 3"),
     (["--enforce-eager=1"], "--enforce-eager: takes no value"),
 ]

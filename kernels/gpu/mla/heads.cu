@@ -16,13 +16,16 @@ template <bool kAligned>
 __device__ __forceinline__ Vec16 load_values(const uint16_t* row, int at, int size) {
   Vec16 values{};
   if constexpr (kAligned) {
-    return at < size ? load16(row + at) : values;
-  }
+    if (at < size) {
+      values = load16(row + at);
+    }
+  } else {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const uint32_t low = at + 2 * i < size ? row[at + 2 * i] : 0U;
-    const uint32_t high = at + 2 * i + 1 < size ? row[at + 2 * i + 1] : 0U;
-    values.word[i] = low | (high << 16);
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t low = at + 2 * i < size ? row[at + 2 * i] : 0U;
+      const uint32_t high = at + 2 * i + 1 < size ? row[at + 2 * i + 1] : 0U;
+      values.word[i] = low | (high << 16);
+    }
   }
   return values;
 }
@@ -33,6 +36,8 @@ template <int kTokenTiles, bool kAligned>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
     linear_heads_kernel(const LinearHeadsArgs args) {
   using Tile = ProductTile;
+  // Steps whose weights are on their way together; many tokens have other loads to wait with.
+  constexpr int kAhead = kTokenTiles == 1 ? 4 : 1;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int first_row = (static_cast<int>(blockIdx.x) * kWarps + warp) * Tile::kRows;
@@ -60,19 +65,27 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   }
   const Vec16 zeros{};
   float sums[kTokenTiles][4] = {};
-#pragma unroll 4
-  for (int k = 0; k < args.in_features; k += kStep) {
-    const Vec16 w = row_valid ? load_values<kAligned>(weight, k + offset, args.in_features) : zeros;
+  for (int begin = 0; begin < args.in_features; begin += kAhead * kStep) {
+    Vec16 w[kAhead];
 #pragma unroll
-    for (int tile = 0; tile < kTokenTiles; ++tile) {
-      Vec16 pieces[Tile::kTokenLoads];
+    for (int step = 0; step < kAhead; ++step) {
+      const int k = begin + step * kStep + offset;
+      w[step] = row_valid ? load_values<kAligned>(weight, k, args.in_features) : zeros;
+    }
 #pragma unroll
-      for (int load = 0; load < Tile::kTokenLoads; ++load) {
-        pieces[load] = token_valid[tile][load]
-                           ? load_values<kAligned>(x[tile][load], k + offset, args.in_features)
-                           : zeros;
+    for (int step = 0; step < kAhead; ++step) {
+      const int k = begin + step * kStep + offset;
+#pragma unroll
+      for (int tile = 0; tile < kTokenTiles; ++tile) {
+        Vec16 pieces[Tile::kTokenLoads];
+#pragma unroll
+        for (int load = 0; load < Tile::kTokenLoads; ++load) {
+          pieces[load] = token_valid[tile][load]
+                             ? load_values<kAligned>(x[tile][load], k, args.in_features)
+                             : zeros;
+        }
+        Tile::multiply_add(sums[tile], pieces, w[step]);
       }
-      Tile::multiply_add(sums[tile], pieces, w);
     }
   }
 #pragma unroll
