@@ -137,5 +137,8 @@ class Page:
         pathlib.Path(path).write_bytes(base64.b64decode(data))
 
     def close(self):
+        if self.connection is None:
+            return
         self.call("Page.close")
         self.connection.__exit__(None, None, None)
+        self.connection = None
