@@ -80,6 +80,21 @@ struct SchedulerConfig {
   double delay_factor = 0.0;
 };
 
+enum class DraftMethod : uint8_t {
+  kNone,
+  kMtp,   // the checkpoint's own layer for it (multi-token prediction)
+  kNgram  // what followed when the newest tokens last stood in this text (prompt lookup)
+};
+
+// Speculative decoding: tokens are drafted, and verified by the step that computes the next one.
+struct SpeculativeConfig {
+  DraftMethod method = DraftMethod::kNone;
+  int num_tokens = 1;  // drafted at most
+  // kNgram: how many of the newest tokens must have occurred before; longer matches are preferred.
+  int lookup_min = 2;
+  int lookup_max = 4;
+};
+
 struct ProfilerConfig {
   std::string dir;        // where traces go; empty: nothing can be profiled
   bool detailed = false;  // shapes and memory (ATOM_PROFILER_MORE=1)
@@ -96,6 +111,7 @@ struct EngineConfig {
   SchedulerConfig scheduler;
   ParallelConfig parallel;
   ProfilerConfig profiler;
+  SpeculativeConfig speculative;
   DeviceType device = DeviceType::kCpu;
   bool auto_device = false;  // a CUDA device when there is one, else `device`
   int num_threads = 1;

@@ -72,6 +72,7 @@ struct EngineCore::Impl {
              .abort = [this](RequestId id) { post({.kind = Command::Kind::kAbort, .id = id}); },
              .done = [this](RequestId) { request_done(); }},
             &metrics) {
+    stats.draft_method = options.scheduler.speculative.method;
     stats.num_blocks = options.scheduler.num_blocks;
     stats.block_size = options.scheduler.block_size;
     stats.num_free_blocks = options.scheduler.num_blocks;
@@ -325,6 +326,7 @@ struct EngineCore::Impl {
       stats.prefix_cache_hits = from.prefix_cache_hits;
       stats.num_preemptions = from.num_preemptions;
       stats.num_steps = from.num_steps;
+      stats.drafts = from.drafts;
     }
     if (!out.empty()) {
       with_memory([&] { outputs.push(std::move(out)); });

@@ -145,7 +145,8 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create_with(EngineParts parts) {
                                       .enable_prefix_caching = parts.enable_prefix_caching,
                                       .cache_salt = random_salt(),
                                       .vocab_size = impl->model.vocab_size,
-                                      .eos_token_ids = impl->model.eos_token_ids},
+                                      .eos_token_ids = impl->model.eos_token_ids,
+                                      .speculative = parts.speculative},
                         .seed = parts.seed});
   return std::unique_ptr<LLMEngine>(new LLMEngine(std::move(impl)));
 }

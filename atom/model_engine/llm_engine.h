@@ -13,6 +13,7 @@
 #include "atom/chat_template/chat_template.h"
 #include "atom/config.h"
 #include "atom/core/error.h"
+#include "atom/model_engine/draft_stats.h"
 #include "atom/model_engine/engine_metrics.h"
 #include "atom/model_engine/executor.h"
 #include "atom/model_loader/checkpoint.h"
@@ -43,6 +44,8 @@ struct EngineStats {
   int64_t prefix_cache_hits = 0;
   int64_t num_preemptions = 0;
   int64_t num_steps = 0;
+  DraftMethod draft_method = DraftMethod::kNone;
+  DraftStats drafts;
 };
 
 // One completed choice of generate(); keys as in the Python API (spec section 4).
@@ -70,6 +73,7 @@ struct EngineParts {
   ModelConfig model;  // vocab_size, eos_token_ids and max_position_embeddings are used
   GenerationDefaults generation_defaults;
   SchedulerConfig scheduler;
+  SpeculativeConfig speculative;
   ProfilerConfig profiler;
   bool enable_prefix_caching = true;
   uint64_t seed = 0;

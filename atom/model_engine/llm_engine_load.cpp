@@ -61,6 +61,7 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create(const EngineConfig& config)
   EngineParts parts{.model = checkpoint->config(),
                     .generation_defaults = checkpoint->generation_defaults(),
                     .scheduler = config.scheduler,
+                    .speculative = config.speculative,
                     .profiler = config.profiler,
                     .enable_prefix_caching = config.cache.enable_prefix_caching,
                     .seed = static_cast<uint64_t>(config.seed)};

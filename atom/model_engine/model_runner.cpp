@@ -63,7 +63,7 @@ class CpuModelRunner final : public Executor {
                            {static_cast<int64_t>(ids.size())});
     const Tensor hidden = model_->forward(ctx_, token_ids, kv_caches_);
 
-    StepOutput output{.step = batch.step, .rows = {}, .prompt_logprobs = {}};
+    StepOutput output{.step = batch.step, .rows = {}, .draft_token_ids = {}, .prompt_logprobs = {}};
     sample_rows(hidden, output);
     score_prompts(batch, hidden, output);
     outputs_.push_back(std::move(output));

@@ -25,8 +25,13 @@ struct ScheduledSequence {
   int64_t num_prompt_tokens = 0;
   int64_t num_computed_tokens = 0;   // already in the KV cache
   int64_t num_scheduled_tokens = 0;  // computed by this step
+  // Guesses of what follows the newest token, verified by this step: the last of its scheduled
+  // tokens. Each row from the newest token's on is sampled, up to the first whose token is not the
+  // next guess.
+  std::span<const int32_t> draft_token_ids;
+  int32_t num_next_drafts = 0;  // to be drafted by the executor once this step is sampled
   std::span<const int32_t> block_table;
-  bool sample = false;  // the last scheduled token is the newest one: draw its successor
+  bool sample = false;  // the newest token is scheduled: draw its successor
   const SamplingParams* sampling = nullptr;
   uint64_t seed = 0;                          // of this sequence, resolved
   std::span<const int32_t> banned_token_ids;  // while below min_tokens
@@ -53,7 +58,10 @@ struct PromptLogprobRows {
 
 struct StepOutput {
   uint64_t step = 0;
-  std::vector<SampledRow> rows;  // one per sequence with `sample`, in batch order
+  // In batch order, per sequence with `sample`: one for each accepted draft, equal to it, and one
+  // more.
+  std::vector<SampledRow> rows;
+  std::vector<int32_t> draft_token_ids;  // num_next_drafts per sequence, in batch order
   std::vector<PromptLogprobRows> prompt_logprobs;
 };
 

@@ -15,8 +15,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "atom/config.h"
 #include "atom/core/error.h"
 #include "atom/model_engine/block_manager.h"
+#include "atom/model_engine/draft_stats.h"
 #include "atom/model_engine/scheduled_batch.h"
 #include "atom/model_engine/sequence.h"
 #include "atom/request_output.h"
@@ -36,6 +38,7 @@ struct SchedulerOptions {
   uint64_t cache_salt = 0;
   int64_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
+  SpeculativeConfig speculative;
   bool check_invariants = false;  // after every call that changes state
 };
 
@@ -65,6 +68,7 @@ struct SchedulerStats {
   int64_t prefix_cache_hits = 0;
   int64_t num_preemptions = 0;
   int64_t num_steps = 0;
+  DraftStats drafts;
   double grammar_seconds_max = 0;  // CPU time of all grammars in the step where they took most
 };
 

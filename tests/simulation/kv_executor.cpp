@@ -202,7 +202,7 @@ Result<StepOutput> KvExecutor::collect() {
   if (chance(faults_.collect_error)) {
     return make_error(ErrorCode::kInternal, "collect failed");
   }
-  StepOutput output{.step = step.id, .rows = {}, .prompt_logprobs = {}};
+  StepOutput output{.step = step.id, .rows = {}, .draft_token_ids = {}, .prompt_logprobs = {}};
   const size_t bad = chance(faults_.bad_row) ? random_() % step.rows.size() : step.rows.size();
   for (size_t i = 0; i < step.rows.size(); ++i) {
     Row& row = step.rows[i];
