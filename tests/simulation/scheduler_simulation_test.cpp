@@ -31,7 +31,9 @@ TEST(SchedulerSimulation, EveryScheduleGivesTheOraclesAnswers) {
             << totals.ahead << " rows ahead, " << totals.forks << " requests with n > 1, "
             << totals.aborts << " aborts, " << totals.failures << " failed steps, "
             << totals.bad_rows << " bad rows, " << totals.lost_memories
-            << " allocations that failed\n";
+            << " allocations that failed, " << totals.drafts[1] << " + " << totals.drafts[2]
+            << " draft tokens (mtp, ngram), " << totals.accepted[1] << " + " << totals.accepted[2]
+            << " accepted\n";
   if (count >= kDefaultCount) {
     // The series is worth something only if it reaches all of this.
     EXPECT_GT(totals.preemptions, 5'000);
@@ -42,6 +44,7 @@ TEST(SchedulerSimulation, EveryScheduleGivesTheOraclesAnswers) {
     EXPECT_GT(totals.failures, 500);
     EXPECT_GT(totals.bad_rows, 500);
     EXPECT_GT(totals.lost_memories, 500);
+    EXPECT_EQ(totals.drafts[0], 0);
   }
 }
 

@@ -16,6 +16,14 @@ Error lost_step() { return {.code = ErrorCode::kInternal, .message = "lost", .pa
 }  // namespace
 
 Simulation::Simulation(uint64_t seed, Sabotage sabotage) : random_(seed), sabotage_(sabotage) {
+  make_options();
+  sabotage_at_ = pick(2, 20);
+  make_clients();
+  scheduler_ = std::make_unique<Scheduler>(options_);
+  executor_ = std::make_unique<KvExecutor>(device_);
+}
+
+void Simulation::make_options() {
   options_.block_size = kBlockSizes[random_() % std::size(kBlockSizes)];
   options_.num_blocks = pick(2, chance(0.5) ? 12 : 80);
   options_.max_model_len =
@@ -27,18 +35,26 @@ Simulation::Simulation(uint64_t seed, Sabotage sabotage) : random_(seed), sabota
   options_.cache_salt = random_();
   options_.vocab_size = kVocabSize;
   options_.eos_token_ids = {kEos};
-  depth_ = static_cast<int>(pick(1, 3));
+  const int64_t lookup_min = pick(1, 3);
+  options_.speculative = {.method = static_cast<DraftMethod>(pick(0, 2)),
+                          .num_tokens = static_cast<int>(pick(1, 4)),
+                          .lookup_min = static_cast<int>(lookup_min),
+                          .lookup_max = static_cast<int>(pick(lookup_min, 4))};
+  const int32_t num_words[] = {1, 2, 3, 8, kVocabSize - 1};
+  device_ = {.capacity = {.num_blocks = options_.num_blocks,
+                          .block_size = options_.block_size,
+                          .max_in_flight = static_cast<int>(pick(1, 3))},
+             .model = {.num_words = num_words[random_() % std::size(num_words)]},
+             .faults = {},
+             .max_model_len = options_.max_model_len,
+             .speculative = options_.speculative,
+             .right_drafts = 0.25 * static_cast<double>(pick(0, 4)),
+             .trust_stale_drafts = sabotage_ == Sabotage::kStaleDraftKv,
+             .seed = random_()};
   if (chance(0.15)) {
-    faults_ = {.submit_error = 0.01, .collect_error = 0.01, .bad_row = 0.03};
+    device_.faults = {.submit_error = 0.01, .collect_error = 0.01, .bad_row = 0.03};
   }
   no_memory_ = chance(0.1) ? 0.03 : 0;
-  sabotage_at_ = pick(2, 20);
-  make_clients();
-  scheduler_ = std::make_unique<Scheduler>(options_);
-  executor_ = std::make_unique<KvExecutor>(ExecutorCapacity{.num_blocks = options_.num_blocks,
-                                                            .block_size = options_.block_size,
-                                                            .max_in_flight = depth_},
-                                           faults_, random_());
 }
 
 void Simulation::make_clients() {
@@ -128,6 +144,7 @@ std::string Simulation::run(Totals& totals) {
     }
   }
   const SchedulerStats stats = scheduler_->stats();
+  check_stats(stats);
   if (fault_.empty() && stats.num_free_blocks != options_.num_blocks) {
     fail(str_format("{} of {} blocks are free at the end", stats.num_free_blocks,
                     options_.num_blocks));
@@ -145,6 +162,9 @@ std::string Simulation::run(Totals& totals) {
   totals.bad_rows += totals_.bad_rows;
   totals.forks += totals_.forks;
   totals.lost_memories += totals_.lost_memories;
+  const auto method = static_cast<size_t>(options_.speculative.method);
+  totals.drafts[method] += stats.drafts.num_draft_tokens;
+  totals.accepted[method] += stats.drafts.num_accepted_tokens;
   return fault_;
 }
 
@@ -167,7 +187,7 @@ void Simulation::arrivals_and_departures() {
 
 bool Simulation::advance() {
   // As the engine thread does, except that it sometimes leaves the device's queue half full.
-  while (scheduler_->num_in_flight() < depth_) {
+  while (scheduler_->num_in_flight() < device_.capacity.max_in_flight) {
     time_ += 0.01 * static_cast<double>(pick(1, 5));
     if (num_steps_ % 97 == 13) time_ += 3600;  // the machine slept
     const ScheduledBatch* planned = nullptr;
@@ -183,6 +203,11 @@ bool Simulation::advance() {
     }
     if (batch.num_tokens > options_.max_num_batched_tokens) {
       fail("a step over max_num_batched_tokens");
+    }
+    check_found_drafts(batch);
+    auto& drafts = drafts_.emplace_back();
+    for (const ScheduledSequence& s : batch.sequences) {
+      drafts[s.id].assign(s.draft_token_ids.begin(), s.draft_token_ids.end());
     }
     ScheduledBatch copy = batch;
     sabotage_batch(copy);
@@ -202,10 +227,8 @@ bool Simulation::advance() {
     device_failed();
     return true;
   }
-  if (sabotage_ == Sabotage::kWrongToken && num_steps_ >= sabotage_at_ && !output->rows.empty()) {
-    int32_t& token = output->rows[0].token.token_id;
-    token = (token + 1) % kVocabSize;
-  }
+  sabotage_output(*output);
+  drafts_.pop_front();
   if (sabotage_ == Sabotage::kKeepMemory && num_steps_ == sabotage_at_) {
     executor_->lose_memory();
   }
@@ -241,6 +264,36 @@ void Simulation::sabotage_batch(ScheduledBatch& batch) {
   }
 }
 
+void Simulation::sabotage_output(StepOutput& output) {
+  std::vector<SampledRow>& rows = output.rows;
+  if (num_steps_ < sabotage_at_ || rows.empty()) {
+    return;
+  }
+  if (sabotage_ == Sabotage::kWrongToken) {
+    rows[0].token.token_id = (rows[0].token.token_id + 1) % kVocabSize;
+  } else if (sabotage_ == Sabotage::kMixedDrafts && output.draft_token_ids.size() > 1) {
+    std::ranges::rotate(output.draft_token_ids, output.draft_token_ids.begin() + 1);
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::vector<int32_t>& drafts = drafts_.front()[rows[i].id];
+    const auto end =
+        std::ranges::find_if(rows.begin() + static_cast<ptrdiff_t>(i), rows.end(),
+                             [&](const SampledRow& row) { return row.id != rows[i].id; });
+    const size_t accepted = static_cast<size_t>(end - rows.begin()) - i - 1;
+    if (sabotage_ == Sabotage::kLostDraftRow && accepted > 0) {
+      rows.erase(rows.begin() + static_cast<ptrdiff_t>(i));
+      return;
+    }
+    i += accepted;
+    if (sabotage_ == Sabotage::kWrongAccept && accepted < drafts.size()) {
+      SampledRow next = rows[i];
+      rows[i].token.token_id = drafts[accepted];
+      rows.insert(rows.begin() + static_cast<ptrdiff_t>(i) + 1, std::move(next));
+      return;
+    }
+  }
+}
+
 template <class Call>
 bool Simulation::guarded(Call call) {
   std::vector<SequenceUpdate> updates;
@@ -266,6 +319,7 @@ bool Simulation::guarded(Call call) {
 void Simulation::memory_failed() {
   ++totals_.lost_memories;
   executor_->lose_memory();
+  drafts_.clear();
   scheduler_->restart();
   for (size_t i = 0; i < num_added_; ++i) {
     for (Stream& stream : clients_[i].streams) {
@@ -280,6 +334,7 @@ void Simulation::memory_failed() {
 void Simulation::device_failed() {
   ++totals_.failures;
   executor_->lose_memory();
+  drafts_.clear();
   std::vector<SequenceUpdate> updates;
   scheduler_->fail_running(lost_step(), updates);
   take(std::move(updates));
@@ -316,82 +371,6 @@ void Simulation::take(std::vector<SequenceUpdate>&& updates) {
       stream.finished = true;
       stream.reason = *update.finish_reason;
       totals_.bad_rows += update.error && update.error->message != "lost" ? 1 : 0;
-    }
-  }
-}
-
-std::vector<int32_t> Simulation::oracle(const Client& client, uint64_t seed,
-                                        FinishReason& reason) const {
-  const SamplingParams& params = client.request.sampling;
-  std::vector<int32_t> tokens;
-  uint64_t prefix = prefix_of(client.request.prompt_token_ids);
-  const auto room =
-      options_.max_model_len - static_cast<int64_t>(client.request.prompt_token_ids.size());
-  const int64_t limit = std::min(params.max_tokens, room);
-  reason = FinishReason::kLength;
-  while (static_cast<int64_t>(tokens.size()) < limit) {
-    const bool may_stop = static_cast<int64_t>(tokens.size()) >= params.min_tokens;
-    std::vector<int32_t> stops = params.stop_token_ids;
-    if (!params.ignore_eos) {
-      stops.push_back(kEos);
-    }
-    const int32_t token =
-        next_token(prefix, params, seed, may_stop ? std::vector<int32_t>{} : stops);
-    tokens.push_back(token);
-    prefix = extend_prefix(prefix, token);
-    if (may_stop && std::ranges::find(stops, token) != stops.end()) {
-      reason = FinishReason::kStop;
-      break;
-    }
-  }
-  return tokens;
-}
-
-void Simulation::check_answers() {
-  double last_start = -1;
-  for (size_t i = 0; i < clients_.size(); ++i) {
-    const Client& client = clients_[i];
-    const bool failed = std::ranges::any_of(
-        client.streams, [](const Stream& stream) { return stream.reason == FinishReason::kError; });
-    if (client.first_scheduled >= 0 && client.first_scheduled < last_start) {
-      fail(str_format("request {} overtook an earlier one", i + 1));
-    }
-    last_start = std::max(last_start, client.first_scheduled);
-    totals_.forks += client.streams.size() > 1 ? 1 : 0;
-    for (size_t choice = 0; choice < client.streams.size(); ++choice) {
-      const Stream& stream = client.streams[choice];
-      if (client.first_scheduled < 0 || (stream.tokens.empty() && !stream.finished)) {
-        if (!client.aborted && !stream.cut && !failed) {
-          fail(str_format("request {}, choice {}: no answer", i + 1, choice));
-        }
-        continue;
-      }
-      const bool whole = stream.finished && (stream.reason == FinishReason::kStop ||
-                                             stream.reason == FinishReason::kLength);
-      if (!whole && !client.aborted && !stream.cut && !failed) {
-        fail(str_format("request {}, choice {}: no end", i + 1, choice));
-      }
-      if (stream.tokens.empty() && !whole) {
-        continue;
-      }
-      FinishReason reason = FinishReason::kStop;
-      const uint64_t seed = client.request.sampling.max_tokens == 0
-                                ? 0
-                                : executor_->seed_of(client.first_sequence + choice);
-      const std::vector<int32_t> expected = oracle(client, seed, reason);
-      const bool equal =
-          whole ? stream.tokens == expected && stream.reason == reason
-                : stream.tokens.size() <= expected.size() &&
-                      std::equal(stream.tokens.begin(), stream.tokens.end(), expected.begin());
-      if (!equal) {
-        fail(str_format("request {}, choice {}: {} tokens are not the {} of the oracle", i + 1,
-                        choice, stream.tokens.size(), expected.size()));
-      }
-      if (choice == 0 && whole && client.request.sampling.prompt_logprobs &&
-          std::ranges::any_of(client.prompt_scores.begin() + 1, client.prompt_scores.end(),
-                              [](int count) { return count == 0; })) {
-        fail(str_format("request {}: prompt positions without a logprob", i + 1));
-      }
     }
   }
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <random>
 #include <string>
@@ -26,12 +27,17 @@ enum class Sabotage {
   kLostUpdate,     // an update does not reach the output side
   kDoubledUpdate,  // or twice
   kKeepMemory,     // the device forgets its cache and the scheduler is not told
+  kWrongAccept,    // a rejected draft is reported as accepted
+  kStaleDraftKv,   // what a rejected draft left in the cache is taken for computed
+  kLostDraftRow,   // the row of an accepted draft does not reach the host
+  kMixedDrafts,    // drafts reach the wrong sequences
 };
 
 struct Totals {  // what a series of lives has exercised
   int64_t steps = 0, tokens = 0, preemptions = 0, cache_hits = 0, aborts = 0, failures = 0,
           bad_rows = 0;
   int64_t ahead = 0, forks = 0, lost_memories = 0;
+  int64_t drafts[3] = {}, accepted[3] = {};  // tokens, by DraftMethod
 };
 
 class Simulation {
@@ -57,11 +63,15 @@ class Simulation {
     SequenceId first_sequence = 0;
   };
 
+  void make_options();
   void make_clients();
   GenerationRequest make_request();
   void arrivals_and_departures();
   bool advance();  // false: nothing to do
   void sabotage_batch(ScheduledBatch& batch);
+  void sabotage_output(StepOutput& output);
+  void check_found_drafts(const ScheduledBatch& batch);
+  void check_stats(const SchedulerStats& stats);
   void device_failed();
   // Calls the scheduler; in some lives an allocation within it fails. False when one did.
   template <class Call>
@@ -83,8 +93,7 @@ class Simulation {
   Sabotage sabotage_;
   int64_t sabotage_at_ = 0;
   SchedulerOptions options_;
-  int depth_ = 1;
-  FaultRates faults_;
+  KvExecutorOptions device_;
   double no_memory_ = 0;  // per call of the scheduler
   std::vector<std::vector<int32_t>> prefixes_;
   std::vector<Client> clients_;
@@ -95,6 +104,7 @@ class Simulation {
   Totals totals_;
   std::string fault_;
   std::vector<std::vector<int32_t>> tables_;  // sabotaged copies that the batch points to
+  std::deque<std::map<SequenceId, std::vector<int32_t>>> drafts_;  // of the steps in flight
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<KvExecutor> executor_;
 };
