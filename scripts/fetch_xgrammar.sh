@@ -3,6 +3,7 @@
 # fetched with pip from the index pip is set up for, its SHA-256 is checked, and it is compiled as it is.
 # Without it the build works and refuses such requests by name: ATOM_XGRAMMAR=off in the environment skips it.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 version=0.2.8

@@ -7,6 +7,7 @@
 # Prints a table; exit status 1 when a target failed. An input that failed is copied to FUZZ_OUT: once the bug is
 # mended, add it to tests/fuzz/regressions/TARGET, which CTest replays.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 seconds=${1:-60}

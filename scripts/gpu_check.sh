@@ -7,6 +7,7 @@
 # QUICK=1 (about a minute) keeps of each suite what is short. The load through HTTP needs a tokenizer of at least
 # the model's vocabulary: TOKENIZER=FILE of Qwen3, say; without it that row is left out.
 set -uo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 bin=$(realpath "${1:-build/cuda/bin}")
 logs=${2:-build/gpu_check}

@@ -4,6 +4,7 @@
 # lld-19, libamdhip64-dev and rocm-device-libs (Debian 12's are enough: the shim below supplies what they
 # lack); skips with a message where they are missing. Last line: 'N passed, N failed'.
 set -uo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 clang=${HIP_CLANG:-clang-19}

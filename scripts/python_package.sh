@@ -3,6 +3,7 @@
 # environment, without build isolation: what the compiler cache has is not compiled again.
 # Usage: python_package.sh [FOLDER], FOLDER is .venv-python. JOBS in the environment: compilers at once.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 venv=${1:-.venv-python}

@@ -2,6 +2,7 @@
 # Serves a model on 127.0.0.1 and says when it is ready. Environment: MODEL (default: the demo model),
 # PORT (8000), ARGS (further flags of `atom serve`). Called by `make run`.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 port=${PORT:-8000}

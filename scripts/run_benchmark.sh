@@ -3,8 +3,12 @@
 # One point of `atom bench serve`: random prompts of ISL tokens, answers of OSL, CONC at once, CONC times
 # PROMPT_MULTIPLIER in all. PROFILE=1 traces it. The result goes to $RESULT_DIR (default .).
 set -u
-if [ $# -lt 5 ]; then sed -n '2,4s/^# //p' "$0" >&2; exit 2; fi
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
+if [ $# -lt 5 ]; then "$0" --help >&2; exit 2; fi
 model=$1 port=$2 isl=$3 osl=$4 conc=$5 multiplier=${6:-10} profile=${7:-0}
+for name in port isl osl conc multiplier; do
+  case ${!name} in '' | *[!0-9]*) echo "run_benchmark: $name: ${!name:-(empty)}: a whole number expected" >&2; exit 2 ;; esac
+done
 shift $(($# < 7 ? $# : 7))
 here=$(cd "$(dirname "$0")" && pwd)
 atom=${ATOM_BINARY:-$(command -v atom || echo "$here/../build/bin/atom")}

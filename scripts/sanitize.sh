@@ -6,6 +6,7 @@
 # Environment: JOBS compilers and tests at once; ATOM_SIM_COUNT schedules of the simulator, ATOM_FAULT_SEEDS lives of
 # the engine under faults. Last line: 'N passed, N failed'.
 set -uo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 preset=${1:-asan}

@@ -2,6 +2,7 @@
 # Installs the distribution packages that are missing, by apt, as root or with password-less sudo; otherwise
 # prints the one line to type and stops. Debian 12, Ubuntu 24.04 and later. Usage: setup.sh build [test] [fuzz]
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 
 build_packages=(g++ cmake ninja-build ccache libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
   libcurl4-openssl-dev libgtest-dev libgmock-dev python3-venv curl ca-certificates)

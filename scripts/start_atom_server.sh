@@ -3,8 +3,10 @@
 # Stops the server that this script started before on PORT, starts one, and waits until it prints
 # "Server is ready!" (status 0) or "Server process died" (status 1). Its log: $ATOM_LOG_DIR/atom_server_PORT.log.
 set -u
-if [ $# -lt 3 ]; then sed -n '2,4s/^# //p' "$0" >&2; exit 2; fi
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
+if [ $# -lt 3 ]; then "$0" --help >&2; exit 2; fi
 model=$1 tp=$2 port=$3; shift 3
+case $port in '' | *[!0-9]*) echo "start_atom_server: port: ${port:-(empty)}: a whole number expected" >&2; exit 2 ;; esac
 here=$(cd "$(dirname "$0")" && pwd)
 atom=${ATOM_BINARY:-$(command -v atom || echo "$here/../build/bin/atom")}
 logs=${ATOM_LOG_DIR:-${TMPDIR:-/tmp}}

@@ -4,6 +4,7 @@
 # fuzzing. All parts run even when one fails; the last line is 'N passed, N failed'. JOBS in the environment:
 # compilers at once.
 set -uo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 passed=0
@@ -79,7 +80,7 @@ PY
 
 part "program and server tests"
 if scripts/venv.sh tests/requirements.txt && demo=$(scripts/fetch_demo_model.sh); then
-  run_pytest .venv tests --ignore=tests/clients/frameworks --ignore=tests/python
+  run_pytest .venv tests --ignore=tests/clients/frameworks --ignore=tests/python --ignore=tests/guide
 else
   echo "test: no Python environment or no demo model"
   count 0 1
@@ -88,6 +89,8 @@ fi
 part "Python package: wheel, installation, API"
 if [ -n "${demo:-}" ] && scripts/python_package.sh; then
   run_pytest .venv-python tests/python
+  part "documentation: every command"
+  run_pytest .venv-python tests/guide
 else
   echo "test: no Python package or no demo model"
   count 0 1

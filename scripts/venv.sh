@@ -2,6 +2,7 @@
 # Makes a virtual environment once; with a requirements file, installs it when it changed.
 # Usage: venv.sh [requirements.txt [FOLDER]], FOLDER is .venv
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 
 venv=${2:-.venv}

@@ -90,7 +90,8 @@ Status warm_up(const ServingBenchmarkOptions& options, const LoadOptions& load,
     if (request.success) continue;
     if (!result.stopped.empty())
       return make_error(ErrorCode::kUnavailable, "stopped in the test run: {}", result.stopped);
-    return make_error(ErrorCode::kUnavailable, "the test request failed: {}", request.error);
+    return make_error(ErrorCode::kUnavailable, "the test request failed: {} ({}{})", request.error,
+                      load.base_url, load.endpoint);
   }
   sink.print("Initial test run completed. Starting main benchmark run...\n");
   return {};

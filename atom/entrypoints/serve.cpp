@@ -303,13 +303,12 @@ int run_server(const EngineConfig& engine_config, const ServerConfig& config,
       });
   options.http_stats = [&server] { return server.stats(); };
   if (const Status bound = server.bind(); !bound) return fail(bound.error());
+  Result<std::unique_ptr<LLMEngine>> created = create_engine(engine_config);
+  if (!created) return fail(created.error());
   if (config.api_key.empty() && !is_loopback(config.host)) {
     log_warning("serving on {} without --api-key: anyone who reaches this port can use the model",
                 config.host);
   }
-
-  Result<std::unique_ptr<LLMEngine>> created = create_engine(engine_config);
-  if (!created) return fail(created.error());
   engine = std::move(*created);
   client = std::make_unique<LocalEngine>(*engine);
   api = std::make_unique<openai::ApiServer>(*client, chat_template ? &*chat_template : nullptr,

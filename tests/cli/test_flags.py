@@ -1,5 +1,9 @@
 """Wrong flags and values on the real binary: exit status 2, one line, nothing loaded."""
+import subprocess
+
 import pytest
+
+from conftest import ROOT
 
 ENGINE_COMMANDS = ["serve", "generate", "chat", "inspect"]
 
@@ -84,3 +88,31 @@ def test_a_repeated_flag_warns_and_the_last_counts(atom):
     result = atom("inspect", "--level", "9", "--level", "1", "--model", "/not/there")
     assert result.returncode == 1
     assert "--level: given more than once" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["serve"], ["bench", "sweep"], ["trace", "summary"]])
+def test_help_with_a_command_is_its_help(atom, command):
+    result = atom("help", *command)
+    assert result.returncode == 0 and result.stdout == atom(*command, "--help").stdout
+
+
+def test_a_stray_argument_is_a_wrong_command_line(atom):
+    for arguments in (["serve", "a", "b"], ["render", "a"]):
+        result = atom(*arguments)
+        assert result.returncode == 2 and "unexpected argument" in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+def test_every_script_explains_itself(script):
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) >= 2 and done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["start_atom_server.sh"], ["start_atom_server.sh", "model", "1", "x"],
+                                       ["run_benchmark.sh", "model", "8000", "8", "8", "many"],
+                                       ["wait_server_ready.sh", "x"], ["wait_infer_drain.sh", "8000", "soon"]])
+def test_wrong_arguments_of_a_script(arguments):
+    done = subprocess.run([ROOT / "scripts" / arguments[0], *arguments[1:]], capture_output=True, text=True, timeout=20,
+                          check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "MODEL TP PORT" in done.stderr if len(arguments) == 1 else "a whole number expected" in done.stderr

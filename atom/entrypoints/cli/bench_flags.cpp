@@ -61,6 +61,7 @@ void add_server_choice_flags(FlagSet& flags, ServingFlags& out) {
   ServingBenchmarkOptions& options = out.options;
   flags.group("Server");
   flags.add({.name = "--backend",
+             .metavar = "NAME",
              .help = "what the server speaks; all but openai-chat, tgi, tensorrt-llm and "
                      "deepspeed-mii send OpenAI completions",
              .choices = backend_names()},
@@ -98,7 +99,10 @@ void add_server_choice_flags(FlagSet& flags, ServingFlags& out) {
 void add_dataset_flags(FlagSet& flags, ServingFlags& out) {
   DatasetOptions& data = out.options.dataset;
   flags.group("Dataset");
-  flags.add({.name = "--dataset-name", .help = "what to ask", .choices = dataset_names()},
+  flags.add({.name = "--dataset-name",
+             .metavar = "NAME",
+             .help = "what to ask",
+             .choices = dataset_names()},
             &data.name);
   flags.add({.name = "--dataset-path",
              .metavar = "FILE",

@@ -45,6 +45,13 @@ std::string program_help() {
 
 int print(const std::string& text) { return write_out(text) ? kExitOk : kExitFailure; }
 
+// `atom help bench sweep` is `atom bench sweep --help`.
+Arguments as_help_flag(const Arguments& arguments) {
+  Arguments asked(arguments.begin() + 1, arguments.end());
+  asked.emplace_back("--help");
+  return asked;
+}
+
 int unknown_command(const std::string& name) {
   std::vector<std::string> names;
   for (const Command& command : kCommands) {
@@ -95,6 +102,7 @@ int run_program(const Arguments& arguments) {
     return kExitUsage;
   }
   const std::string& name = arguments[0];
+  if (name == "help" && arguments.size() > 1) return run_program(as_help_flag(arguments));
   if (name == "--help" || name == "-h" || name == "help") return print(program_help());
   if (name == "--version" || name == "-V" || name == "version")
     return print("atom " ATOM_VERSION "\n");

@@ -70,7 +70,7 @@ std::string FlagSet::help() const {
     }
   }
   for (const std::string& title : groups) {
-    out += "\n" + title + ":\n";
+    out += "\n" + (title.empty() ? "Flags" : title) + ":\n";
     for (const Flag& flag : flags_) {
       if (flag.group != title) continue;
       const std::string left =

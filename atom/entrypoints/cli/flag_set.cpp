@@ -29,6 +29,14 @@ std::unexpected<Error> flag_error(std::string_view flag, std::string_view rest) 
   return error;
 }
 
+// A wrong use of the command, like a wrong flag.
+std::unexpected<Error> stray_argument(std::string_view argument, std::string_view why) {
+  return std::unexpected(
+      Error{.code = ErrorCode::kInvalidArgument,
+            .message = str_format("{}: unexpected argument; {}", shown(argument), why),
+            .param = "-"});
+}
+
 std::unexpected<Error> value_error(const FlagSpec& spec, std::string_view value,
                                    std::string_view reason, std::string_view allowed) {
   return flag_error(spec.name, str_format("{}: {}; allowed: {}", shown(value), reason, allowed));
@@ -241,20 +249,22 @@ void FlagSet::add(FlagSpec spec, std::vector<int>* target) {
     target->insert(target->end(), items.begin(), items.end());
     return {};
   };
-  add_flag(std::move(spec), Arity::kList, FlagValue::kIntegerList, [target, set](std::string_view value) -> Status {
-    if (value.empty()) {  // a new occurrence starts a new list
-      target->clear();
-      return {};
-    }
-    return set(value);
-  });
+  add_flag(std::move(spec), Arity::kList, FlagValue::kIntegerList,
+           [target, set](std::string_view value) -> Status {
+             if (value.empty()) {  // a new occurrence starts a new list
+               target->clear();
+               return {};
+             }
+             return set(value);
+           });
 }
 
 void FlagSet::add(FlagSpec spec, std::vector<std::string>* target) {
-  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, [target](std::string_view value) -> Status {
-    target->emplace_back(value);
-    return {};
-  });
+  add_flag(std::move(spec), Arity::kOne, FlagValue::kText,
+           [target](std::string_view value) -> Status {
+             target->emplace_back(value);
+             return {};
+           });
   flags_.back().repeatable = true;
 }
 
@@ -267,10 +277,11 @@ void FlagSet::add_switch(FlagSpec spec, bool* target) {
 
 void FlagSet::add_on_off(FlagSpec spec, bool* target) {
   if (spec.default_text.empty()) spec.default_text = *target ? "on" : "off";
-  add_flag(std::move(spec), Arity::kNone, FlagValue::kOnOff, [target](std::string_view value) -> Status {
-    *target = value != "no";
-    return {};
-  });
+  add_flag(std::move(spec), Arity::kNone, FlagValue::kOnOff,
+           [target](std::string_view value) -> Status {
+             *target = value != "no";
+             return {};
+           });
   flags_.back().negatable = true;
 }
 
@@ -301,10 +312,8 @@ const FlagSet::Flag* FlagSet::find(std::string_view name) const {
 std::vector<FlagRow> FlagSet::rows() const {
   std::vector<FlagRow> rows;
   for (const Flag& flag : flags_) {
-    rows.push_back({.spec = flag.spec,
-                    .group = flag.group,
-                    .value = flag.value,
-                    .implied = flag.implied});
+    rows.push_back(
+        {.spec = flag.spec, .group = flag.group, .value = flag.value, .implied = flag.implied});
   }
   return rows;
 }
@@ -412,13 +421,12 @@ Status FlagSet::parse(const std::vector<std::string>& arguments) {
       ATOM_RETURN_IF_ERROR(parse_one(arguments, index));
     } else {
       if (positional_.empty()) {
-        return flag_error(shown(argument), "unexpected argument; values follow their flag");
+        return stray_argument(argument, "values follow their flag");
       }
       bool negated = false;
       Flag* flag = find(positional_, &negated);
       if (flag->times_given++ > 0) {
-        return flag_error(shown(argument),
-                          str_format("unexpected argument; {} is given already", positional_));
+        return stray_argument(argument, positional_ + " is given already");
       }
       ATOM_RETURN_IF_ERROR(assign(*flag, argument));
       ++index;

@@ -1,0 +1,83 @@
+"""Terminals in temporary folders that look like a clone of this repository, and a hub cache of tiny models."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+
+import pytest
+
+from shell import ROOT, Shell
+
+GOLDEN = ROOT / "tests" / "golden" / "models"
+# Names that pages use, and the tiny models of the same family that stand for them.
+HUB = {
+    "Qwen/Qwen3-0.6B": GOLDEN / "qwen3-untied-bf16",
+    "meta-llama/Meta-Llama-3-8B": GOLDEN / "llama-gqa-bf16",
+    "deepseek-ai/DeepSeek-R1": GOLDEN / "deepseek-v3-bf16",
+}
+CONTEXT = 4096  # tokens; the tiny models' own are shorter than the prompts of a benchmark
+
+
+def shared_folder():
+    """../shared, or ATOM_SHARED_DIR: what belongs to others and is not in this repository."""
+    return pathlib.Path(os.environ.get("ATOM_SHARED_DIR", ROOT.parent / "shared"))
+
+
+def make_hub(folder, models):
+    """A cache of hub models in the form of huggingface_hub."""
+    for name, source in models.items():
+        repository = folder / ("models--" + name.replace("/", "--"))
+        snapshot = repository / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        for file in source.iterdir():
+            if file.name != "config.json":
+                os.symlink(file, snapshot / file.name)
+        config = json.loads((source / "config.json").read_text())
+        config["max_position_embeddings"] = max(CONTEXT, config["max_position_embeddings"])
+        (snapshot / "config.json").write_text(json.dumps(config))
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_model():
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    default = cache / "atom" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    path = pathlib.Path(os.environ.get("ATOM_DEMO_MODEL", str(default)))
+    if not path.is_file():
+        pytest.fail("the demo model is not there: run scripts/fetch_demo_model.sh")
+    return path
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    return make_hub(tmp_path_factory.mktemp("hub"), HUB)
+
+
+@pytest.fixture(scope="module")
+def make_shell(tmp_path_factory, demo_model):
+    """make_shell(hub) -> a Shell in a folder with this repository's content; its servers end with the module."""
+    shells = []
+
+    def make(hub, **environment):
+        folder = tmp_path_factory.mktemp("page")
+        for entry in ROOT.iterdir():
+            if not entry.name.startswith("."):
+                os.symlink(entry, folder / entry.name)
+        shell = Shell(folder, {
+            "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "ATOM_LOG_DIR": str(folder), "ATOM_CUDA_BACKEND": "",
+            "CUDA_VISIBLE_DEVICES": "", **environment})
+        shells.append(shell)
+        return shell
+
+    yield make
+    for shell in shells:
+        for pidfile in shell.folder.glob("atom_server_*.pid"):  # of start_atom_server.sh
+            try:
+                os.kill(int(pidfile.read_text()), signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+        shell.stop_server()
+        shutil.rmtree(shell.folder)
