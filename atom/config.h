@@ -89,7 +89,8 @@ enum class DraftMethod : uint8_t {
 // Speculative decoding: tokens are drafted, and verified by the step that computes the next one.
 struct SpeculativeConfig {
   DraftMethod method = DraftMethod::kNone;
-  int num_tokens = 1;  // drafted at most
+  int num_tokens = 1;    // drafted at most
+  bool adaptive = true;  // fewer, or none, where they do not pay
   // kNgram: how many of the newest tokens must have occurred before; longer matches are preferred.
   int lookup_min = 2;
   int lookup_max = 4;

@@ -4,11 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
+#include "atom/model_engine/attention_input.h"
 #include "atom/model_engine/scheduled_batch.h"
-#include "kernels/common/params.h"
 
 namespace atom {
 
@@ -20,34 +21,38 @@ struct PromptLogprobTarget {
   int32_t token_id = 0;
 };
 
+// The rows of one sequence that are sampled: its newest token's and those of its drafts.
+struct SampledSequence {
+  int32_t sequence = 0;  // index into the batch
+  int32_t first = 0;     // of sample_rows()
+  int32_t count = 1;
+};
+
 class InputBuilder {
  public:
   // The result is valid until the next call.
   void build(const ScheduledBatch& batch, int64_t block_size);
 
-  const AttentionMetadata& attention() const { return attention_; }
+  const AttentionMetadata& attention() const { return attention_.metadata(); }
   std::span<const int32_t> token_ids() const { return token_ids_; }
-  // Last row of each sequence with `sample`, in batch order, and its sampling parameters.
+  // The rows to sample, in batch order, and their sampling parameters.
   std::span<const int32_t> sample_rows() const { return sample_rows_; }
   std::span<const SamplingRow> sampling() const { return sampling_; }
-  std::span<const SequenceId> sample_ids() const { return sample_ids_; }
+  std::span<const SampledSequence> sampled() const { return sampled_; }
   std::span<const PromptLogprobTarget> prompt_targets() const { return prompt_targets_; }
 
  private:
-  void add_tokens(const ScheduledSequence& sequence, int64_t block_size);
-  void add_sampling(const ScheduledSequence& sequence);
+  void add_tokens(const ScheduledSequence& sequence);
+  void add_sampling(const ScheduledSequence& sequence, int32_t index);
+  std::span<const int32_t> history(const ScheduledSequence& sequence, size_t num_drafts);
   void add_prompt_targets(const ScheduledSequence& sequence, int32_t index, int64_t first_row);
 
-  AttentionMetadata attention_;
+  AttentionInput attention_;
   std::vector<int32_t> token_ids_;
-  std::vector<int32_t> positions_;
-  std::vector<int64_t> slot_mapping_;
-  std::vector<int32_t> query_start_;
-  std::vector<int32_t> context_lens_;
-  std::vector<int32_t> block_tables_;
   std::vector<int32_t> sample_rows_;
   std::vector<SamplingRow> sampling_;
-  std::vector<SequenceId> sample_ids_;
+  std::vector<SampledSequence> sampled_;
+  std::deque<std::vector<int32_t>> histories_;  // of rows behind drafts, where penalties read them
   std::vector<PromptLogprobTarget> prompt_targets_;
 };
 

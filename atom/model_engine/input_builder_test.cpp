@@ -48,7 +48,8 @@ TEST_F(InputBuilderTest, MixesPrefillChunkAndDecode) {
   EXPECT_THAT(std::span(attention.positions, 4), ElementsAre(2, 3, 4, 8));
   EXPECT_THAT(std::span(attention.slot_mapping, 4), ElementsAre(38, 39, 8, 20));
   EXPECT_THAT(builder.sample_rows(), ElementsAre(3));
-  EXPECT_THAT(builder.sample_ids(), ElementsAre(2));
+  ASSERT_EQ(builder.sampled().size(), 1U);
+  EXPECT_EQ(builder.sampled()[0].sequence, 1);
   EXPECT_EQ(builder.sampling()[0].position, 3U);
   EXPECT_THAT(builder.sampling()[0].output_token_ids, ElementsAre(106, 107, 108));
 }

@@ -89,7 +89,7 @@ int64_t feed_forward_weights(const ModelConfig& model, int64_t num_experts) {
   const auto sparse = static_cast<int64_t>(std::ranges::count(moe.has_experts, true));
   const int64_t experts =
       num_experts * 3 * moe.intermediate_size + moe.num_experts + 3 * moe.shared_intermediate_size;
-  return ((model.num_hidden_layers - sparse) * 3 * model.intermediate_size + sparse * experts) *
+  return ((model.num_layers() - sparse) * 3 * model.intermediate_size + sparse * experts) *
          model.hidden_size;
 }
 
@@ -97,7 +97,7 @@ int64_t feed_forward_weights(const ModelConfig& model, int64_t num_experts) {
 int64_t dummy_weight_bytes(const ModelConfig& model, int64_t num_experts) {
   const int64_t attention = attention_weights(model);
   const int64_t tables = model.tie_word_embeddings ? 1 : 2;
-  return 2 * (model.num_hidden_layers * attention + feed_forward_weights(model, num_experts) +
+  return 2 * (model.num_layers() * attention + feed_forward_weights(model, num_experts) +
               tables * model.vocab_size * model.hidden_size);
 }
 
@@ -145,7 +145,9 @@ int64_t workspace_bytes(const ModelConfig& model, int64_t step_tokens, int64_t l
       model.num_attention_heads * std::max(model.head_dim, model.latent.v_head_dim);
   const int64_t attention = attention_activations(model);
   const int64_t mlp = 3 * std::max(model.intermediate_size, model.moe.shared_intermediate_size);
-  const int64_t activations = 5 * model.hidden_size + std::max(attention, mlp) +
+  // A draft layer's input and outputs live beside the hidden states of the step.
+  const int64_t hidden = (model.num_draft_layers > 0 ? 10 : 5) * model.hidden_size;
+  const int64_t activations = hidden + std::max(attention, mlp) +
                               std::max({model.intermediate_size, heads, model.hidden_size});
   const int64_t per_token =
       activations * bytes.activation + model.hidden_size * bytes.residual + model.head_dim * 4;
@@ -164,6 +166,13 @@ DType kv_cache_dtype(const EngineConfig& config) {
 }
 
 namespace {
+
+Result<ModelConfig> loaded_config(const EngineConfig& config, const Checkpoint& checkpoint) {
+  if (config.speculative.method != DraftMethod::kMtp) {
+    return checkpoint.config();
+  }
+  return with_draft_layer(checkpoint, config.model.load_dummy != DummyWeights::kNone);
+}
 
 // What does not depend on the device: the context and the bytes of a block.
 Result<MemoryPlan> start_plan(const EngineConfig& config, const ModelConfig& model) {
@@ -209,7 +218,7 @@ Status divide(const EngineConfig& config, double cache_share, MemoryPlan& plan) 
 }  // namespace
 
 Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& checkpoint) {
-  const ModelConfig& model = checkpoint.config();
+  ATOM_ASSIGN_OR_RETURN(const ModelConfig model, loaded_config(config, checkpoint));
   ATOM_ASSIGN_OR_RETURN(MemoryPlan plan, start_plan(config, model));
   plan.available = static_cast<int64_t>(static_cast<double>(available_host_bytes()) *
                                         config.cache.memory_utilization);
@@ -223,7 +232,7 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
 
 Result<MemoryPlan> plan_device_memory(const EngineConfig& config, const Checkpoint& checkpoint,
                                       const GpuDevice& gpu) {
-  const ModelConfig& model = checkpoint.config();
+  ATOM_ASSIGN_OR_RETURN(const ModelConfig model, loaded_config(config, checkpoint));
   ATOM_ASSIGN_OR_RETURN(MemoryPlan plan, start_plan(config, model));
   int64_t total = 0;
   if (const DeviceStatus failed = gpu.backend->runtime->memory_info(&plan.device_free, &total)) {

@@ -8,6 +8,7 @@
 #include "atom/core/log.h"
 #include "atom/core/thread_pool.h"
 #include "atom/core/trace.h"
+#include "atom/model_engine/drafter.h"
 #include "atom/model_engine/gpu_model_runner.h"
 #include "atom/model_engine/input_builder.h"
 #include "atom/model_engine/step_annotation.h"
@@ -39,7 +40,9 @@ class CpuModelRunner final : public Executor {
     arena_ = Arena(std::move(workspace));
     ATOM_ASSIGN_OR_RETURN(
         model_, load_model(ctx_, std::move(checkpoint),
-                           {.compute = config.model.dtype, .dummy = config.model.load_dummy}));
+                           {.compute = config.model.dtype,
+                            .dummy = config.model.load_dummy,
+                            .draft_layer = config.speculative.method == DraftMethod::kMtp}));
     if (traced_ops_.base != nullptr) {
       ctx_.ops = &traced_ops_;
     }
@@ -64,8 +67,11 @@ class CpuModelRunner final : public Executor {
     const Tensor hidden = model_->forward(ctx_, token_ids, kv_caches_);
 
     StepOutput output{.step = batch.step, .rows = {}, .draft_token_ids = {}, .prompt_logprobs = {}};
-    sample_rows(hidden, output);
+    sample_rows(batch, hidden, output);
     score_prompts(batch, hidden, output);
+    if (batch.drafting) {
+      drafter_.run(ctx_, *model_, kv_caches_, batch, inputs_, hidden, output);
+    }
     outputs_.push_back(std::move(output));
     return {};
   }
@@ -110,7 +116,7 @@ class CpuModelRunner final : public Executor {
     return model_->compute_logits(ctx_, picked);
   }
 
-  void sample_rows(const Tensor& hidden, StepOutput& output) {
+  void sample_rows(const ScheduledBatch& batch, const Tensor& hidden, StepOutput& output) {
     const std::span<const int32_t> rows = inputs_.sample_rows();
     std::vector<SampledToken> tokens(rows.size());
     for (size_t begin = 0; begin < rows.size(); begin += kLogitRows) {
@@ -121,8 +127,22 @@ class CpuModelRunner final : public Executor {
                        std::span(tokens).subspan(begin, count));
       arena_.rewind(scratch);
     }
-    for (size_t i = 0; i < rows.size(); ++i) {
-      output.rows.push_back({.id = inputs_.sample_ids()[i], .token = std::move(tokens[i])});
+    for (const SampledSequence& sampled : inputs_.sampled()) {
+      const ScheduledSequence& sequence = batch.sequences[static_cast<size_t>(sampled.sequence)];
+      accept_rows(sequence, std::span(tokens).subspan(static_cast<size_t>(sampled.first)), output);
+    }
+  }
+
+  // Drafts are accepted as long as they are what was sampled; `tokens` begin with the sequence's.
+  static void accept_rows(const ScheduledSequence& sequence, std::span<SampledToken> tokens,
+                          StepOutput& output) {
+    const std::span<const int32_t> drafts = sequence.draft_token_ids;
+    for (size_t i = 0; i <= drafts.size(); ++i) {
+      const int32_t token = tokens[i].token_id;
+      output.rows.push_back({.id = sequence.id, .token = std::move(tokens[i])});
+      if (i == drafts.size() || token != drafts[i]) {
+        return;
+      }
     }
   }
 
@@ -173,6 +193,7 @@ class CpuModelRunner final : public Executor {
   std::vector<Buffer> kv_buffers_;
   std::vector<PagedKvCache> kv_caches_;
   InputBuilder inputs_;
+  Drafter drafter_;
   std::deque<StepOutput> outputs_;
 };
 

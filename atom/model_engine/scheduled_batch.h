@@ -42,6 +42,7 @@ struct ScheduledBatch {
   uint64_t step = 0;
   std::vector<ScheduledSequence> sequences;
   int64_t num_tokens = 0;
+  bool drafting = false;  // the executor's draft layer keeps up with this step
 };
 
 struct SampledRow {
@@ -62,6 +63,7 @@ struct StepOutput {
   // more.
   std::vector<SampledRow> rows;
   std::vector<int32_t> draft_token_ids;  // num_next_drafts per sequence, in batch order
+  double draft_seconds = 0;              // of the step, what drafting took
   std::vector<PromptLogprobRows> prompt_logprobs;
 };
 

@@ -37,6 +37,9 @@ Scheduler::Scheduler(SchedulerOptions options)
   ATOM_CHECK(options_.max_num_batched_tokens > 0 && options_.max_num_seqs > 0);
   ATOM_CHECK(options_.max_model_len <= options_.num_blocks * options_.block_size)
       << "a sequence of " << options_.max_model_len << " tokens must fit the cache";
+  if (options_.speculative.method != DraftMethod::kNone) {
+    draft_policy_.emplace(options_.speculative.num_tokens, options_.speculative.adaptive);
+  }
 }
 
 Scheduler::~Scheduler() = default;
@@ -128,9 +131,11 @@ const ScheduledBatch& Scheduler::schedule(double now) {
     last_prompt_latency_ = now - previous_time_;
     previous_step_had_prompt_ = false;
   }
+  plan_draft_length(now);
   batch_.step = next_step_;
   batch_.sequences.clear();
   batch_.num_tokens = 0;
+  batch_.drafting = keep_drafting_;
   planned_ = {.step = next_step_, .entries = {}};
   filled_by_one_.clear();
   num_planned_rows_ = 0;
@@ -138,6 +143,7 @@ const ScheduledBatch& Scheduler::schedule(double now) {
 
   int64_t budget = options_.max_num_batched_tokens;
   plan_decodes(budget);
+  const size_t num_decodes = batch_.sequences.size();
   if (options_.max_mixed_tokens > 0 && batch_.num_tokens > 0) {
     const int64_t decodes = batch_.num_tokens;
     const int64_t tile = options_.row_tile;
@@ -150,6 +156,8 @@ const ScheduledBatch& Scheduler::schedule(double now) {
     cache_full_blocks(*sequence);
   }
 
+  measured_.valid = num_decodes > 0 && batch_.sequences.size() == num_decodes;
+  measured_.started = now;
   if (!batch_.sequences.empty()) {
     ++next_step_;
     ++stats_.num_steps;
@@ -162,10 +170,11 @@ const ScheduledBatch& Scheduler::schedule(double now) {
 }
 
 void Scheduler::plan_decodes(int64_t& budget) {
-  // make_room() only removes sequences behind the current one.
+  // make_room() only removes sequences behind the current one; each of these may need a token.
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
     if (sequence.num_remaining_tokens() == 1 && is_runnable(sequence) && make_room(sequence)) {
+      settle_drafts(sequence, budget - static_cast<int64_t>(running_.size() - i));
       plan(sequence, 1, budget);
     }
   }
@@ -213,7 +222,7 @@ bool Scheduler::is_runnable(const Sequence& sequence) const {
   if (sequence.num_pending_tokens == 0) {
     return true;
   }
-  return sequence.last_step + 1 == next_step_ && !needs_history(sequence);
+  return sequence.last_step + 1 == next_step_ && !needs_history(sequence) && !draft_policy_;
 }
 
 bool Scheduler::make_room(Sequence& sequence) {
@@ -268,14 +277,21 @@ const Sequence* Scheduler::donor_of(const Sequence& sequence) const {
 
 bool Scheduler::admit(Sequence& sequence) {
   const int64_t known = sequence.num_known_tokens();
-  // At least the last token is computed: its logits are wanted.
+  // At least the last token is computed: its logits are wanted. What a draft layer keeps of a
+  // token depends on the one after it, so a block is as it should be only when it has a successor.
+  const bool draft_layer = options_.speculative.method == DraftMethod::kMtp;
   const int64_t max_shared = (known - 1) / options_.block_size;
   BlockManager::Match match;
   if (!sequence.request->sampling_of(sequence).prompt_logprobs) {
     if (blocks_.prefix_caching()) {
       match = blocks_.match_prefix(sequence.token_ids, max_shared);
+      if (draft_layer && !match.blocks.empty()) {
+        match =
+            blocks_.match_prefix(sequence.token_ids, static_cast<int64_t>(match.blocks.size()) - 1);
+      }
     } else if (const Sequence* donor = donor_of(sequence)) {
-      const int64_t shared = std::min(max_shared, sequence.num_prompt_tokens / options_.block_size);
+      const int64_t shared = std::min(
+          max_shared, (sequence.num_prompt_tokens - (draft_layer ? 1 : 0)) / options_.block_size);
       match.blocks.assign(donor->block_table.begin(), donor->block_table.begin() + shared);
     }
   }
@@ -286,6 +302,7 @@ bool Scheduler::admit(Sequence& sequence) {
   if (blocks_.num_free() < num_new + match.num_unreferenced + reserve) {
     return false;
   }
+  sequence.draft_token_ids.clear();
   blocks_.acquire(match.blocks);
   sequence.block_table = std::move(match.blocks);
   for (int64_t i = 0; i < num_new; ++i) {
@@ -303,6 +320,8 @@ bool Scheduler::admit(Sequence& sequence) {
 void Scheduler::plan(Sequence& sequence, int64_t num_tokens, int64_t& budget) {
   const bool newest = num_tokens == sequence.num_remaining_tokens();
   const bool sample = newest && sequence.max_tokens > 0;
+  const auto num_drafts = static_cast<int64_t>(sequence.draft_token_ids.size());
+  const int num_next = sample ? num_next_drafts(sequence) : 0;
   const Request& request = *sequence.request;
   std::span<const int32_t> banned;
   if (sequence.num_generated_tokens() < request.sampling.min_tokens) {
@@ -317,15 +336,17 @@ void Scheduler::plan(Sequence& sequence, int64_t num_tokens, int64_t& budget) {
        .pending_row = sequence.num_pending_tokens > 0 ? sequence.last_row : -1,
        .num_prompt_tokens = sequence.num_prompt_tokens,
        .num_computed_tokens = sequence.num_computed_tokens,
-       .num_scheduled_tokens = num_tokens,
+       .num_scheduled_tokens = num_tokens + num_drafts,
+       .draft_token_ids = sequence.draft_token_ids,
+       .num_next_drafts = num_next,
        .block_table = sequence.block_table,
        .sample = sample,
        .sampling = &request.sampling_of(sequence),
        .seed = sequence.seed,
        .banned_token_ids = banned,
        .token_bitmask = sequence.matcher ? sequence.matcher->mask() : std::span<const uint32_t>()});
-  batch_.num_tokens += num_tokens;
-  budget -= num_tokens;
+  batch_.num_tokens += num_tokens + num_drafts;
+  budget -= num_tokens + num_drafts;
 
   const bool in_prompt = !sequence.prompt_computed();
   planned_prompt_ |= in_prompt;
@@ -333,7 +354,9 @@ void Scheduler::plan(Sequence& sequence, int64_t num_tokens, int64_t& budget) {
   ++sequence.in_flight;
   planned_.entries.push_back({.sequence = &sequence,
                               .sample = sample,
-                              .ends_prompt = in_prompt && sequence.prompt_computed()});
+                              .ends_prompt = in_prompt && sequence.prompt_computed(),
+                              .num_drafts = static_cast<int>(num_drafts),
+                              .num_next_drafts = num_next});
   if (sample) {
     ++sequence.num_pending_tokens;
     sequence.last_step = batch_.step;

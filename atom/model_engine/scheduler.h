@@ -18,6 +18,7 @@
 #include "atom/config.h"
 #include "atom/core/error.h"
 #include "atom/model_engine/block_manager.h"
+#include "atom/model_engine/draft_policy.h"
 #include "atom/model_engine/draft_stats.h"
 #include "atom/model_engine/scheduled_batch.h"
 #include "atom/model_engine/sequence.h"
@@ -121,6 +122,8 @@ class Scheduler {
     Sequence* sequence = nullptr;
     bool sample = false;
     bool ends_prompt = false;
+    int num_drafts = 0;       // verified
+    int num_next_drafts = 0;  // to be drafted
   };
   struct Flight {
     uint64_t step = 0;
@@ -132,6 +135,14 @@ class Scheduler {
   void plan_prefills(int64_t& budget);
   void plan_admissions(double now, int64_t& budget);
   void plan(Sequence& sequence, int64_t num_tokens, int64_t& budget);
+  // Speculative decoding (scheduler_drafts.cpp).
+  void plan_draft_length(double now);
+  void count_tokens(const Flight& flight, const StepOutput& output);
+  // Settles which drafts this step verifies: at most `most`, fewer where blocks or tokens end.
+  void settle_drafts(Sequence& sequence, int64_t most);
+  void look_up_drafts(Sequence& sequence);
+  int num_next_drafts(const Sequence& sequence) const;
+  void take_drafts(const FlightEntry& entry, size_t num_rows, std::span<const int32_t> next);
   void cache_full_blocks(Sequence& sequence);
   bool is_runnable(const Sequence& sequence) const;
   bool make_room(Sequence& sequence);
@@ -147,7 +158,7 @@ class Scheduler {
   void take_prompt_logprobs(const Flight& flight, StepOutput& output,
                             std::vector<SequenceUpdate>& updates);
   void fail_request(Request& request, const Error& error, std::vector<SequenceUpdate>& updates);
-  void collect_entry(const FlightEntry& entry, SampledRow* row,
+  void collect_entry(const FlightEntry& entry, std::span<SampledRow> rows,
                      std::vector<SequenceUpdate>& updates);
   // The one way out: takes the sequence from its queue and frees its blocks, now or when the last
   // step that uses them is collected.
@@ -174,6 +185,16 @@ class Scheduler {
   std::deque<Flight> in_flight_;
   GrammarStepBudget grammar_budget_;  // of the step that is being committed
   int64_t num_deferred_blocks_ = 0;   // references that go when steps in flight are collected
+
+  std::optional<DraftPolicy> draft_policy_;  // with speculative decoding
+  int draft_length_ = 0;                     // of the step that is planned
+  bool keep_drafting_ = false;
+  struct {  // the last step, where it was of decoding sequences alone
+    bool valid = false;
+    double started = 0;
+    double draft_seconds = 0;
+    int64_t num_tokens = 0;
+  } measured_;
 
   SequenceId next_sequence_id_ = 1;
   uint64_t next_step_ = 1;

@@ -13,6 +13,17 @@ bool contains(std::span<const int32_t> ids, int32_t id) {
   return std::ranges::find(ids, id) != ids.end();
 }
 
+// How many of `rows` are of this entry: at least one, and one for each accepted draft.
+template <class Entry>
+size_t num_rows(const Entry& entry, std::span<const SampledRow> rows) {
+  size_t count = 0;
+  while (count < rows.size() && count <= static_cast<size_t>(entry.num_drafts) &&
+         rows[count].id == entry.sequence->id) {
+    ++count;
+  }
+  return count;
+}
+
 int64_t num_collected(const Sequence& sequence) {  // generated tokens that the host knows
   return sequence.num_known_tokens() - sequence.num_prompt_tokens;
 }
@@ -25,19 +36,29 @@ Status Scheduler::check_output(const Flight& flight, const StepOutput& output) c
                       output.step);
   }
   size_t row = 0;
+  size_t num_drafted = 0;
   for (const FlightEntry& entry : flight.entries) {
     if (!entry.sample) {
       continue;
     }
-    if (row >= output.rows.size() || output.rows[row].id != entry.sequence->id) {
+    const size_t first = row;
+    row += num_rows(entry, std::span(output.rows).subspan(row));
+    if (row == first) {
       return make_error(ErrorCode::kInternal, "step {}: row {} is not that of sequence {}",
                         flight.step, row, entry.sequence->id);
     }
-    ++row;
+    for (size_t i = first; i + 1 < row; ++i) {
+      if (output.rows[i].token.token_id != entry.sequence->draft_token_ids[i - first]) {
+        return make_error(ErrorCode::kInternal, "step {}: row {} accepts what was not drafted",
+                          flight.step, i);
+      }
+    }
+    num_drafted += static_cast<size_t>(entry.num_next_drafts);
   }
-  if (row != output.rows.size()) {
-    return make_error(ErrorCode::kInternal, "step {}: {} rows instead of {}", flight.step,
-                      output.rows.size(), row);
+  if (row != output.rows.size() || num_drafted != output.draft_token_ids.size()) {
+    return make_error(ErrorCode::kInternal, "step {}: {} rows and {} drafts instead of {} and {}",
+                      flight.step, output.rows.size(), output.draft_token_ids.size(), row,
+                      num_drafted);
   }
   return {};
 }
@@ -50,11 +71,18 @@ Status Scheduler::commit(StepOutput&& output, std::vector<SequenceUpdate>& updat
 
   updates.reserve(updates.size() + flight.entries.size() + output.prompt_logprobs.size());
   take_prompt_logprobs(flight, output, updates);
-  SampledRow* row = output.rows.data();
+  count_tokens(flight, output);
+  std::span<SampledRow> rows = output.rows;
+  std::span<const int32_t> drafts = output.draft_token_ids;
   std::vector<RequestId> done;
   grammar_budget_ = {};
   for (const FlightEntry& entry : flight.entries) {
-    collect_entry(entry, entry.sample ? row++ : nullptr, updates);
+    const size_t count = entry.sample ? num_rows(entry, rows) : 0;
+    const auto num_next = static_cast<size_t>(entry.num_next_drafts);
+    take_drafts(entry, count, drafts.first(num_next));
+    collect_entry(entry, rows.first(count), updates);
+    rows = rows.subspan(count);
+    drafts = drafts.subspan(num_next);
     if (entry.sequence->state == SequenceState::kFinished && entry.sequence->in_flight == 0) {
       done.push_back(entry.sequence->request->id);
     }
@@ -67,14 +95,18 @@ Status Scheduler::commit(StepOutput&& output, std::vector<SequenceUpdate>& updat
   return {};
 }
 
-void Scheduler::collect_entry(const FlightEntry& entry, SampledRow* row,
+void Scheduler::collect_entry(const FlightEntry& entry, std::span<SampledRow> rows,
                               std::vector<SequenceUpdate>& updates) {
   Sequence& sequence = *entry.sequence;
   --sequence.in_flight;
   if (sequence.state != SequenceState::kFinished) {
     sequence.prompt_scored |= entry.ends_prompt;
-    if (row != nullptr) {
-      accept_token(sequence, std::move(row->token), updates);
+    if (!rows.empty()) {
+      --sequence.num_pending_tokens;
+      for (size_t i = 0; i < rows.size() && sequence.state != SequenceState::kFinished; ++i) {
+        sequence.num_computed_tokens += i > 0 ? 1 : 0;  // the draft that was accepted
+        accept_token(sequence, std::move(rows[i].token), updates);
+      }
     } else if (entry.ends_prompt && sequence.max_tokens == 0) {
       SequenceUpdate update = update_for(sequence);
       update.finish_reason = FinishReason::kLength;
@@ -99,7 +131,6 @@ void Scheduler::accept_token(Sequence& sequence, SampledToken&& token,
                  updates);
     return;
   }
-  --sequence.num_pending_tokens;
   sequence.token_ids.push_back(id);
   ++stats_.generation_tokens;
   cache_full_blocks(sequence);

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "atom/model_engine/block_manager.h"
+#include "atom/model_engine/draft_stats.h"
+#include "atom/model_engine/ngram_index.h"
 #include "atom/model_engine/scheduled_batch.h"
 #include "atom/request_output.h"
 #include "atom/structured_output/grammar_compiler.h"
@@ -34,6 +36,10 @@ struct Sequence {
   int64_t num_computed_tokens = 0;  // in the KV cache once every submitted step is done
   int64_t num_pending_tokens = 0;   // sampled by submitted steps, not collected yet
   int64_t max_tokens = 0;           // generated tokens, context limit included
+
+  std::vector<int32_t> draft_token_ids;  // guesses of the next tokens, for the next step to verify
+  std::optional<NgramIndex> ngrams;      // of token_ids, as far as it was asked
+  int draft_limit = kMaxDraftTokens;     // by what became of its latest drafts
 
   std::vector<int32_t> block_table;
   PrefixChain chain;                      // blocks of block_table that the prefix cache knows

@@ -166,6 +166,8 @@ Result<ModelConfig> parse_hf_config(std::string_view text) {
     }
     config.*row.field = value.value_or(0);
   }
+  ATOM_ASSIGN_OR_RETURN(const auto drafting, fields.integer("num_nextn_predict_layers", 0, 64));
+  config.num_nextn_predict_layers = drafting.value_or(0);
   if (family->has_latent_attention) {
     ATOM_RETURN_IF_ERROR(read_latent_attention(fields, config));
   }

@@ -52,7 +52,7 @@ struct MoeConfig {
   RouterRule rule = {};
   bool has_correction_bias = false;
   double swiglu_limit = 0;             // GPT-OSS
-  std::vector<bool> has_experts = {};  // [num_hidden_layers]; the others are dense
+  std::vector<bool> has_experts = {};  // [num_layers()]; the others are dense
 };
 
 struct ModelConfig {
@@ -64,6 +64,8 @@ struct ModelConfig {
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t num_hidden_layers = 0;
+  int64_t num_nextn_predict_layers = 0;  // in the checkpoint after those: they draft tokens (MTP)
+  int64_t num_draft_layers = 0;          // of these, loaded (with_draft_layer): 0 or 1
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
@@ -82,6 +84,8 @@ struct ModelConfig {
   LatentConfig latent = {};
   std::vector<int32_t> eos_token_ids = {};  // config.json and generation_config.json together
   std::optional<int32_t> bos_token_id = {};
+
+  int64_t num_layers() const { return num_hidden_layers + num_draft_layers; }
 };
 
 }  // namespace atom

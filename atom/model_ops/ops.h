@@ -145,6 +145,11 @@ struct OpTable {
   // residual += x; out = rms_norm(residual); all [num_tokens, hidden_size]; out may be x
   void (*add_rms_norm)(const ExecContext& ctx, const Tensor& x, const Tensor& residual,
                        const float* weight, float eps, const Tensor& out) = nullptr;
+  // out activation [num_tokens, 2 * hidden_size]: rms_norm(a) with a_weight, then rms_norm(b) with
+  // b_weight; a residual, b residual or activation, both [num_tokens, hidden_size]
+  void (*norm_concat)(const ExecContext& ctx, const Tensor& a, const float* a_weight,
+                      const Tensor& b, const float* b_weight, float eps,
+                      const Tensor& out) = nullptr;
   // out [num_tokens, n] = silu(gate_up[:, :n]) * gate_up[:, n:]; gate_up [num_tokens, 2n]
   void (*silu_mul)(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) = nullptr;
   // cos_sin f32 [num_tokens, rotary_dim] of ctx.attention->positions: cosines times `scale`, then

@@ -133,6 +133,7 @@ TracedOps make_traced_ops(const OpTable& base) {
   trace_op<"atom::embedding", &OpTable::embedding>(table);
   trace_op<"atom::rms_norm", &OpTable::rms_norm>(table);
   trace_op<"atom::add_rms_norm", &OpTable::add_rms_norm>(table);
+  trace_op<"atom::norm_concat", &OpTable::norm_concat>(table);
   trace_op<"atom::silu_mul", &OpTable::silu_mul>(table);
   trace_op<"atom::rope_cos_sin", &OpTable::rope_cos_sin>(table);
   trace_op<"atom::qk_norm_rope_kv_write", &OpTable::qk_norm_rope_kv_write>(table);

@@ -26,8 +26,18 @@ struct KvCacheSpec {
   int64_t token_size() const { return (has_values ? 2 : 1) * num_kv_heads * head_dim; }
 };
 
-// Known before anything is loaded.
+// Known before anything is loaded; a draft layer's cache is the last.
 KvCacheSpec kv_cache_spec(const ModelConfig& config);
+
+// The configuration of a model that is loaded with its draft layer (--method mtp); refused where
+// the checkpoint has none. `dummy`: what config.json promises is enough.
+Result<ModelConfig> with_draft_layer(const Checkpoint& checkpoint, bool dummy);
+
+// What a draft layer makes of a token and of the hidden state before it.
+struct DraftStates {
+  Tensor hidden;  // residual [num_tokens, hidden_size]: for the next draft
+  Tensor normed;  // activation [num_tokens, hidden_size]: for compute_logits()
+};
 
 class CausalLM {
  public:
@@ -37,6 +47,11 @@ class CausalLM {
   // kv_caches: one per layer. Positions and block tables are in ctx.attention.
   virtual Tensor forward(const ExecContext& ctx, const Tensor& token_ids,
                          std::span<const PagedKvCache> kv_caches) = 0;
+  // The draft layer, where it is loaded: row i holds the token that follows position i of
+  // ctx.attention, and the hidden state at position i: what forward() gave, or DraftStates::hidden
+  // of the draft before. token_ids i32 [num_tokens], hidden [num_tokens, hidden_size].
+  virtual DraftStates draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
+                            std::span<const PagedKvCache> kv_caches) = 0;
   // hidden [num_rows, hidden_size] -> logits f32 [num_rows, vocab_size], or a few columns more
   // where the backend pads them
   virtual Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) = 0;
@@ -46,6 +61,7 @@ struct ModelLoadOptions {
   ComputeType compute = ComputeType::kAuto;
   DummyWeights dummy = DummyWeights::kNone;
   Quantization quantization = Quantization::kNone;  // of linear weights, but the LM head
+  bool draft_layer = false;
 };
 
 // The registry (registry.cpp): architecture name -> builder. Loads all weights and accounts for

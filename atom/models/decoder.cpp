@@ -5,9 +5,10 @@ namespace atom {
 Decoder::Decoder(const ModelConfig& config)
     : config_(config),
       rotary_(RotaryEmbedding::create(config.rope, config.rotary_dim)),
-      layers_(static_cast<size_t>(config.num_hidden_layers)) {
+      layers_(static_cast<size_t>(config.num_layers())) {
   const auto eps = static_cast<float>(config.rms_norm_eps);
   norm_.eps = eps;
+  draft_.enorm.eps = draft_.hnorm.eps = draft_.norm.eps = eps;
   for (DecoderLayer& layer : layers_) {
     layer.input_layernorm.eps = eps;
     layer.post_attention_layernorm.eps = eps;
@@ -34,6 +35,9 @@ void Decoder::load(WeightLoader& weights) {
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
     load_layer(weights, str_format("model.layers.{}.", i), layers_[i]);
+  }
+  if (c.num_draft_layers > 0) {
+    load_draft_head(weights, str_format("model.layers.{}.", c.num_hidden_layers));
   }
   for (size_t i = layers_.size();; ++i) {
     const std::string prefix = str_format("model.layers.{}.", i);
@@ -66,6 +70,17 @@ void Decoder::load_layer(WeightLoader& weights, const std::string& prefix, Decod
   } else {
     load_gated_mlp(weights, prefix + "mlp.", c.intermediate_size, layer.mlp);
   }
+}
+
+void Decoder::load_draft_head(WeightLoader& weights, const std::string& prefix) {
+  const int64_t hidden = config_.hidden_size;
+  weights.vector(draft_.enorm.weight, prefix + "enorm.weight", hidden);
+  weights.vector(draft_.hnorm.weight, prefix + "hnorm.weight", hidden);
+  weights.linear(draft_.eh_proj, {{.prefix = prefix + "eh_proj", .rows = hidden}}, 2 * hidden,
+                 Precision::kKeep);
+  weights.vector(draft_.norm.weight, prefix + "shared_head.norm.weight", hidden);
+  weights.ignore_copy(prefix + "embed_tokens.weight", "model.embed_tokens.weight");
+  weights.ignore_copy(prefix + "shared_head.head.weight", "lm_head.weight");
 }
 
 std::vector<LinearPart> Decoder::qkv_parts(const std::string& prefix) const {
@@ -135,12 +150,12 @@ void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,
 
 KvCacheSpec kv_cache_spec(const ModelConfig& config) {
   if (config.latent.kv_lora_rank > 0) {
-    return {.num_layers = config.num_hidden_layers,
+    return {.num_layers = config.num_layers(),
             .num_kv_heads = 1,
             .head_dim = config.latent.kv_lora_rank + config.latent.qk_rope_head_dim,
             .has_values = false};
   }
-  return {.num_layers = config.num_hidden_layers,
+  return {.num_layers = config.num_layers(),
           .num_kv_heads = config.num_key_value_heads,
           .head_dim = config.head_dim};
 }
@@ -151,10 +166,11 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
                         std::span<const PagedKvCache> kv_caches) {
   Tensor residual = embed_tokens_(ctx, token_ids);
   const Tensor cos_sin = rotary_(ctx);
+  const std::span<const DecoderLayer> layers = main_layers();
   if (token_ids.dim(0) <= ctx.ops->max_fused_tokens && !ctx.batch_invariant &&
-      !layers_.front().latent_attn.defined()) {
-    for (size_t i = 0; i < layers_.size(); ++i) {
-      const DecoderLayer& layer = layers_[i];
+      !layers.front().latent_attn.defined()) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const DecoderLayer& layer = layers[i];
       layer.self_attn.add_to(ctx, residual, layer.input_layernorm, cos_sin, kv_caches[i]);
       layer.feed_forward_add(ctx, residual);
     }
@@ -162,18 +178,43 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
   }
   // Every sublayer's output has the shape of the residual, so one tensor carries the stream through
   // the network while the arena is rewound after each layer.
-  Tensor x = layers_.front().input_layernorm(ctx, residual);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const DecoderLayer& layer = layers_[i];
+  Tensor x = layers.front().input_layernorm(ctx, residual);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const DecoderLayer& layer = layers[i];
     const int64_t scratch = ctx.arena->mark();
     const Tensor attended = layer.attend(ctx, x, cos_sin, kv_caches[i]);
     layer.post_attention_layernorm.add(ctx, attended, residual, x);
     const Tensor output = layer.feed_forward(ctx, x);
-    const RmsNorm& next = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;
+    const RmsNorm& next = i + 1 < layers.size() ? layers[i + 1].input_layernorm : norm_;
     next.add(ctx, output, residual, x);
     ctx.arena->rewind(scratch);
   }
   return x;
+}
+
+DraftStates Decoder::draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
+                           std::span<const PagedKvCache> kv_caches) {
+  const DecoderLayer& layer = layers_.back();
+  const int64_t num_tokens = token_ids.dim(0);
+  const Tensor residual =
+      ctx.arena->allocate(ctx.ops->residual_dtype, {num_tokens, config_.hidden_size});
+  const Tensor x =
+      ctx.arena->allocate(ctx.ops->activation_dtype, {num_tokens, config_.hidden_size});
+  const int64_t scratch = ctx.arena->mark();
+  const Tensor both =
+      ctx.arena->allocate(ctx.ops->activation_dtype, {num_tokens, 2 * config_.hidden_size});
+  ctx.ops->norm_concat(
+      ctx, embed_tokens_(ctx, token_ids), static_cast<const float*>(draft_.enorm.weight.data()),
+      hidden, static_cast<const float*>(draft_.hnorm.weight.data()), draft_.enorm.eps, both);
+  ctx.ops->linear(ctx, both, draft_.eh_proj.weight, residual);
+  ctx.arena->rewind(scratch);
+  ctx.ops->rms_norm(ctx, residual, static_cast<const float*>(layer.input_layernorm.weight.data()),
+                    layer.input_layernorm.eps, x);
+  const Tensor attended = layer.attend(ctx, x, rotary_(ctx), kv_caches.back());
+  layer.post_attention_layernorm.add(ctx, attended, residual, x);
+  draft_.norm.add(ctx, layer.feed_forward(ctx, x), residual, x);
+  ctx.arena->rewind(scratch);
+  return {.hidden = residual, .normed = x};
 }
 
 Tensor Decoder::compute_logits(const ExecContext& ctx, const Tensor& hidden) {

@@ -39,6 +39,15 @@ struct DecoderLayer {
   }
 };
 
+// What makes a decoder layer one that drafts tokens (DeepSeek-V3's multi-token prediction): the
+// layer reads eh_proj of [norm(embedding); norm(hidden)], and its norm goes before the LM head,
+// which it shares, as the embedding. Source: arXiv 2412.19437, section 2.2; its checkpoints.
+struct DraftHead {
+  RmsNorm enorm, hnorm;
+  Linear eh_proj;  // [hidden_size, 2 * hidden_size]
+  RmsNorm norm;    // shared_head.norm
+};
+
 // What a family calls the parts of its experts: BLOCK ROUTER.weight, BLOCK experts.3.GATE.weight.
 struct ExpertNames {
   const char* block = "mlp.";
@@ -52,16 +61,24 @@ class Decoder : public CausalLM {
  public:
   explicit Decoder(const ModelConfig& config);
 
-  // Takes every parameter from the checkpoint. Layers after the last that draft tokens (MTP: they
-  // have an eh_proj) are left out.
+  // Takes every parameter from the checkpoint. Layers that draft tokens (MTP: they have an eh_proj)
+  // come after the last; but for config.num_draft_layers they are left out.
   void load(WeightLoader& weights);
 
   KvCacheSpec kv_cache_spec() const override;
   Tensor forward(const ExecContext& ctx, const Tensor& token_ids,
                  std::span<const PagedKvCache> kv_caches) override;
+  DraftStates draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
+                    std::span<const PagedKvCache> kv_caches) override;
   Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override;
 
  protected:
+  // The layers that compute hidden states.
+  std::span<const DecoderLayer> main_layers() const {
+    return std::span(layers_).first(static_cast<size_t>(config_.num_hidden_layers));
+  }
+  // prefix: "model.layers.61."
+  void load_draft_head(WeightLoader& weights, const std::string& prefix);
   // prefix: "model.layers.3."
   virtual void load_layer(WeightLoader& weights, const std::string& prefix, DecoderLayer& layer);
   // prefix: "model.layers.3.self_attn."
@@ -81,7 +98,8 @@ class Decoder : public CausalLM {
   ModelConfig config_;
   Embedding embed_tokens_;
   RotaryEmbedding rotary_;
-  std::vector<DecoderLayer> layers_;
+  std::vector<DecoderLayer> layers_;  // [num_layers()]
+  DraftHead draft_;
   RmsNorm norm_;
   Linear lm_head_;
 };

@@ -34,6 +34,10 @@ class MappedModel final : public CausalLM {
                  std::span<const PagedKvCache> kv_caches) override {
     return model_->forward(ctx, token_ids, kv_caches);
   }
+  DraftStates draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
+                    std::span<const PagedKvCache> kv_caches) override {
+    return model_->draft(ctx, token_ids, hidden, kv_caches);
+  }
   Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override {
     return model_->compute_logits(ctx, hidden);
   }
@@ -73,10 +77,38 @@ Status check_attention(const ModelConfig& config, const OpTable& ops) {
 
 }  // namespace
 
+Result<ModelConfig> with_draft_layer(const Checkpoint& checkpoint, bool dummy) {
+  ModelConfig config = checkpoint.config();
+  const std::string weight = str_format("model.layers.{}.eh_proj.weight", config.num_hidden_layers);
+  if (config.num_nextn_predict_layers < 1 || (!dummy && checkpoint.find(weight) == nullptr)) {
+    return std::unexpected(Error{
+        .code = ErrorCode::kInvalidArgument,
+        .message = str_format("--method: mtp: this checkpoint has no layer that drafts tokens "
+                              "({} {}); --method ngram needs none",
+                              config.num_nextn_predict_layers < 1
+                                  ? "config.json: num_nextn_predict_layers is"
+                                  : weight,
+                              config.num_nextn_predict_layers < 1 ? "0" : "is absent"),
+        .param = "--method"});
+  }
+  config.num_draft_layers = 1;
+  if (!config.moe.has_experts.empty()) {
+    config.moe.has_experts.push_back(true);
+  }
+  if (!config.layer_windows.empty()) {
+    config.layer_windows.push_back(0);
+  }
+  return config;
+}
+
 Result<std::unique_ptr<CausalLM>> load_model(const ExecContext& ctx,
                                              std::shared_ptr<const Checkpoint> checkpoint,
                                              const ModelLoadOptions& options) {
-  const ModelConfig& config = checkpoint->config();
+  ModelConfig config = checkpoint->config();
+  if (options.draft_layer) {
+    ATOM_ASSIGN_OR_RETURN(config,
+                          with_draft_layer(*checkpoint, options.dummy != DummyWeights::kNone));
+  }
   ATOM_RETURN_IF_ERROR(check_attention(config, *ctx.ops));
   if (config.moe.num_experts > 0 && ctx.ops->fused_experts == nullptr) {
     return make_error(ErrorCode::kUnsupported,

@@ -396,16 +396,15 @@ void WeightLoader::ignore_prefix(std::string prefix) {
   ignored_prefixes_.push_back(std::move(prefix));
 }
 
-void WeightLoader::ignore_copy(std::string_view name, const std::string& original) {
-  ignore({name});
+void WeightLoader::ignore_copy(const std::string& name, const std::string& original) {
+  ignore_prefix(name);
   const CheckpointTensor* copy = checkpoint_.find(name);
   const CheckpointTensor* stored = checkpoint_.find(original);
   if (options_.dummy != DummyWeights::kNone || copy == nullptr || stored == nullptr) return;
   constexpr int64_t kCompared = 1 << 20;  // reading gigabytes to make sure would not be worth it
   const auto bytes = static_cast<size_t>(std::min({copy->nbytes, stored->nbytes, kCompared}));
   if (copy->dtype != stored->dtype || std::memcmp(copy->data, stored->data, bytes) == 0) return;
-  log_warning("{}: {} is not {}, which is used in its place: tie_word_embeddings is true",
-              copy->file, name, original);
+  log_warning("{}: {} is not {}, which is used in its place", copy->file, name, original);
 }
 
 void WeightLoader::share_table(const Linear& head, Embedding& out) const {

@@ -38,7 +38,14 @@ std::vector<float> gaps(LogitsRunner& runner, const std::vector<int32_t>& prompt
   return result;
 }
 
-TEST(TrainedModel, DeepSeekV3ReproducesItsGreedyReference) {
+struct Speculation {
+  DraftMethod method = DraftMethod::kNone;
+  int num_tokens = 1;
+};
+
+class TrainedModel : public ::testing::TestWithParam<Speculation> {};
+
+TEST_P(TrainedModel, DeepSeekV3ReproducesItsGreedyReference) {
   const char* shared = std::getenv("ATOM_SHARED_DIR");
   const std::filesystem::path model =
       std::filesystem::path(shared != nullptr ? shared : "../shared") /
@@ -50,13 +57,15 @@ TEST(TrainedModel, DeepSeekV3ReproducesItsGreedyReference) {
   const json::value list = parse_json(*text).value();
   for (const Precision& precision : {Precision{"float32", ComputeType::kFloat32, 0.02F},
                                      Precision{"auto", ComputeType::kAuto, 0.25F}}) {
-    const auto config = make_engine_config({.model = model.string(),
-                                            .max_model_len = 128,
-                                            .device = "cpu",
-                                            .dtype = precision.dtype,
-                                            .threads = 2,
-                                            .kv_cache_memory_gb = 0.01});
+    auto config = make_engine_config({.model = model.string(),
+                                      .max_model_len = 128,
+                                      .device = "cpu",
+                                      .dtype = precision.dtype,
+                                      .threads = 2,
+                                      .kv_cache_memory_gb = 0.01});
     ASSERT_TRUE(config) << config.error().message;
+    config->speculative = {
+        .method = GetParam().method, .num_tokens = GetParam().num_tokens, .adaptive = false};
     const auto engine = LLMEngine::create(*config);
     ASSERT_TRUE(engine) << engine.error().message;
     const auto runner = LogitsRunner::load({.path = model, .prompts = {}}, precision.compute, 3, 2);
@@ -83,8 +92,19 @@ TEST(TrainedModel, DeepSeekV3ReproducesItsGreedyReference) {
       }
     }
     EXPECT_GE(reproduced, 3U) << precision.dtype;
+    const DraftStats drafts = (*engine)->stats().drafts;
+    if (GetParam().method == DraftMethod::kMtp) {
+      EXPECT_GT(drafts.num_draft_tokens, 100);
+      printf("accepted %.2f of %ld, %.2f a forward\n", drafts.acceptance_rate(),
+             drafts.num_draft_tokens, drafts.tokens_per_forward());
+    }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Drafts, TrainedModel,
+                         ::testing::Values(Speculation{}, Speculation{DraftMethod::kMtp, 1},
+                                           Speculation{DraftMethod::kMtp, 3},
+                                           Speculation{DraftMethod::kNgram, 4}));
 
 }  // namespace
 }  // namespace atom::golden

@@ -56,6 +56,27 @@ void add_rms_norm(const ExecContext& ctx, const Tensor& x, const Tensor& residua
            x.dim(0));
 }
 
+void norm_concat(const ExecContext& ctx, const Tensor& a, const float* a_weight, const Tensor& b,
+                 const float* b_weight, float eps, const Tensor& out) {
+  const int64_t size = a.dim(1);
+  ATOM_CHECK(b.dim(1) == size && out.dim(1) == 2 * size) << size << " and " << b.dim(1);
+  parallel_ranges(ctx, a.dim(0), min_rows(size), [&](cpu::Range tokens) {
+    for (int64_t m = tokens.begin; m < tokens.end; ++m) {
+      float* row = out.data_as<float>() + m * 2 * size;
+      cpu::RmsNormArgs args{.x = a.data_as<float>() + m * size,
+                            .weight = a_weight,
+                            .eps = eps,
+                            .out = row,
+                            .hidden_size = size};
+      kernels_of(ctx).rms_norm(args, {0, 1});
+      args.x = b.data_as<float>() + m * size;
+      args.weight = b_weight;
+      args.out = row + size;
+      kernels_of(ctx).rms_norm(args, {0, 1});
+    }
+  });
+}
+
 void silu_mul(const ExecContext& ctx, const Tensor& gate_up, const Tensor& out) {
   const int64_t n = out.dim(1);
   ATOM_CHECK(gate_up.dim(1) == 2 * n && gate_up.dim(0) == out.dim(0))
@@ -191,6 +212,7 @@ CpuOpTable make_cpu_op_table(const cpu::Kernels& kernels) {
   table.embedding = embedding;
   table.rms_norm = rms_norm;
   table.add_rms_norm = add_rms_norm;
+  table.norm_concat = norm_concat;
   table.silu_mul = silu_mul;
   table.rope_cos_sin = rope_cos_sin;
   table.qk_norm_rope_kv_write = qk_norm_rope_kv_write;
