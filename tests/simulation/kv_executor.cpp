@@ -88,6 +88,9 @@ Status KvExecutor::submit(const ScheduledBatch& batch) {
   if (num_tokens != batch.num_tokens || num_tokens == 0) {
     report(str_format("step {}: {} tokens, {} claimed", batch.step, num_tokens, batch.num_tokens));
   }
+  if (!fault_.empty()) {
+    return make_error(ErrorCode::kInternal, "{}", fault_);  // it cannot be run
+  }
   queue_.push_back(std::move(step));
   return {};
 }
@@ -269,7 +272,7 @@ void KvExecutor::run(const Row& row, bool bad, StepOutput& output,
     content = slot(row, position);
     contents.push_back(content);
   }
-  if (!s.sample) {
+  if (!s.sample || num_before_newest(row) < 0) {
     return;
   }
   const auto newest = static_cast<size_t>(num_before_newest(row));
