@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes the tables of flags in docs/guide.md from what the program prints for --help, or checks them with --check.
 
-A table stands between `<!-- flags: COMMAND; GROUP; GROUP... -->` (no groups: all) and `<!-- end of flags -->`. A command
-that has a table must have all of its groups in the page. Run it after `make build` whenever a flag was added or changed.
+A table stands between `<!-- flags: COMMAND | GROUP | GROUP... -->` (no groups: all; * is a wildcard) and
+`<!-- end of flags -->`. A command that has a table must have all of its groups in the page. Run it after `make build` whenever a flag was added or changed.
 """
 import argparse
+import fnmatch
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "guide.md"
 COLUMN = 36  # of the text in --help
-TABLE = re.compile(r"(<!-- flags: (?P<command>[^;\n]+?)(?P<groups>(?:; [^;\n]+?)*) -->\n)(?P<table>.*?)(<!-- end of flags -->)", re.S)
+TABLE = re.compile(r"(<!-- flags: (?P<command>[^|\n]+?)(?P<groups>(?: \| [^|\n]+?)*) -->\n)(?P<table>.*?)(<!-- end of flags -->)", re.S)
 
 
 def flags_of(program, command):
@@ -66,10 +67,11 @@ def with_tables(markdown, program):
     def fresh(match):
         command = match["command"]
         groups = known.setdefault(command, flags_of(program, command.removeprefix("atom ")))
-        wanted = [name.strip() for name in match["groups"].split(";")[1:]] or list(groups)
-        problems.extend(f"{command}: no group {name!r}" for name in wanted if name not in groups)
+        patterns = [name.strip() for name in match["groups"].split("|")[1:]] or ["*"]
+        wanted = dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(groups, pattern))
+        problems.extend(f"{command}: no group {pattern}" for pattern in patterns if not fnmatch.filter(groups, pattern))
         shown.setdefault(command, set()).update(wanted)
-        return match[1] + table_of({name: groups.get(name, []) for name in wanted}) + match[5]
+        return match[1] + table_of({name: groups[name] for name in wanted}) + match[5]
 
     fresh_page = TABLE.sub(fresh, markdown)
     for command, groups in known.items():

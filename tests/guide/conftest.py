@@ -67,8 +67,8 @@ def make_shell(tmp_path_factory, demo_model):
             if not entry.name.startswith("."):
                 os.symlink(entry, folder / entry.name)
         shell = Shell(folder, {
-            "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "ATOM_LOG_DIR": str(folder), "ATOM_CUDA_BACKEND": "",
-            "CUDA_VISIBLE_DEVICES": "", **environment})
+            "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "ATOM_LOG_DIR": str(folder), "CUDA_VISIBLE_DEVICES": "",
+            **environment})
         shells.append(shell)
         return shell
 

@@ -2,7 +2,8 @@
 the one that a page shows.
 
 A fence says how its block is treated: ```bash or ```python, then tags (tests/guide/README.md lists them). A ```text
-block right after one that runs is its output: numbers stand for any number, `...` for anything, blanks for any blanks.
+block right after one that runs is its output: numbers stand for any number, `...` for anything, blanks for any
+blanks, and a line may be broken anywhere.
 """
 import dataclasses
 import re
@@ -75,7 +76,7 @@ def shows(expected, output):
         elif re.fullmatch(NUMBER, token):
             pattern += NUMBER
         elif token.isspace():
-            pattern += r"\s+"
+            pattern += r"\s*" if "\n" in token else r"\s+"
         else:
             pattern += re.escape(token)
     return re.fullmatch(pattern, output.strip(), re.S) is not None

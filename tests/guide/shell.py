@@ -44,7 +44,7 @@ class Shell:
         self.server = None
 
     def substitute(self, text):
-        text = re.sub(r"\b800[01]\b", lambda match: self.ports[match[0]], text)
+        text = re.sub(r"(?<!\d)800[01](?!\d)", lambda match: self.ports[match[0]], text)
         text = text.replace("0.0.0.0", "127.0.0.1")
         port = re.search(r"--server-port[ =]", text)
         host = re.search(r"--host[ =]", text)
