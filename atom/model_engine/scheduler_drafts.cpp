@@ -88,7 +88,8 @@ void Scheduler::take_drafts(const FlightEntry& entry, size_t num_rows,
   Sequence& sequence = *entry.sequence;
   const int accepted = static_cast<int>(num_rows) - 1;
   DraftStats& stats = stats_.drafts;
-  stats.num_forwards += entry.ends_prompt ? 0 : 1;
+  // A look-up may already guess what follows a prompt whose last token comes alone.
+  stats.num_forwards += entry.ends_prompt && entry.num_drafts == 0 ? 0 : 1;
   if (entry.num_drafts > 0) {
     ++stats.num_drafts;
     stats.num_draft_tokens += entry.num_drafts;

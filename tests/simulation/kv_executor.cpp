@@ -78,6 +78,9 @@ Status KvExecutor::submit(const ScheduledBatch& batch) {
             .sampling = *scheduled.sampling};
     check_row(row);
     check_drafts(row);
+    if (scheduled.num_next_drafts > 0 && !batch.drafting) {
+      report(str_format("step {} is to draft, and not to draft", batch.step));
+    }
     check_overlap(row, step);
     num_tokens += scheduled.num_scheduled_tokens;
     seeds_[scheduled.id] = scheduled.seed;
@@ -311,9 +314,8 @@ int64_t KvExecutor::verify(const Row& row, std::span<const uint64_t> contents, b
   for (int64_t i = bad_at; i <= num_drafts; ++i) {
     write(row, newest + i, kNotANumber);
   }
-  drafts_.num_forwards +=
-      static_cast<int64_t>(row.token_ids.size()) > s.num_prompt_tokens || s.pending_row >= 0 ? 1
-                                                                                             : 0;
+  const bool after_prompt = static_cast<int64_t>(row.token_ids.size()) > s.num_prompt_tokens;
+  drafts_.num_forwards += after_prompt || s.pending_row >= 0 || num_drafts > 0 ? 1 : 0;
   drafts_.num_drafts += num_drafts > 0 ? 1 : 0;
   drafts_.num_draft_tokens += num_drafts;
   drafts_.num_accepted_tokens += accepted;
@@ -323,7 +325,8 @@ int64_t KvExecutor::verify(const Row& row, std::span<const uint64_t> contents, b
   return accepted;
 }
 
-// Each guess is right, any token, or what was once guessed here; the next one believes it.
+// Each guess is right, any token, or what was once guessed here; the next one believes it. On a
+// device with faults there may be no guess.
 void KvExecutor::draft(const Row& row, uint64_t prefix, std::vector<int32_t>& drafts) {
   const ScheduledSequence& s = row.scheduled;
   const std::vector<int32_t> old = std::exchange(last_drafts_[s.id], {});
@@ -335,6 +338,7 @@ void KvExecutor::draft(const Row& row, uint64_t prefix, std::vector<int32_t>& dr
     } else if (i < old.size() && chance(0.5)) {
       guess = old[i];
     }
+    guess = chance(options_.faults.bad_row) ? -1 : guess;
     guesses.push_back(guess);
     prefix = extend_prefix(prefix, guess);
   }
@@ -374,6 +378,7 @@ Result<StepOutput> KvExecutor::collect() {
     }
   }
   last_rows_ = std::move(all_rows);
+  output.draft_seconds = chance(0.5) ? 1e-3 * static_cast<double>(random_() % 10) : 0;
   return output;
 }
 

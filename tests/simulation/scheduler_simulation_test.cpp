@@ -45,6 +45,10 @@ TEST(SchedulerSimulation, EveryScheduleGivesTheOraclesAnswers) {
     EXPECT_GT(totals.bad_rows, 500);
     EXPECT_GT(totals.lost_memories, 500);
     EXPECT_EQ(totals.drafts[0], 0);
+    for (const size_t method : {1U, 2U}) {
+      EXPECT_GT(totals.accepted[method], 50'000);
+      EXPECT_GT(totals.drafts[method] - totals.accepted[method], 50'000);
+    }
   }
 }
 
@@ -64,7 +68,9 @@ INSTANTIATE_TEST_SUITE_P(All, NegativeControl,
                          testing::Values(Sabotage::kSwapBlocks, Sabotage::kSkipToken,
                                          Sabotage::kForeignBlock, Sabotage::kStaleRow,
                                          Sabotage::kWrongToken, Sabotage::kLostUpdate,
-                                         Sabotage::kDoubledUpdate, Sabotage::kKeepMemory));
+                                         Sabotage::kDoubledUpdate, Sabotage::kKeepMemory,
+                                         Sabotage::kWrongAccept, Sabotage::kStaleDraftKv,
+                                         Sabotage::kLostDraftRow, Sabotage::kMixedDrafts));
 
 }  // namespace
 }  // namespace atom::simulation

@@ -38,6 +38,7 @@ void Simulation::make_options() {
   const int64_t lookup_min = pick(1, 3);
   options_.speculative = {.method = static_cast<DraftMethod>(pick(0, 2)),
                           .num_tokens = static_cast<int>(pick(1, 4)),
+                          .adaptive = chance(0.3),
                           .lookup_min = static_cast<int>(lookup_min),
                           .lookup_max = static_cast<int>(pick(lookup_min, 4))};
   const int32_t num_words[] = {1, 2, 3, 8, kVocabSize - 1};
