@@ -38,6 +38,7 @@ struct Serving {
   int level = 3;
   bool enforce_eager = false;
   bool deterministic = false;
+  SpeculativeConfig speculative = {};
   std::vector<int> capture_sizes = {1, 2, 4, 8, 16, 32, 48, 64};
 };
 

@@ -44,7 +44,8 @@ std::vector<Request> make_requests() {
 }
 
 EngineConfig make_config(const Model& model, const Serving& serving) {
-  const std::string path = std::string("tests/golden/models/") + model.path;
+  const bool committed = !std::string_view(model.path).starts_with('/');
+  const std::string path = (committed ? "tests/golden/models/" : "") + std::string(model.path);
   auto config = make_engine_config({.model = path,
                                     .enforce_eager = serving.enforce_eager,
                                     .enable_prefix_caching = serving.prefix_caching,
@@ -59,6 +60,7 @@ EngineConfig make_config(const Model& model, const Serving& serving) {
   EXPECT_TRUE(config) << config.error().message;
   config->scheduler.max_num_batched_tokens = serving.max_num_batched_tokens;
   config->scheduler.max_num_seqs = serving.max_num_seqs;
+  config->speculative = serving.speculative;
   const auto checkpoint = Checkpoint::open(path);
   EXPECT_TRUE(checkpoint) << checkpoint.error().message;
   const auto plan = plan_memory(*config, **checkpoint);
