@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "atom/core/json.h"
+#include "atom/model_engine/attention_input.h"
 #include "atom/model_loader/mapped_file.h"
 #include "atom/model_loader/safetensors.h"
 
@@ -37,6 +38,29 @@ Status read_logits(const fs::path& path, std::vector<float> Prompt::*logits,
   return {};
 }
 
+template <class T>
+std::vector<T> values_of(std::span<const std::byte> bytes, const SafetensorsTensor& tensor) {
+  std::vector<T> values(static_cast<size_t>(tensor.end - tensor.begin) / sizeof(T));
+  std::memcpy(values.data(), bytes.data() + tensor.begin, values.size() * sizeof(T));
+  return values;
+}
+
+// What the draft layer makes of the last prompt and its greedy tokens.
+Status read_drafts(const fs::path& path, GoldenModel& model) {
+  ATOM_ASSIGN_OR_RETURN(const auto file, MappedFile::open(path));
+  ATOM_ASSIGN_OR_RETURN(const auto tensors, parse_safetensors(file->bytes()));
+  for (const SafetensorsTensor& tensor : tensors) {
+    if (tensor.name == "mtp.last4_logits") {
+      model.draft_logits = values_of<float>(file->bytes(), tensor);
+    } else if (tensor.name == "mtp.top2_gap") {
+      model.draft_lead = values_of<float>(file->bytes(), tensor);
+    } else if (tensor.name == "mtp.argmax") {
+      model.draft_argmax = values_of<int32_t>(file->bytes(), tensor);
+    }
+  }
+  return {};
+}
+
 Result<GoldenModel> read_model(const fs::path& root, const std::string& name,
                                const json::object& reference) {
   const json::object& weights = reference.at("variants").at("weights").as_object();
@@ -55,6 +79,7 @@ Result<GoldenModel> read_model(const fs::path& root, const std::string& name,
   }
   const fs::path folder = root / "reference" / name;
   ATOM_RETURN_IF_ERROR(read_logits(folder / "weights.safetensors", &Prompt::logits, model.prompts));
+  ATOM_RETURN_IF_ERROR(read_drafts(folder / "weights.safetensors", model));
   if (const auto* rounded = reference.at("variants").as_object().if_contains("activations")) {
     model.rounded_tolerance = rounded->at("tolerance").at("nmse").to_number<double>();
     ATOM_RETURN_IF_ERROR(
@@ -100,7 +125,7 @@ double nmse(const std::vector<float>& values, const std::vector<float>& expected
 
 Result<std::unique_ptr<LogitsRunner>> LogitsRunner::load(const GoldenModel& golden,
                                                          ComputeType compute, int level,
-                                                         int num_threads) {
+                                                         int num_threads, bool draft_layer) {
   std::unique_ptr<LogitsRunner> runner(new LogitsRunner(num_threads));
   ATOM_ASSIGN_OR_RETURN(Buffer arena, Buffer::allocate(kArenaBytes));
   runner->arena_ = Arena(std::move(arena));
@@ -109,7 +134,9 @@ Result<std::unique_ptr<LogitsRunner>> LogitsRunner::load(const GoldenModel& gold
   runner->ctx_.arena = &runner->arena_;
   ATOM_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
                         Checkpoint::open(golden.path));
-  ATOM_ASSIGN_OR_RETURN(runner->model_, load_model(runner->ctx_, checkpoint, {.compute = compute}));
+  ATOM_ASSIGN_OR_RETURN(
+      runner->model_,
+      load_model(runner->ctx_, checkpoint, {.compute = compute, .draft_layer = draft_layer}));
   const KvCacheSpec spec = runner->model_->kv_cache_spec();
   const DType dtype = compute == ComputeType::kFloat32 ? DType::kF32 : DType::kBF16;
   const int64_t half =
@@ -156,6 +183,28 @@ std::vector<float> LogitsRunner::logits(const std::vector<int32_t>& ids, int64_t
     const auto tokens = inputs.token_ids();
     const Tensor token_ids(const_cast<int32_t*>(tokens.data()), DType::kI32, {count});
     const Tensor rows = model_->compute_logits(ctx_, model_->forward(ctx_, token_ids, kv_caches_));
+    result.insert(result.end(), rows.data_as<float>(), rows.data_as<float>() + rows.numel());
+  }
+  return result;
+}
+
+std::vector<float> LogitsRunner::draft_logits(const std::vector<int32_t>& ids, int64_t chunk) {
+  const auto num_tokens = static_cast<int64_t>(ids.size());
+  ATOM_CHECK(num_tokens <= kNumBlocks * kBlockSize);
+  std::vector<float> result;
+  AttentionInput attention;
+  for (int64_t begin = 0; begin + 1 < num_tokens; begin += chunk) {
+    arena_.reset();
+    const int64_t count = std::min(chunk, num_tokens - 1 - begin);
+    attention.begin(kBlockSize);
+    attention.add(block_table_, begin, count);
+    ctx_.attention = &attention.finish();
+    const auto tokens = [&](int64_t first) {
+      return Tensor(const_cast<int32_t*>(ids.data()) + first, DType::kI32, {count});
+    };
+    const Tensor hidden = model_->forward(ctx_, tokens(begin), kv_caches_);
+    const DraftStates states = model_->draft(ctx_, tokens(begin + 1), hidden, kv_caches_);
+    const Tensor rows = model_->compute_logits(ctx_, states.normed);
     result.insert(result.end(), rows.data_as<float>(), rows.data_as<float>() + rows.numel());
   }
   return result;

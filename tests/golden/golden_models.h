@@ -34,6 +34,10 @@ struct GoldenModel {
   double nmse_tolerance = 0;     // at the default dtype
   double rounded_tolerance = 0;  // of rounded_logits; 0: the format rounds no activations
   double near_tie = 0;           // logits; a greedy token may differ where the lead is smaller
+  // Of the draft layer, where there is one, for the last prompt and its greedy tokens.
+  std::vector<float> draft_logits;    // of the last rows
+  std::vector<int32_t> draft_argmax;  // of all rows
+  std::vector<float> draft_lead;      // of each over the runner-up
 };
 
 // Every dense Llama and Qwen3 model below `root` (models/, reference/) that has plain or GGUF
@@ -47,9 +51,12 @@ double nmse(const std::vector<float>& values, const std::vector<float>& expected
 class LogitsRunner {
  public:
   static Result<std::unique_ptr<LogitsRunner>> load(const GoldenModel& model, ComputeType compute,
-                                                    int level, int num_threads);
+                                                    int level, int num_threads,
+                                                    bool draft_layer = false);
   // Logits of all positions [ids.size(), vocab_size], prefilled in pieces of `chunk` tokens.
   std::vector<float> logits(const std::vector<int32_t>& ids, int64_t chunk);
+  // Of the draft layer [ids.size() - 1, vocab_size]: row i has seen tokens 0 to i + 1.
+  std::vector<float> draft_logits(const std::vector<int32_t>& ids, int64_t chunk);
 
  private:
   explicit LogitsRunner(int num_threads) : pool_(num_threads) {}

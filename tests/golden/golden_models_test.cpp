@@ -119,6 +119,41 @@ TEST_P(GoldenModels, LogitsMatchTransformers) {
   }
 }
 
+// The layer that drafts, where there is one: logits, the best token of every row, any pieces.
+TEST_P(GoldenModels, DraftLogitsMatchTransformers) {
+  int num_models = 0;
+  for (const GoldenModel& model : models_) {
+    if (model.draft_argmax.empty()) {
+      continue;
+    }
+    ++num_models;
+    std::vector<int32_t> ids = model.prompts.back().ids;
+    ids.insert(ids.end(), model.prompts.back().greedy.begin(), model.prompts.back().greedy.end());
+    for (const Setting& setting : kSettings) {
+      SCOPED_TRACE(model.name + ", " + setting.name);
+      auto runner = LogitsRunner::load(model, setting.compute, setting.level, kThreads,
+                                       /*draft_layer=*/true);
+      ASSERT_TRUE(runner) << runner.error().message;
+      const std::vector<float> all = (*runner)->draft_logits(ids, 512);
+      ASSERT_EQ(all.size(), model.draft_argmax.size() * static_cast<size_t>(model.vocab_size));
+      const auto last = all.end() - static_cast<ptrdiff_t>(model.draft_logits.size());
+      const bool exact = setting.compute == ComputeType::kFloat32;
+      EXPECT_LE(nmse({last, all.end()}, model.draft_logits),
+                exact ? kExactNmse : model.nmse_tolerance);
+      for (size_t i = 0; i < model.draft_argmax.size(); ++i) {
+        const auto row = all.begin() + static_cast<ptrdiff_t>(i) * model.vocab_size;
+        const auto best = std::max_element(row, row + model.vocab_size) - row;
+        EXPECT_TRUE(best == model.draft_argmax[i] ||
+                    model.draft_lead[i] < (exact ? kExactTie : model.near_tie))
+            << "row " << i;
+      }
+      EXPECT_EQ((*runner)->draft_logits(ids, 7), all) << "chunks of 7";
+      EXPECT_EQ((*runner)->draft_logits(ids, 1), all) << "token by token";
+    }
+  }
+  EXPECT_EQ(num_models, std::string_view(GetParam()) == "parity" ? 3 : 0);
+}
+
 // --- greedy generation through the executor
 // --------------------------------------------------------------
 

@@ -95,8 +95,68 @@ TEST_P(TrainedModel, DeepSeekV3ReproducesItsGreedyReference) {
     const DraftStats drafts = (*engine)->stats().drafts;
     if (GetParam().method == DraftMethod::kMtp) {
       EXPECT_GT(drafts.num_draft_tokens, 100);
+      EXPECT_GT(drafts.num_accepted_at[0], drafts.num_drafts / 2);
       printf("accepted %.2f of %ld, %.2f a forward\n", drafts.acceptance_rate(),
              drafts.num_draft_tokens, drafts.tokens_per_forward());
+    }
+  }
+}
+
+// Many requests together, most of them seeded draws: each answer is the one without drafts.
+std::vector<GenerationResult> draw(const std::filesystem::path& model, const json::array& list,
+                                   const Speculation& speculation, DraftStats& drafts) {
+  auto config = make_engine_config({.model = model.string(),
+                                    .max_model_len = 128,
+                                    .device = "cpu",
+                                    .dtype = "float32",
+                                    .threads = 2,
+                                    .kv_cache_memory_gb = 0.01});
+  EXPECT_TRUE(config) << config.error().message;
+  config->speculative = {
+      .method = speculation.method, .num_tokens = speculation.num_tokens, .adaptive = false};
+  const auto engine = LLMEngine::create(*config);
+  EXPECT_TRUE(engine) << engine.error().message;
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<SamplingParams> params;
+  for (size_t i = 0; i < 10; ++i) {
+    prompts.push_back(
+        json::value_to<std::vector<int32_t>>(list.at(i % list.size()).at("prompt_ids")));
+    params.push_back({.temperature = 0.2F * static_cast<float>(i % 6),
+                      .top_p = i % 2 == 0 ? 1.0F : 0.9F,
+                      .repetition_penalty = i % 3 == 2 ? 1.1F : 1.0F,
+                      .seed = static_cast<int64_t>(i),
+                      .max_tokens = 40,
+                      .n = i % 4 == 1 ? 2 : 1,
+                      .logprobs = 3});
+  }
+  auto results = (*engine)->generate(prompts, params);
+  EXPECT_TRUE(results) << results.error().message;
+  drafts = (*engine)->stats().drafts;
+  return results ? std::move(*results) : std::vector<GenerationResult>();
+}
+
+TEST_P(TrainedModel, SeededDrawsAreThoseWithoutDrafts) {
+  const char* shared = std::getenv("ATOM_SHARED_DIR");
+  const std::filesystem::path model =
+      std::filesystem::path(shared != nullptr ? shared : "../shared") /
+      "models/tiny-deepseek-v3-mtp";
+  const auto text = read_small_file(model / "greedy_reference.json", 1 << 20);
+  if (!text) {
+    GTEST_SKIP() << "no " << model.string() << " (set ATOM_SHARED_DIR)";
+  }
+  const json::value list = parse_json(*text).value();
+  DraftStats drafts;
+  const std::vector<GenerationResult> expected = draw(model, list.as_array(), {}, drafts);
+  const std::vector<GenerationResult> results = draw(model, list.as_array(), GetParam(), drafts);
+  EXPECT_EQ(drafts.num_accepted_tokens > 0, GetParam().method != DraftMethod::kNone);
+  ASSERT_EQ(results.size(), expected.size());
+  ASSERT_EQ(results.size(), 13U);
+  for (size_t i = 0; i < results.size(); ++i) {
+    EXPECT_EQ(results[i].token_ids, expected[i].token_ids);
+    EXPECT_EQ(results[i].text, expected[i].text);
+    ASSERT_EQ(results[i].logprobs.size(), expected[i].logprobs.size());
+    for (size_t j = 0; j < results[i].logprobs.size(); ++j) {
+      EXPECT_NEAR(results[i].logprobs[j].logprob, expected[i].logprobs[j].logprob, 1e-4F);
     }
   }
 }
