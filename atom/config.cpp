@@ -20,6 +20,7 @@ namespace {
 constexpr int64_t kMaxContext = int64_t{1} << 24;        // tokens
 constexpr int64_t kMaxBatchedTokens = int64_t{1} << 20;  // tokens
 constexpr int64_t kMaxSeqs = 65536;
+constexpr int kLookedUpTokens = 5;  // vLLM's examples draft as many
 constexpr int kMaxThreads = 1024;
 constexpr double kMaxCacheGiB = 65536;
 
@@ -69,15 +70,6 @@ Status check_not_yet(const EngineArgs& args) {
   }
   if (args.enable_dp_attention) {
     return not_yet("--enable-dp-attention", "true", "data-parallel attention; leave it out");
-  }
-  if (args.method) {
-    ATOM_RETURN_IF_ERROR(check_choice("--method", *args.method, {"mtp"}));
-    return not_yet("--method", *args.method, "speculative decoding; leave it out");
-  }
-  ATOM_RETURN_IF_ERROR(check_range("--num-speculative-tokens", args.num_speculative_tokens, 1, 64));
-  if (args.num_speculative_tokens != 1) {
-    return refuse("--num-speculative-tokens", str_format("{}", args.num_speculative_tokens),
-                  "needs --method, which is not supported yet; leave it out");
   }
   if (args.torch_profiler_dir && args.torch_profiler_dir->empty()) {
     return refuse("--torch-profiler-dir", "(empty)", "names no directory");
@@ -175,6 +167,43 @@ Result<DummyWeights> parse_load_dummy(const std::optional<std::string>& name) {
   return *name == "xavier" ? DummyWeights::kXavier : DummyWeights::kEmpty;
 }
 
+Result<SpeculativeConfig> parse_speculative(const EngineArgs& args) {
+  SpeculativeConfig config;
+  const std::tuple<const char*, std::optional<int>, int*> numbers[] = {
+      {"--num-speculative-tokens", args.num_speculative_tokens, &config.num_tokens},
+      {"--prompt-lookup-min", args.prompt_lookup_min, &config.lookup_min},
+      {"--prompt-lookup-max", args.prompt_lookup_max, &config.lookup_max}};
+  if (args.method) {
+    ATOM_RETURN_IF_ERROR(check_choice("--method", *args.method, {"mtp", "ngram"}));
+    config.method = *args.method == "mtp" ? DraftMethod::kMtp : DraftMethod::kNgram;
+  }
+  const bool looks_up = config.method == DraftMethod::kNgram;
+  config.num_tokens = looks_up ? kLookedUpTokens : 1;
+  for (const auto& [flag, given, target] : numbers) {
+    if (!given) continue;
+    ATOM_RETURN_IF_ERROR(check_range(flag, *given, 1, kMaxDraftTokens));
+    if (!looks_up && target != &config.num_tokens) {
+      return refuse(flag, str_format("{}", *given), "only with --method ngram");
+    }
+    *target = *given;
+  }
+  // A value of 1 is what scripts give that do not speculate.
+  if (!args.method && args.num_speculative_tokens.value_or(1) != 1) {
+    return refuse("--num-speculative-tokens", str_format("{}", *args.num_speculative_tokens),
+                  "needs --method mtp or --method ngram");
+  }
+  if (config.lookup_min > config.lookup_max) {
+    if (args.prompt_lookup_max && args.prompt_lookup_min) {
+      return refuse("--prompt-lookup-min", str_format("{}", config.lookup_min),
+                    str_format("more than --prompt-lookup-max {}", config.lookup_max));
+    }
+    // One given alone moves the other's default.
+    (args.prompt_lookup_min ? config.lookup_max : config.lookup_min) =
+        args.prompt_lookup_min.value_or(config.lookup_max);
+  }
+  return config;
+}
+
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? std::string() : std::string(value);
@@ -249,6 +278,7 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
   ATOM_ASSIGN_OR_RETURN(config.model.load_dummy, parse_load_dummy(args.load_dummy));
   if (args.quantization) config.model.quantization = Quantization::kFP8;
   ATOM_RETURN_IF_ERROR(read_hub_environment(config.model));
+  ATOM_ASSIGN_OR_RETURN(config.speculative, parse_speculative(args));
   config.cache = {.block_size = args.block_size,
                   .dtype = args.kv_cache_dtype == "fp8" ? KvCacheType::kFP8 : KvCacheType::kBF16,
                   .enable_prefix_caching = args.enable_prefix_caching,

@@ -42,7 +42,9 @@ struct EngineArgs {
   bool enable_dp_attention = false;
   std::optional<std::string> torch_profiler_dir;
   std::optional<std::string> method;
-  int num_speculative_tokens = 1;
+  std::optional<int> num_speculative_tokens;  // default: 1, of prompt look-up 5
+  std::optional<int> prompt_lookup_min;       // default: 2
+  std::optional<int> prompt_lookup_max;       // default: 4
   int64_t seed = 0;
   std::string device = "auto";
   std::string dtype = "auto";
@@ -79,6 +81,8 @@ struct SchedulerConfig {
   std::optional<int64_t> max_model_len;  // default: the model's own
   double delay_factor = 0.0;
 };
+
+inline constexpr int kMaxDraftTokens = 16;  // --num-speculative-tokens at most
 
 enum class DraftMethod : uint8_t {
   kNone,

@@ -49,11 +49,28 @@ const Refusal kRefusals[] = {
      [](EngineArgs& a) { a.enable_expert_parallel = true; }, kLater},
     {"--enable-dp-attention", "not supported yet",
      [](EngineArgs& a) { a.enable_dp_attention = true; }, kLater},
-    {"--method", "not supported yet", [](EngineArgs& a) { a.method = "mtp"; }, kLater},
-    {"--method", "allowed: mtp", [](EngineArgs& a) { a.method = "eagle"; }},
+    {"--method", "allowed: mtp, ngram", [](EngineArgs& a) { a.method = "eagle"; }},
     {"--num-speculative-tokens", "needs --method",
      [](EngineArgs& a) { a.num_speculative_tokens = 3; }},
     {"--num-speculative-tokens", "0", [](EngineArgs& a) { a.num_speculative_tokens = 0; }},
+    {"--num-speculative-tokens", "allowed: 1 to 16",
+     [](EngineArgs& a) {
+       a.method = "mtp";
+       a.num_speculative_tokens = 17;
+     }},
+    {"--prompt-lookup-min", "only with --method ngram",
+     [](EngineArgs& a) {
+       a.method = "mtp";
+       a.prompt_lookup_min = 2;
+     }},
+    {"--prompt-lookup-max", "only with --method ngram",
+     [](EngineArgs& a) { a.prompt_lookup_max = 4; }},
+    {"--prompt-lookup-min", "more than --prompt-lookup-max 2",
+     [](EngineArgs& a) {
+       a.method = "ngram";
+       a.prompt_lookup_min = 3;
+       a.prompt_lookup_max = 2;
+     }},
     {"--torch-profiler-dir", "names no directory",
      [](EngineArgs& a) { a.torch_profiler_dir = ""; }},
     {"--device", "not supported yet", [](EngineArgs& a) { a.device = "hip"; }, kLater},
@@ -189,6 +206,20 @@ TEST(EngineConfig, LivesWithoutAHomeAndRefusesABadEndpoint) {
   const auto refused = make_engine_config({});
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().param, "HF_ENDPOINT");
+}
+
+TEST(EngineConfig, SpeculationHasTheDefaultsOfItsMethod) {
+  EXPECT_EQ(make_engine_config({})->speculative.method, DraftMethod::kNone);
+  EXPECT_TRUE(make_engine_config({.num_speculative_tokens = 1}));
+  const auto mtp = make_engine_config({.method = "mtp"});
+  ASSERT_TRUE(mtp) << mtp.error().message;
+  EXPECT_EQ(mtp->speculative.method, DraftMethod::kMtp);
+  EXPECT_EQ(mtp->speculative.num_tokens, 1);
+  const auto ngram = make_engine_config({.method = "ngram", .prompt_lookup_min = 6});
+  ASSERT_TRUE(ngram) << ngram.error().message;
+  EXPECT_EQ(ngram->speculative.num_tokens, 5);
+  EXPECT_EQ(ngram->speculative.lookup_min, 6);
+  EXPECT_EQ(ngram->speculative.lookup_max, 6);
 }
 
 }  // namespace

@@ -5,9 +5,9 @@
 #include <array>
 #include <cstdint>
 
-namespace atom {
+#include "atom/config.h"
 
-inline constexpr int kMaxDraftTokens = 16;  // --num-speculative-tokens at most
+namespace atom {
 
 struct DraftStats {
   int64_t num_forwards = 0;      // steps of one sequence, after its prompt, drafts or not

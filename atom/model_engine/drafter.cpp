@@ -112,10 +112,14 @@ void Drafter::run(ExecContext& ctx, CausalLM& model, std::span<const PagedKvCach
   const auto started = std::chrono::steady_clock::now();
   const int64_t block_size = inputs.attention().block_size;
   build(batch, inputs, output);
+  int32_t most = 0;
+  for (const Guess& guess : guesses_) {
+    most = std::max(most, guess.sequence->num_next_drafts);
+  }
   Tensor before = hidden;
   for (int i = 0; !rows_.empty(); ++i) {
     const trace::Zone zone(
-        [&] { return str_format("draft[{} bs={}]", i, attention_.num_tokens()); });
+        [&] { return str_format("draft[{}/{} bs={}]", i + 1, most, attention_.num_tokens()); });
     ctx.attention = &attention_.finish();
     const DraftStates states =
         model.draft(ctx, ids_tensor(token_ids_), gathered(ctx, before, rows_), kv_caches);

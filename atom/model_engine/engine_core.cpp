@@ -22,6 +22,8 @@ using Clock = std::chrono::steady_clock;
 
 // After this many failed steps in a row the device is given up.
 constexpr int kMaxFailedSteps = 3;
+// Drafted tokens between two lines of the log about them.
+constexpr int64_t kDraftsPerLog = 1000;
 // How long drain() waits for aborted requests to be answered, after its deadline.
 constexpr std::chrono::seconds kAbortGrace{5};
 
@@ -73,6 +75,7 @@ struct EngineCore::Impl {
              .done = [this](RequestId) { request_done(); }},
             &metrics) {
     stats.draft_method = options.scheduler.speculative.method;
+    stats.max_draft_tokens = options.scheduler.speculative.num_tokens;
     stats.num_blocks = options.scheduler.num_blocks;
     stats.block_size = options.scheduler.block_size;
     stats.num_free_blocks = options.scheduler.num_blocks;
@@ -328,9 +331,21 @@ struct EngineCore::Impl {
       stats.num_steps = from.num_steps;
       stats.drafts = from.drafts;
     }
+    if (from.drafts.num_draft_tokens >= next_draft_log) {
+      log_drafts(from.drafts);
+    }
     if (!out.empty()) {
       with_memory([&] { outputs.push(std::move(out)); });
     }
+  }
+
+  void log_drafts(const DraftStats& drafts) {
+    next_draft_log = (drafts.num_draft_tokens / kDraftsPerLog + 1) * kDraftsPerLog;
+    with_memory([&] {
+      log_info("drafts: {} tokens, {} accepted ({:.1f} %), {:.2f} tokens a forward",
+               drafts.num_draft_tokens, drafts.num_accepted_tokens, 100 * drafts.acceptance_rate(),
+               drafts.tokens_per_forward());
+    });
   }
 
   // --- output thread ---
@@ -354,9 +369,10 @@ struct EngineCore::Impl {
   WorkQueue<OutputBatch> outputs;
 
   EngineMetrics metrics{options.scheduler.max_model_len};
-  Scheduler scheduler;        // engine thread
-  int num_failed_steps = 0;   // engine thread
-  OutputProcessor processor;  // output thread
+  Scheduler scheduler;                     // engine thread
+  int num_failed_steps = 0;                // engine thread
+  int64_t next_draft_log = kDraftsPerLog;  // drafted tokens; engine thread
+  OutputProcessor processor;               // output thread
 
   std::mutex live_mutex;
   std::condition_variable none_live;
@@ -382,6 +398,10 @@ EngineCore::EngineCore(std::unique_ptr<Executor> executor,
 }
 
 EngineCore::~EngineCore() = default;
+
+EngineCore::Hold::Hold(EngineCore& core) : core_(core) { core_.impl_->inbox.hold(); }
+
+EngineCore::Hold::~Hold() { core_.impl_->inbox.release(); }
 
 Result<RequestId> EngineCore::add_request(GenerationRequest request, OutputCallback callback) {
   return impl_->add_request(std::move(request), std::move(callback));

@@ -33,6 +33,18 @@ class EngineCore {
   EngineCore(const EngineCore&) = delete;
   EngineCore& operator=(const EngineCore&) = delete;
 
+  // While one lives, requests that are added wait: those of one caller then start in one step.
+  class Hold {
+   public:
+    explicit Hold(EngineCore& core);
+    ~Hold();
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+   private:
+    EngineCore& core_;
+  };
+
   Result<RequestId> add_request(GenerationRequest request, OutputCallback callback);
   void abort(RequestId id);
   void drain(std::chrono::milliseconds deadline);

@@ -484,6 +484,12 @@ class GpuModelRunner final : public Executor {
 Result<std::unique_ptr<Executor>> make_gpu_model_runner(
     const EngineConfig& config, const GpuDevice& gpu, std::shared_ptr<const Checkpoint> checkpoint,
     MemoryPlan& plan) {
+  if (config.speculative.method != DraftMethod::kNone) {
+    return std::unexpected(Error{.code = ErrorCode::kUnsupported,
+                                 .message = "--method: speculative decoding on a GPU is not "
+                                            "supported yet; leave it out, or use --device cpu",
+                                 .param = "--method"});
+  }
   std::string missing;
   for (const std::string& op : missing_ops(*gpu.backend)) {
     missing += (missing.empty() ? "" : ", ") + op;

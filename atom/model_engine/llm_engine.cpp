@@ -188,6 +188,7 @@ Result<std::vector<GenerationResult>> LLMEngine::generate(
       abort(open);
     }
   };
+  std::optional<EngineCore::Hold> hold(std::in_place, *impl_->core);
   size_t first = 0;
   bool going = true;
   for (size_t i = 0; i < prompts.size() && going; ++i) {
@@ -207,8 +208,12 @@ Result<std::vector<GenerationResult>> LLMEngine::generate(
     }
     ids.push_back(*id);
     first += static_cast<size_t>(sampling.n);
+    if (ids.size() >= kGenerateWindow) {
+      hold.reset();
+    }
     going = collector->wait_below(kGenerateWindow, interrupted);
   }
+  hold.reset();
   if (!going || !collector->wait_below(1, interrupted)) {
     abort_all();
     return make_error(ErrorCode::kUnavailable, "interrupted");

@@ -45,6 +45,7 @@ struct EngineStats {
   int64_t num_preemptions = 0;
   int64_t num_steps = 0;
   DraftMethod draft_method = DraftMethod::kNone;
+  int max_draft_tokens = 0;  // of one draft
   DraftStats drafts;
 };
 

@@ -9,7 +9,9 @@ namespace atom {
 std::string step_annotation(const ScheduledBatch& batch) {
   bool has_prompt = false;
   int64_t max_context = 0;
+  size_t num_drafts = 0;
   for (const ScheduledSequence& sequence : batch.sequences) {
+    num_drafts = std::max(num_drafts, sequence.draft_token_ids.size());
     has_prompt |= sequence.num_computed_tokens < sequence.num_prompt_tokens;
     max_context =
         std::max(max_context, sequence.num_computed_tokens + sequence.num_scheduled_tokens);
@@ -18,7 +20,8 @@ std::string step_annotation(const ScheduledBatch& batch) {
     return str_format("prefill[bs={} tok={} ctx={}]", batch.sequences.size(), batch.num_tokens,
                       max_context);
   }
-  return str_format("decode[bs={} tok={} d=0 spec=0]", batch.sequences.size(), batch.num_tokens);
+  return str_format("decode[bs={} tok={} d=0 spec={}]", batch.sequences.size(), batch.num_tokens,
+                    num_drafts);
 }
 
 }  // namespace atom

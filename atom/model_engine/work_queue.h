@@ -22,15 +22,30 @@ class WorkQueue {
     ready_.notify_one();
   }
 
+  // Until as many release() as hold(), what is pushed waits, to be taken together.
+  void hold() {
+    const std::lock_guard lock(mutex_);
+    ++held_;
+  }
+  void release() {
+    {
+      const std::lock_guard lock(mutex_);
+      --held_;
+    }
+    ready_.notify_one();
+  }
+
   // Swaps everything queued into `items` (which is cleared first). With `wait`, sleeps until there
   // is something or the queue is closed. False when it is closed and empty.
   bool take(std::vector<T>& items, bool wait) {
     items.clear();
     std::unique_lock lock(mutex_);
     if (wait) {
-      ready_.wait(lock, [&] { return closed_ || !items_.empty(); });
+      ready_.wait(lock, [&] { return closed_ || (held_ == 0 && !items_.empty()); });
     }
-    std::swap(items, items_);
+    if (closed_ || held_ == 0) {
+      std::swap(items, items_);
+    }
     return !closed_ || !items.empty();
   }
 
@@ -46,6 +61,7 @@ class WorkQueue {
   std::mutex mutex_;
   std::condition_variable ready_;
   std::vector<T> items_;
+  int held_ = 0;
   bool closed_ = false;
 };
 

@@ -42,6 +42,8 @@ class EngineArgs:
     torch_profiler_dir: str | None = None
     method: str | None = None
     num_speculative_tokens: int = 1
+    prompt_lookup_min: int | None = None
+    prompt_lookup_max: int | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"

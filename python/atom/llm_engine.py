@@ -184,8 +184,15 @@ class LLMEngine:
         return self._engine.stop_profile()
 
     def print_mtp_statistics(self) -> None:
-        """Prints how many drafted tokens were accepted; this version drafts none and says so."""
-        print("MTP Statistics: speculative decoding is off")
+        """Prints how many drafted tokens (``method="mtp"`` or ``"ngram"``) were accepted."""
+        stats = self.stats()
+        if not stats["speculative"]:
+            print("MTP Statistics: speculative decoding is off")
+            return
+        print("MTP Statistics:")
+        print(f"  Total draft tokens: {stats['total_draft_tokens']}")
+        print(f"  Accepted tokens:    {stats['total_accepted_tokens']}")
+        print(f"  Acceptance rate:    {stats['acceptance_rate']:.2%}")
 
     def stats(self) -> dict[str, Any]:
         """Running and waiting requests, cache blocks, and totals since the start."""

@@ -293,6 +293,11 @@ nb::dict Engine::stats() const {
   out["generation_tokens"] = from.generation_tokens;
   out["num_preemptions"] = from.num_preemptions;
   out["num_steps"] = from.num_steps;
+  out["speculative"] = from.draft_method != DraftMethod::kNone;
+  out["total_draft_tokens"] = from.drafts.num_draft_tokens;
+  out["total_accepted_tokens"] = from.drafts.num_accepted_tokens;
+  out["acceptance_rate"] = from.drafts.acceptance_rate();
+  out["tokens_per_forward"] = from.drafts.tokens_per_forward();
   return out;
 }
 

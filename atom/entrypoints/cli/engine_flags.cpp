@@ -115,7 +115,7 @@ void add_execution_flags(FlagSet& flags, EngineArgs& args) {
 }
 
 void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
-  flags.group("Parallelism, speculation (parsed; other values are not supported yet)");
+  flags.group("Parallelism (parsed; other values are not supported yet)");
   flags.add({.name = "--tensor-parallel-size",
              .alias = "-tp",
              .metavar = "N",
@@ -132,11 +132,29 @@ void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
              .metavar = "PORT",
              .help = "rendezvous of ranks, not the HTTP port (that is --server-port)"},
             &args.port);
-  flags.add(
-      {.name = "--method", .metavar = "NAME", .help = "speculative decoding", .choices = {"mtp"}},
-      &args.method);
-  flags.add({.name = "--num-speculative-tokens", .metavar = "N", .help = "drafted tokens a step"},
+  flags.group("Speculative decoding (docs/speculative.md)");
+  flags.add({.name = "--method",
+             .metavar = "NAME",
+             .help = "draft tokens and verify several in one step: mtp by the checkpoint's own "
+                     "layer, ngram by what followed the same words before",
+             .default_text = "off",
+             .choices = {"mtp", "ngram"}},
+            &args.method);
+  flags.add({.name = "--num-speculative-tokens",
+             .metavar = "N",
+             .help = "tokens drafted at most, 1 to 16; fewer are where they do not pay",
+             .default_text = "1, with ngram 5"},
             &args.num_speculative_tokens);
+  flags.add({.name = "--prompt-lookup-min",
+             .metavar = "N",
+             .help = "ngram: newest tokens that must have occurred before",
+             .default_text = "2"},
+            &args.prompt_lookup_min);
+  flags.add({.name = "--prompt-lookup-max",
+             .metavar = "N",
+             .help = "ngram: longer matches count as equal",
+             .default_text = "4"},
+            &args.prompt_lookup_max);
   flags.group("Profiling");
   flags.add({.name = "--torch-profiler-dir",
              .metavar = "DIR",

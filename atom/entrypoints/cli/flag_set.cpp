@@ -233,6 +233,9 @@ void FlagSet::add(FlagSpec spec, int* target) { add_number(std::move(spec), targ
 void FlagSet::add(FlagSpec spec, int64_t* target) { add_number(std::move(spec), target); }
 void FlagSet::add(FlagSpec spec, double* target) { add_number(std::move(spec), target); }
 void FlagSet::add(FlagSpec spec, float* target) { add_number(std::move(spec), target); }
+void FlagSet::add(FlagSpec spec, std::optional<int>* target) {
+  add_number(std::move(spec), target);
+}
 void FlagSet::add(FlagSpec spec, std::optional<int64_t>* target) {
   add_number(std::move(spec), target);
 }

@@ -50,6 +50,7 @@ class FlagSet {
   void add(FlagSpec spec, std::string* target);
   void add(FlagSpec spec, std::optional<std::string>* target);
   void add(FlagSpec spec, int* target);
+  void add(FlagSpec spec, std::optional<int>* target);
   void add(FlagSpec spec, int64_t* target);
   void add(FlagSpec spec, std::optional<int64_t>* target);
   void add(FlagSpec spec, double* target);

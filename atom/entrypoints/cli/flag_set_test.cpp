@@ -80,6 +80,8 @@ const std::vector<Row>& rows() {
       {"--torch-profiler-dir", "t",
        [](const EngineArgs& a) { return a.torch_profiler_dir == "t"; }},
       {"--method", "mtp", [](const EngineArgs& a) { return a.method == "mtp"; }},
+      {"--prompt-lookup-min", "1", [](const EngineArgs& a) { return a.prompt_lookup_min == 1; }},
+      {"--prompt-lookup-max", "9", [](const EngineArgs& a) { return a.prompt_lookup_max == 9; }},
       {"--num-speculative-tokens", "3",
        [](const EngineArgs& a) { return a.num_speculative_tokens == 3; }},
       {"--seed", "-9223372036854775808", [](const EngineArgs& a) { return a.seed == INT64_MIN; }},

@@ -175,12 +175,32 @@ std::optional<http::Response> ApiServer::tokenizer_info(Call&) {
   return http::Response{.body = std::move(body)};
 }
 
-// The fields of ATOM's endpoint. No model runs with a draft layer yet, so nothing was drafted.
+// The fields of ATOM's endpoint; `distribution`: forwards by the number of drafts they accepted.
 std::optional<http::Response> ApiServer::mtp_stats(Call&) {
-  return http::Response{.body =
-                            R"({"enabled":false,"total_draft_tokens":0,"total_accepted_tokens":0,)"
-                            R"("acceptance_rate":0.0,"average_tokens_per_forward":0.0,)"
-                            R"("distribution":{},"distribution_percent":{}})"};
+  const EngineStats stats = engine_.stats();
+  const DraftStats& drafts = stats.drafts;
+  json::object distribution;
+  json::object percent;
+  for (size_t accepted = 0; accepted <= drafts.num_accepted_at.size(); ++accepted) {
+    const int64_t at_least =
+        accepted == 0 ? drafts.num_forwards : drafts.num_accepted_at[accepted - 1];
+    const int64_t more =
+        accepted < drafts.num_accepted_at.size() ? drafts.num_accepted_at[accepted] : 0;
+    if (at_least > more) {
+      const std::string key = std::to_string(accepted);
+      distribution[key] = at_least - more;
+      percent[key] =
+          100.0 * static_cast<double>(at_least - more) / static_cast<double>(drafts.num_forwards);
+    }
+  }
+  return http::Response{.body = json::serialize(json::object{
+                            {"enabled", stats.draft_method != DraftMethod::kNone},
+                            {"total_draft_tokens", drafts.num_draft_tokens},
+                            {"total_accepted_tokens", drafts.num_accepted_tokens},
+                            {"acceptance_rate", drafts.acceptance_rate()},
+                            {"average_tokens_per_forward", drafts.tokens_per_forward()},
+                            {"distribution", std::move(distribution)},
+                            {"distribution_percent", std::move(percent)}})};
 }
 
 // Whatever body a client posts is taken (the benchmark sends its request along); an object may name

@@ -176,6 +176,25 @@ void add_engine(PrometheusText& out, const EngineStats& stats, const EngineMetri
   }
 }
 
+// Only where tokens are drafted, as vLLM does.
+void add_drafts(PrometheusText& out, const EngineStats& stats) {
+  if (stats.draft_method == DraftMethod::kNone) return;
+  const DraftStats& drafts = stats.drafts;
+  out.counter("vllm:spec_decode_num_drafts_total", "Number of spec decoding drafts.",
+              static_cast<double>(drafts.num_drafts));
+  out.counter("vllm:spec_decode_num_draft_tokens_total", "Number of draft tokens.",
+              static_cast<double>(drafts.num_draft_tokens));
+  out.counter("vllm:spec_decode_num_accepted_tokens_total", "Number of accepted tokens.",
+              static_cast<double>(drafts.num_accepted_tokens));
+  out.family("vllm:spec_decode_num_accepted_tokens_per_pos_total", "counter",
+             "Accepted tokens per draft position.");
+  for (int i = 0; i < stats.max_draft_tokens; ++i) {
+    const std::string position = std::to_string(i);
+    out.sample(static_cast<double>(drafts.num_accepted_at[static_cast<size_t>(i)]),
+               {{"position", position}});
+  }
+}
+
 void add_http(PrometheusText& out, const ApiMetrics& metrics,
               std::span<const ApiServer::Route> routes) {
   const auto name_of = [&](size_t i) { return i < routes.size() ? routes[i].path : "none"; };
@@ -206,6 +225,7 @@ std::optional<http::Response> ApiServer::metrics(Call&) {
   const EngineStats stats = engine_.stats();
   PrometheusText out({{"model_name", options_.served_model_names[0]}, {"engine", "0"}});
   add_engine(out, stats, engine_.metrics());
+  add_drafts(out, stats);
 
   out.family("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", false);
   const std::string block_size = std::to_string(stats.block_size);
