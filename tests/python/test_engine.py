@@ -214,9 +214,20 @@ def test_chat_and_tokenizer(engine):
         tokenizer.apply_chat_template([{"content": "no role"}])
 
 
-def test_mtp_statistics_are_printed(engine, capsys):
+def test_mtp_statistics_are_printed(engine, demo_model, capsys):
     engine.print_mtp_statistics()
-    assert capsys.readouterr().out.startswith("MTP Statistics:")
+    assert capsys.readouterr().out == "MTP Statistics: speculative decoding is off\n"
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    with LLMEngine(demo_model, max_model_len=256, kv_cache_memory_gb=0.05, method="ngram", num_speculative_tokens=3) as drafting:
+        text = "one two three four one two three four one two"
+        assert drafting.generate([text], params)[0]["text"] == engine.generate([text], params)[0]["text"]
+        drafting.print_mtp_statistics()
+        drafted, accepted = (drafting.stats()[key] for key in ("total_draft_tokens", "total_accepted_tokens"))
+    assert drafted > accepted > 0
+    assert capsys.readouterr().out == (f"MTP Statistics:\n  Total draft tokens: {drafted}\n  Accepted tokens:    {accepted}\n"
+                                       f"  Acceptance rate:    {accepted / drafted:.2%}\n")
+    with pytest.raises(ValueError, match="no layer that drafts"):
+        LLMEngine(demo_model, method="mtp")
 
 
 def test_profiling(engine, demo_model, tmp_path):

@@ -1,9 +1,10 @@
 """Speculative decoding through the server: the same answers, and statistics that add up."""
+import re
 import subprocess
 
 import httpx
 
-from conftest import BINARY, MODEL
+from conftest import BINARY, MODEL, ROOT
 
 PROMPT = "one two three one two three one two"
 BODY = {"prompt": PROMPT, "max_tokens": 200, "temperature": 0, "ignore_eos": True}
@@ -29,6 +30,9 @@ def test_drafts_change_nothing_and_are_counted(server, start_server):
     assert drafting.metric("vllm:spec_decode_num_accepted_tokens_total") == stats["total_accepted_tokens"]
     per_position = [drafting.metric("vllm:spec_decode_num_accepted_tokens_per_pos_total", position=str(i)) for i in range(3)]
     assert sum(per_position) == stats["total_accepted_tokens"] and per_position == sorted(per_position, reverse=True)
+    table = (ROOT / "docs" / "operations.md").read_text()
+    text = httpx.get(drafting.base + "/metrics").text
+    assert set(re.findall(r"vllm:spec_decode_\w+", text)) == set(re.findall(r"vllm:spec_decode_\w+", table))
     assert 0 < drafting.metric("vllm:spec_decode_num_drafts_total") <= forwards
 
 
