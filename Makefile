@@ -6,6 +6,7 @@
 #   make tsan    those with threads under ThreadSanitizer; needs clang 19
 #   make fuzz    every fuzz target for SECONDS_EACH seconds (60); needs clang 19
 #   make build   install what is missing, build build/bin/atom
+#   make check   source checks alone; make format: clang-format; make clean: removes what was built
 SHELL := /bin/bash
 MODEL ?=
 PORT ?= 8000

@@ -11,7 +11,7 @@ import re
 
 import pytest
 
-from conftest import HUB, make_hub, shared_folder
+from hub_cache import HUB, make_hub, shared_folder
 from pages import blocks, commands
 from shell import ROOT, Finished
 

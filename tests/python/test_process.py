@@ -92,11 +92,11 @@ def test_pickling_is_refused(run_python):
 
 
 def test_python_m_becomes_the_program(run_python):
-    for module, command in (("entrypoints.openai_server", ["serve"]),
-                            ("benchmarks.benchmark_serving", ["bench", "serve"])):
+    for module, command in (("atom.entrypoints.openai_server", ["serve"]),
+                            ("atom.benchmarks.benchmark_serving", ["bench", "serve"]), ("atom", [])):
         native = subprocess.run([program_path(), *command, "--help"], capture_output=True, text=True, check=True)
-        assert run_python(["-m", f"atom.{module}", "--help"]).stdout == native.stdout
-        wrong = run_python(["-m", f"atom.{module}", "--no-such-flag"])
+        assert run_python(["-m", module, "--help"]).stdout == native.stdout
+        wrong = run_python(["-m", module, "--no-such-flag"])
         assert wrong.returncode == 2 and "no-such-flag" in wrong.stderr
 
 
