@@ -179,28 +179,28 @@ std::optional<http::Response> ApiServer::tokenizer_info(Call&) {
 std::optional<http::Response> ApiServer::mtp_stats(Call&) {
   const EngineStats stats = engine_.stats();
   const DraftStats& drafts = stats.drafts;
-  json::object distribution;
-  json::object percent;
+  std::string distribution;
+  std::string percent;
   for (size_t accepted = 0; accepted <= drafts.num_accepted_at.size(); ++accepted) {
     const int64_t at_least =
         accepted == 0 ? drafts.num_forwards : drafts.num_accepted_at[accepted - 1];
     const int64_t more =
         accepted < drafts.num_accepted_at.size() ? drafts.num_accepted_at[accepted] : 0;
-    if (at_least > more) {
-      const std::string key = std::to_string(accepted);
-      distribution[key] = at_least - more;
-      percent[key] =
-          100.0 * static_cast<double>(at_least - more) / static_cast<double>(drafts.num_forwards);
-    }
+    if (at_least <= more) continue;
+    const std::string key =
+        (distribution.empty() ? "\"" : ",\"") + std::to_string(accepted) + "\":";
+    append_int(distribution += key, at_least - more);
+    append_decimal(percent += key, 100.0 * static_cast<double>(at_least - more) /
+                                      static_cast<double>(drafts.num_forwards));
   }
-  return http::Response{.body = json::serialize(json::object{
-                            {"enabled", stats.draft_method != DraftMethod::kNone},
-                            {"total_draft_tokens", drafts.num_draft_tokens},
-                            {"total_accepted_tokens", drafts.num_accepted_tokens},
-                            {"acceptance_rate", drafts.acceptance_rate()},
-                            {"average_tokens_per_forward", drafts.tokens_per_forward()},
-                            {"distribution", std::move(distribution)},
-                            {"distribution_percent", std::move(percent)}})};
+  std::string body =
+      stats.draft_method == DraftMethod::kNone ? "{\"enabled\":false" : "{\"enabled\":true";
+  append_int(body += ",\"total_draft_tokens\":", drafts.num_draft_tokens);
+  append_int(body += ",\"total_accepted_tokens\":", drafts.num_accepted_tokens);
+  append_decimal(body += ",\"acceptance_rate\":", drafts.acceptance_rate());
+  append_decimal(body += ",\"average_tokens_per_forward\":", drafts.tokens_per_forward());
+  body += ",\"distribution\":{" + distribution + "},\"distribution_percent\":{" + percent + "}}";
+  return http::Response{.body = std::move(body)};
 }
 
 // Whatever body a client posts is taken (the benchmark sends its request along); an object may name

@@ -111,6 +111,13 @@ void append_float(std::string& out, float value) {
   out.append(buffer, std::to_chars(buffer, buffer + sizeof(buffer), value).ptr);
 }
 
+void append_decimal(std::string& out, double value) {
+  char buffer[400];  // the largest double has 309 digits
+  const double finite = std::isfinite(value) ? value : 0.0;
+  out.append(buffer,
+             std::to_chars(buffer, buffer + sizeof(buffer), finite, std::chars_format::fixed).ptr);
+}
+
 void append_fixed4(std::string& out, double value) {
   char buffer[64];
   const double bounded = std::isfinite(value) ? std::min(std::max(value, 0.0), 1e15) : 0.0;

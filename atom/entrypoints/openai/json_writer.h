@@ -14,7 +14,9 @@ void append_json_string(std::string& out, std::string_view text);  // with the q
 void append_int(std::string& out, int64_t value);
 void append_ids(std::string& out, std::span<const int32_t> ids);  // as a list
 void append_float(std::string& out, float value);                 // not finite: null
-void append_fixed4(std::string& out, double value);               // four decimals
+void append_decimal(std::string& out,
+                    double value);  // all digits, never with an exponent; not finite: 0
+void append_fixed4(std::string& out, double value);  // four decimals
 
 // Number of characters that begin in `text`: in a text cut into pieces anywhere, each counts once.
 int64_t count_characters(std::string_view text);
