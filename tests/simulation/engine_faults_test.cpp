@@ -42,6 +42,7 @@ ScriptedOptions says_text() {
 }
 
 std::unique_ptr<EngineCore> make_core(ScriptedOptions options,
+                                      DraftMethod drafts = DraftMethod::kNone,
                                       std::chrono::milliseconds stall = 30s) {
   const ExecutorCapacity capacity = options.capacity;
   EngineCoreOptions core{.scheduler = {.max_num_batched_tokens = 64,
@@ -50,7 +51,11 @@ std::unique_ptr<EngineCore> make_core(ScriptedOptions options,
                                        .num_blocks = capacity.num_blocks,
                                        .block_size = capacity.block_size,
                                        .vocab_size = testing_support::kByteVocabSize,
-                                       .eos_token_ids = {testing_support::kByteEos}},
+                                       .eos_token_ids = {testing_support::kByteEos},
+                                       .speculative = {.method = drafts,
+                                                       .num_tokens = 3,
+                                                       .adaptive = false,
+                                                       .lookup_min = 1}},
                          .stall_timeout = stall};
   return std::make_unique<EngineCore>(std::make_unique<ScriptedExecutor>(std::move(options)),
                                       testing_support::make_byte_tokenizer(), std::move(core));
@@ -162,6 +167,7 @@ class EngineFaults : public testing::Test {
 TEST_F(EngineFaults, RandomLivesKeepEveryPromise) {
   const int64_t seeds = from_environment("ATOM_FAULT_SEEDS", 150);
   int dead = 0, errors = 0, whole = 0;
+  int64_t accepted = 0;
   for (int64_t seed = 1; seed <= seeds; ++seed) {
     const auto random = std::make_shared<std::mt19937_64>(seed);
     ScriptedOptions options = says_text();
@@ -181,7 +187,7 @@ TEST_F(EngineFaults, RandomLivesKeepEveryPromise) {
     options.on_token = [random](SequenceId, int64_t, int32_t token) {
       return (*random)() % 400 == 0 ? -1 : token;
     };
-    const auto core = make_core(std::move(options));
+    const auto core = make_core(std::move(options), static_cast<DraftMethod>(seed % 3));
     std::vector<std::shared_ptr<Witness>> witnesses;
     std::mt19937_64 mine(seed + 1'000'000);
     for (int i = 0; i < 12; ++i) {
@@ -204,17 +210,19 @@ TEST_F(EngineFaults, RandomLivesKeepEveryPromise) {
     } else {
       ASSERT_TRUE(balanced(*core)) << "seed " << seed;
     }
+    accepted += core->stats().drafts.num_accepted_tokens;
   }
   if (seeds >= 150) {  // the lives are worth something only if they reach both
     EXPECT_GT(errors, 100);
     EXPECT_GT(whole, 100);
+    EXPECT_GT(accepted, 200);
   }
 }
 
 // Two requests to an engine whose allocations fail from the k-th on, `failures` of them.
 // False when none was left to fail.
-bool live_without_memory(int64_t k, int64_t failures) {
-  const auto core = make_core(says_text());
+bool live_without_memory(int64_t k, int64_t failures, DraftMethod drafts) {
+  const auto core = make_core(says_text(), drafts);
   std::vector<std::shared_ptr<Witness>> witnesses;
   testing_support::let_memory_run_out(k, failures);
   for (const int32_t n : {1, 2}) {
@@ -244,20 +252,22 @@ bool live_without_memory(int64_t k, int64_t failures) {
 // needs no more than k. No single one ends the engine.
 TEST_F(EngineFaults, EveryAllocationMayFail) {
   const int64_t most = from_environment("ATOM_FAULT_ALLOCATIONS", 3000);
-  int64_t k = 0;
-  for (; k < most; ++k) {
-    SCOPED_TRACE("allocation " + std::to_string(k));
-    if (!live_without_memory(k, 1) || testing::Test::HasFailure()) break;
+  for (const DraftMethod drafts : {DraftMethod::kNone, DraftMethod::kMtp, DraftMethod::kNgram}) {
+    int64_t k = 0;
+    for (; k < most; ++k) {
+      SCOPED_TRACE("allocation " + std::to_string(k));
+      if (!live_without_memory(k, 1, drafts) || testing::Test::HasFailure()) break;
+    }
+    EXPECT_GT(k, 50);
+    EXPECT_LT(k, most);
   }
-  EXPECT_GT(k, 50);
-  EXPECT_LT(k, most);
 }
 
 TEST_F(EngineFaults, MemoryMayStayAwayForAWhile) {
   for (const int64_t failures : {2, 5, 20}) {
     for (int64_t k = 0; k < 300; k += 7) {
       SCOPED_TRACE(std::to_string(failures) + " allocations after " + std::to_string(k));
-      live_without_memory(k, failures);
+      live_without_memory(k, failures, static_cast<DraftMethod>(k % 3));
       if (testing::Test::HasFailure()) return;
     }
   }
@@ -274,7 +284,7 @@ TEST_F(EngineFaults, AStuckStepIsReportedAndASlowOneIsNot) {
     }
     return {};
   };
-  const auto core = make_core(std::move(options), 100ms);
+  const auto core = make_core(std::move(options), DraftMethod::kNone, 100ms);
   EXPECT_EQ(core->stats().condition, EngineCondition::kOk);
   std::this_thread::sleep_for(250ms);  // idle is not stuck
   EXPECT_EQ(core->stats().condition, EngineCondition::kOk);

@@ -18,17 +18,39 @@ TokenLogprobs logprobs_of(int32_t token, int32_t num_top) {
 
 }  // namespace
 
-int32_t ScriptedExecutor::next_token(const ScheduledSequence& sequence) const {
-  const int64_t index =
-      sequence.num_computed_tokens + sequence.num_scheduled_tokens - sequence.num_prompt_tokens;
+int32_t ScriptedExecutor::scripted(const ScheduledSequence& sequence, int64_t index) const {
   const auto prompt = sequence.token_ids.first(static_cast<size_t>(sequence.num_prompt_tokens));
   const std::span<const int32_t> script = options_.echo ? prompt : std::span(options_.script);
-  int32_t token = index < static_cast<int64_t>(script.size()) ? script[static_cast<size_t>(index)]
-                                                              : options_.eos;
+  return index < static_cast<int64_t>(script.size()) ? script[static_cast<size_t>(index)]
+                                                     : options_.eos;
+}
+
+int32_t ScriptedExecutor::next_token(const ScheduledSequence& sequence, int64_t index) const {
+  int32_t token = scripted(sequence, index);
   if (std::ranges::find(sequence.banned_token_ids, token) != sequence.banned_token_ids.end()) {
     token = options_.filler;
   }
   return options_.on_token ? options_.on_token(sequence.id, index, token) : token;
+}
+
+void ScriptedExecutor::sample(const ScheduledSequence& sequence, StepOutput& output) const {
+  const std::span<const int32_t> drafts = sequence.draft_token_ids;
+  int64_t index = sequence.num_computed_tokens + sequence.num_scheduled_tokens -
+                  sequence.num_prompt_tokens - static_cast<int64_t>(drafts.size());
+  for (size_t i = 0; i <= drafts.size(); ++i) {
+    const int32_t token = next_token(sequence, index++);
+    SampledToken sampled{.token_id = token};
+    if (sequence.sampling->logprobs && token >= 0) {
+      sampled.logprobs = logprobs_of(token, *sequence.sampling->logprobs);
+    }
+    output.rows.push_back({.id = sequence.id, .token = std::move(sampled)});
+    if (i == drafts.size() || token != drafts[i]) {
+      break;
+    }
+  }
+  for (int32_t i = 0; i < sequence.num_next_drafts; ++i, ++index) {
+    output.draft_token_ids.push_back(index % 3 == 2 ? options_.filler : scripted(sequence, index));
+  }
 }
 
 void ScriptedExecutor::score_prompt(const ScheduledSequence& sequence, StepOutput& output) const {
@@ -59,12 +81,7 @@ Status ScriptedExecutor::submit(const ScheduledBatch& batch) {
       score_prompt(sequence, output);
     }
     if (sequence.sample) {
-      const int32_t token = next_token(sequence);
-      SampledToken sampled{.token_id = token};
-      if (sequence.sampling->logprobs && token >= 0) {
-        sampled.logprobs = logprobs_of(token, *sequence.sampling->logprobs);
-      }
-      output.rows.push_back({.id = sequence.id, .token = std::move(sampled)});
+      sample(sequence, output);
     }
   }
   outputs_.push_back(std::move(output));

@@ -1,7 +1,7 @@
 // ScriptedExecutor: a deterministic Executor without a model. Every sequence "generates" the same
 // script of token ids, then `eos` for ever; or, with echo, its own prompt first. For tests of
 // everything above the executor: engine core, output processor, server. Computes in submit(), like
-// the CPU runner.
+// the CPU runner. Drafts are verified; its own are the script, but for every third, which is wrong.
 #pragma once
 
 #include <atomic>
@@ -36,7 +36,10 @@ class ScriptedExecutor final : public Executor {
   Result<StepOutput> collect() override;
 
  private:
-  int32_t next_token(const ScheduledSequence& sequence) const;
+  // What the script says at `index` of the generated tokens.
+  int32_t scripted(const ScheduledSequence& sequence, int64_t index) const;
+  int32_t next_token(const ScheduledSequence& sequence, int64_t index) const;
+  void sample(const ScheduledSequence& sequence, StepOutput& output) const;
   void score_prompt(const ScheduledSequence& sequence, StepOutput& output) const;
 
   ScriptedOptions options_;
