@@ -1,7 +1,7 @@
 #include "atom/model_engine/drafter.h"
 
 #include <algorithm>
-#include <chrono>
+#include <utility>
 
 #include "atom/core/trace.h"
 #include "atom/model_engine/memory_plan.h"
@@ -66,28 +66,38 @@ void Drafter::build(const ScheduledBatch& batch, const InputBuilder& inputs,
   }
 }
 
-void Drafter::guess(const ExecContext& ctx, CausalLM& model, const Tensor& normed) {
+DraftStates Drafter::pass(const ExecContext& ctx, CausalLM& model,
+                          std::span<const PagedKvCache> kv_caches, const Tensor& before) {
   std::vector<Guess*> open;
+  std::vector<int32_t> rows;
   for (Guess& guess : guesses_) {
     if (guess.wants_more()) {
+      rows.push_back(std::exchange(guess.row, static_cast<int32_t>(rows.size())));
       open.push_back(&guess);
     }
   }
-  const std::vector<SamplingRow> greedy(static_cast<size_t>(kLogitRows), {.temperature = 0.0F});
-  std::vector<SampledToken> best(static_cast<size_t>(kLogitRows));
+  const DraftStates states = model.draft(ctx, ids_tensor(token_ids_), gathered(ctx, before, rows_),
+                                         ids_tensor(rows), kv_caches);
   for (size_t begin = 0; begin < open.size(); begin += kLogitRows) {
     const size_t count = std::min<size_t>(kLogitRows, open.size() - begin);
-    const int64_t scratch = ctx.arena->mark();
-    std::vector<int32_t> rows;
-    for (size_t i = 0; i < count; ++i) {
-      rows.push_back(open[begin + i]->row);
-    }
-    const Tensor logits = model.compute_logits(ctx, gathered(ctx, normed, rows));
-    ctx.ops->sample(ctx, logits, std::span(greedy).first(count), std::span(best).first(count));
-    ctx.arena->rewind(scratch);
-    for (size_t i = 0; i < count; ++i) {
-      open[begin + i]->token_ids.push_back(best[i].token_id);
-    }
+    guess(ctx, model, states.normed, std::span<Guess* const>(open).subspan(begin, count));
+  }
+  return states;
+}
+
+// `open` are those of results [open[0]->row, + open.size()).
+void Drafter::guess(const ExecContext& ctx, CausalLM& model, const Tensor& normed,
+                    std::span<Guess* const> open) {
+  const std::vector<SamplingRow> greedy(open.size(), {.temperature = 0.0F});
+  std::vector<SampledToken> best(open.size());
+  const int64_t scratch = ctx.arena->mark();
+  const auto count = static_cast<int64_t>(open.size());
+  const Tensor rows(normed.data_as<float>() + open[0]->row * normed.dim(1), normed.dtype(),
+                    {count, normed.dim(1)});
+  ctx.ops->sample(ctx, model.compute_logits(ctx, rows), greedy, best);
+  ctx.arena->rewind(scratch);
+  for (size_t i = 0; i < open.size(); ++i) {
+    open[i]->token_ids.push_back(best[i].token_id);
   }
 }
 
@@ -109,7 +119,6 @@ void Drafter::build_next(int64_t block_size) {
 void Drafter::run(ExecContext& ctx, CausalLM& model, std::span<const PagedKvCache> kv_caches,
                   const ScheduledBatch& batch, const InputBuilder& inputs, const Tensor& hidden,
                   StepOutput& output) {
-  const auto started = std::chrono::steady_clock::now();
   const int64_t block_size = inputs.attention().block_size;
   build(batch, inputs, output);
   int32_t most = 0;
@@ -121,10 +130,7 @@ void Drafter::run(ExecContext& ctx, CausalLM& model, std::span<const PagedKvCach
     const trace::Zone zone(
         [&] { return str_format("draft[{}/{} bs={}]", i + 1, most, attention_.num_tokens()); });
     ctx.attention = &attention_.finish();
-    const DraftStates states =
-        model.draft(ctx, ids_tensor(token_ids_), gathered(ctx, before, rows_), kv_caches);
-    guess(ctx, model, states.normed);
-    before = states.hidden;
+    before = pass(ctx, model, kv_caches, before).hidden;
     build_next(block_size);
   }
   for (Guess& guess : guesses_) {
@@ -132,8 +138,6 @@ void Drafter::run(ExecContext& ctx, CausalLM& model, std::span<const PagedKvCach
     output.draft_token_ids.insert(output.draft_token_ids.end(), guess.token_ids.begin(),
                                   guess.token_ids.end());
   }
-  output.draft_seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
 }
 
 }  // namespace atom

@@ -17,7 +17,7 @@ namespace atom {
 class Drafter {
  public:
   // `hidden` of the step that `inputs` describes, whose accepted rows are in `output`; sets its
-  // draft_token_ids and draft_seconds. ctx.attention is another one afterwards.
+  // draft_token_ids. ctx.attention is another one afterwards.
   void run(ExecContext& ctx, CausalLM& model, std::span<const PagedKvCache> kv_caches,
            const ScheduledBatch& batch, const InputBuilder& inputs, const Tensor& hidden,
            StepOutput& output);
@@ -26,7 +26,7 @@ class Drafter {
   // A sequence that gets guesses.
   struct Guess {
     const ScheduledSequence* sequence = nullptr;
-    int32_t row = 0;       // of the pass that makes the next one
+    int32_t row = 0;       // of the pass that makes the next one; then of its results
     int64_t position = 0;  // of that row
     std::vector<int32_t> token_ids = {};
 
@@ -40,8 +40,11 @@ class Drafter {
   void build(const ScheduledBatch& batch, const InputBuilder& inputs, const StepOutput& output);
   void add_rows(const ScheduledSequence& sequence, int32_t first_row, int64_t count,
                 std::span<const int32_t> next);
-  // Adds to each guess the token that the layer thinks best at its row.
-  void guess(const ExecContext& ctx, CausalLM& model, const Tensor& normed);
+  // One pass of the layer; the guesses that want a token each get the best one.
+  DraftStates pass(const ExecContext& ctx, CausalLM& model, std::span<const PagedKvCache> kv_caches,
+                   const Tensor& before);
+  void guess(const ExecContext& ctx, CausalLM& model, const Tensor& normed,
+             std::span<Guess* const> open);
   // Gives the guesses that want more tokens their rows in one more pass.
   void build_next(int64_t block_size);
 

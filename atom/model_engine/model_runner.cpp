@@ -1,6 +1,7 @@
 #include "atom/model_engine/model_runner.h"
 
 #include <algorithm>
+#include <ctime>
 #include <deque>
 #include <utility>
 #include <vector>
@@ -18,6 +19,13 @@
 
 namespace atom {
 namespace {
+
+// Of all threads: what a step costs, whoever else has the processors.
+double processor_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
 
 // Runs on the CPU backend: a step is computed in submit(), its output waits for collect().
 class CpuModelRunner final : public Executor {
@@ -70,8 +78,12 @@ class CpuModelRunner final : public Executor {
     sample_rows(batch, hidden, output);
     score_prompts(batch, hidden, output);
     if (batch.drafting) {
+      const double before = processor_seconds();
       drafter_.run(ctx_, *model_, kv_caches_, batch, inputs_, hidden, output);
+      output.draft_seconds = processor_seconds() - before;
     }
+    const double spent = processor_seconds();
+    output.seconds = spent - std::exchange(spent_before_, spent);
     outputs_.push_back(std::move(output));
     return {};
   }
@@ -192,6 +204,7 @@ class CpuModelRunner final : public Executor {
   std::unique_ptr<CausalLM> model_;
   std::vector<Buffer> kv_buffers_;
   std::vector<PagedKvCache> kv_caches_;
+  double spent_before_ = 0;  // processor_seconds() of the step before
   InputBuilder inputs_;
   Drafter drafter_;
   std::deque<StepOutput> outputs_;

@@ -63,7 +63,9 @@ struct StepOutput {
   // more.
   std::vector<SampledRow> rows;
   std::vector<int32_t> draft_token_ids;  // num_next_drafts per sequence, in batch order
-  double draft_seconds = 0;              // of the step, what drafting took
+  // What the step cost since the one before, and how much of it was drafting; 0: not measured.
+  double seconds = 0;
+  double draft_seconds = 0;
   std::vector<PromptLogprobRows> prompt_logprobs;
 };
 

@@ -192,6 +192,7 @@ class Scheduler {
   struct {  // the last step, where it was of decoding sequences alone
     bool valid = false;
     double started = 0;
+    double seconds = 0;
     double draft_seconds = 0;
     int64_t num_tokens = 0;
   } measured_;

@@ -13,7 +13,8 @@ void Scheduler::plan_draft_length(double now) {
     return;
   }
   if (measured_.valid && in_flight_.empty() && !running_.empty()) {
-    draft_policy_->observe(measured_.num_tokens, now - measured_.started, measured_.draft_seconds);
+    const double seconds = measured_.seconds > 0 ? measured_.seconds : now - measured_.started;
+    draft_policy_->observe(measured_.num_tokens, seconds, measured_.draft_seconds);
   }
   measured_ = {};
   draft_length_ = draft_policy_->choose(static_cast<int64_t>(running_.size()));
@@ -76,6 +77,7 @@ int Scheduler::num_next_drafts(const Sequence& sequence) const {
 void Scheduler::count_tokens(const Flight& flight, const StepOutput& output) {
   if (flight.step + 1 == next_step_) {
     measured_.num_tokens = static_cast<int64_t>(output.rows.size());
+    measured_.seconds = output.seconds;
     measured_.draft_seconds = output.draft_seconds;
   }
 }

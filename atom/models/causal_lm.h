@@ -35,8 +35,8 @@ Result<ModelConfig> with_draft_layer(const Checkpoint& checkpoint, bool dummy);
 
 // What a draft layer makes of a token and of the hidden state before it.
 struct DraftStates {
-  Tensor hidden;  // residual [num_tokens, hidden_size]: for the next draft
-  Tensor normed;  // activation [num_tokens, hidden_size]: for compute_logits()
+  Tensor hidden;  // residual [num_rows, hidden_size]: for the next draft
+  Tensor normed;  // activation [num_rows, hidden_size]: for compute_logits()
 };
 
 class CausalLM {
@@ -49,9 +49,10 @@ class CausalLM {
                          std::span<const PagedKvCache> kv_caches) = 0;
   // The draft layer, where it is loaded: row i holds the token that follows position i of
   // ctx.attention, and the hidden state at position i: what forward() gave, or DraftStates::hidden
-  // of the draft before. token_ids i32 [num_tokens], hidden [num_tokens, hidden_size].
+  // of the draft before. All rows go to the cache, `rows` have results. token_ids i32 [num_tokens],
+  // hidden [num_tokens, hidden_size], rows i32 [num_rows].
   virtual DraftStates draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
-                            std::span<const PagedKvCache> kv_caches) = 0;
+                            const Tensor& rows, std::span<const PagedKvCache> kv_caches) = 0;
   // hidden [num_rows, hidden_size] -> logits f32 [num_rows, vocab_size], or a few columns more
   // where the backend pads them
   virtual Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) = 0;

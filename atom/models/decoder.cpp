@@ -193,28 +193,33 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
 }
 
 DraftStates Decoder::draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
-                           std::span<const PagedKvCache> kv_caches) {
+                           const Tensor& rows, std::span<const PagedKvCache> kv_caches) {
   const DecoderLayer& layer = layers_.back();
+  const int64_t size = config_.hidden_size;
   const int64_t num_tokens = token_ids.dim(0);
-  const Tensor residual =
-      ctx.arena->allocate(ctx.ops->residual_dtype, {num_tokens, config_.hidden_size});
-  const Tensor x =
-      ctx.arena->allocate(ctx.ops->activation_dtype, {num_tokens, config_.hidden_size});
+  const auto weights = [](const RmsNorm& norm) {
+    return static_cast<const float*>(norm.weight.data());
+  };
+  const Tensor out = ctx.arena->allocate(ctx.ops->residual_dtype, {rows.dim(0), size});
+  const Tensor normed = ctx.arena->allocate(ctx.ops->activation_dtype, {rows.dim(0), size});
   const int64_t scratch = ctx.arena->mark();
-  const Tensor both =
-      ctx.arena->allocate(ctx.ops->activation_dtype, {num_tokens, 2 * config_.hidden_size});
-  ctx.ops->norm_concat(
-      ctx, embed_tokens_(ctx, token_ids), static_cast<const float*>(draft_.enorm.weight.data()),
-      hidden, static_cast<const float*>(draft_.hnorm.weight.data()), draft_.enorm.eps, both);
+  const Tensor both = ctx.arena->allocate(ctx.ops->activation_dtype, {num_tokens, 2 * size});
+  ctx.ops->norm_concat(ctx, embed_tokens_(ctx, token_ids), weights(draft_.enorm), hidden,
+                       weights(draft_.hnorm), draft_.enorm.eps, both);
+  const Tensor residual = ctx.arena->allocate(ctx.ops->residual_dtype, {num_tokens, size});
   ctx.ops->linear(ctx, both, draft_.eh_proj.weight, residual);
+  const Tensor attended =
+      layer.attend(ctx, layer.input_layernorm(ctx, residual), rotary_(ctx), kv_caches.back());
+  if (rows.dim(0) > 0) {
+    // What follows is each row's own.
+    const Tensor picked = ctx.arena->allocate(attended.dtype(), {rows.dim(0), size});
+    ctx.ops->gather_rows(ctx, attended, rows, picked);
+    ctx.ops->gather_rows(ctx, residual, rows, out);
+    layer.post_attention_layernorm.add(ctx, picked, out, normed);
+    draft_.norm.add(ctx, layer.feed_forward(ctx, normed), out, normed);
+  }
   ctx.arena->rewind(scratch);
-  ctx.ops->rms_norm(ctx, residual, static_cast<const float*>(layer.input_layernorm.weight.data()),
-                    layer.input_layernorm.eps, x);
-  const Tensor attended = layer.attend(ctx, x, rotary_(ctx), kv_caches.back());
-  layer.post_attention_layernorm.add(ctx, attended, residual, x);
-  draft_.norm.add(ctx, layer.feed_forward(ctx, x), residual, x);
-  ctx.arena->rewind(scratch);
-  return {.hidden = residual, .normed = x};
+  return {.hidden = out, .normed = normed};
 }
 
 Tensor Decoder::compute_logits(const ExecContext& ctx, const Tensor& hidden) {

@@ -69,7 +69,7 @@ class Decoder : public CausalLM {
   Tensor forward(const ExecContext& ctx, const Tensor& token_ids,
                  std::span<const PagedKvCache> kv_caches) override;
   DraftStates draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
-                    std::span<const PagedKvCache> kv_caches) override;
+                    const Tensor& rows, std::span<const PagedKvCache> kv_caches) override;
   Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override;
 
  protected:

@@ -35,8 +35,8 @@ class MappedModel final : public CausalLM {
     return model_->forward(ctx, token_ids, kv_caches);
   }
   DraftStates draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
-                    std::span<const PagedKvCache> kv_caches) override {
-    return model_->draft(ctx, token_ids, hidden, kv_caches);
+                    const Tensor& rows, std::span<const PagedKvCache> kv_caches) override {
+    return model_->draft(ctx, token_ids, hidden, rows, kv_caches);
   }
   Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override {
     return model_->compute_logits(ctx, hidden);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstring>
+#include <numeric>
 
 #include "atom/core/json.h"
 #include "atom/model_engine/attention_input.h"
@@ -203,7 +204,10 @@ std::vector<float> LogitsRunner::draft_logits(const std::vector<int32_t>& ids, i
       return Tensor(const_cast<int32_t*>(ids.data()) + first, DType::kI32, {count});
     };
     const Tensor hidden = model_->forward(ctx_, tokens(begin), kv_caches_);
-    const DraftStates states = model_->draft(ctx_, tokens(begin + 1), hidden, kv_caches_);
+    std::vector<int32_t> all(static_cast<size_t>(count));
+    std::iota(all.begin(), all.end(), 0);
+    const DraftStates states = model_->draft(ctx_, tokens(begin + 1), hidden,
+                                             Tensor(all.data(), DType::kI32, {count}), kv_caches_);
     const Tensor rows = model_->compute_logits(ctx_, states.normed);
     result.insert(result.end(), rows.data_as<float>(), rows.data_as<float>() + rows.numel());
   }
