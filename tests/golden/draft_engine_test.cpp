@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "tests/golden/golden_models.h"
 #include "tests/golden/serving.h"
 
 namespace atom::golden {
@@ -255,6 +256,75 @@ TEST_P(DraftEngine, StreamsEveryTokenOnce) {
     EXPECT_EQ(streamed.token_ids, whole[0].token_ids);
     EXPECT_EQ(streamed.num_logprobs, whole[0].logprobs.size());
     EXPECT_EQ(streamed.num_ends, 1);
+  }
+}
+
+// What the draft layer guesses is what it makes of the whole text from an empty cache: nothing that
+// chunks, cached prefixes, preemption or rejected drafts leave behind is read. One guess at a time,
+// so that every one follows from the text.
+struct Guesses {
+  int64_t drafted = 0, accepted = 0;
+  bool operator==(const Guesses&) const = default;
+};
+
+Guesses guesses_from_scratch(LogitsRunner& runner, const Request& request,
+                             const std::vector<int32_t>& answer) {
+  std::vector<int32_t> ids = request.prompt;
+  ids.insert(ids.end(), answer.begin(), answer.end());
+  const std::vector<float> logits = runner.draft_logits(ids, 512);
+  const size_t vocab = logits.size() / (ids.size() - 1);
+  Guesses guesses;
+  // `newest` is verified together with a guess of what follows it, unless that ends the answer.
+  for (size_t newest = request.prompt.size(); newest + 2 < ids.size(); ++newest) {
+    const auto row = logits.begin() + static_cast<ptrdiff_t>((newest - 1) * vocab);
+    const auto guess = std::max_element(row, row + static_cast<ptrdiff_t>(vocab)) - row;
+    ++guesses.drafted;
+    if (guess == ids[newest + 1]) {
+      ++guesses.accepted;
+      ++newest;
+    }
+  }
+  return guesses;
+}
+
+TEST(DraftLayer, GuessesWhatItGuessesFromScratch) {
+  const Model model{"deepseek-v3-mtp-bf16", "bf16"};
+  const auto runner =
+      LogitsRunner::load({.path = std::string("tests/golden/models/") + model.path, .prompts = {}},
+                         ComputeType::kAuto, 3, 2, /*draft_layer=*/true);
+  ASSERT_TRUE(runner) << runner.error().message;
+  std::vector<Request> requests = make_requests();
+  for (Request& request : requests) {
+    request.params.max_tokens = 40;
+  }
+  const auto plain = make_engine(model, {.name = "plain"}, {});
+  const Results answers = generate(*plain, requests, false);
+  Guesses expected;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Guesses one = guesses_from_scratch(**runner, requests[i], answers[i].token_ids);
+    expected.drafted += one.drafted;
+    expected.accepted += one.accepted;
+  }
+  EXPECT_GT(expected.accepted, 50);
+  EXPECT_GT(expected.drafted - expected.accepted, 50);
+  for (const Serving& serving : kServings) {
+    SCOPED_TRACE(serving.name);
+    const auto engine = make_engine(model, serving, mtp(1));
+    Guesses before;
+    for (int round = 0; round < serving.rounds; ++round) {
+      expect_equal(generate(*engine, requests, serving.one_by_one), answers);
+      const DraftStats drafts = engine->stats().drafts;
+      const Guesses now{.drafted = drafts.num_draft_tokens, .accepted = drafts.num_accepted_tokens};
+      const Guesses seen{.drafted = now.drafted - before.drafted,
+                         .accepted = now.accepted - before.accepted};
+      before = now;
+      if (engine->stats().num_preemptions == 0) {
+        EXPECT_EQ(seen, expected) << seen.accepted << " of " << seen.drafted;
+      } else {  // guesses go with the blocks, or have none
+        EXPECT_NEAR(static_cast<double>(seen.drafted), static_cast<double>(expected.drafted), 40);
+        EXPECT_NEAR(static_cast<double>(seen.accepted), static_cast<double>(expected.accepted), 15);
+      }
+    }
   }
 }
 
