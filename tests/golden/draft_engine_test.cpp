@@ -297,6 +297,14 @@ TEST(DraftLayer, GuessesWhatItGuessesFromScratch) {
   for (Request& request : requests) {
     request.params.max_tokens = 40;
   }
+  // The same full blocks, and then another token: what the layer keeps of the last token depends on
+  // the next one.
+  for (int32_t i = 0; i < 8; ++i) {
+    Request request = requests[10];
+    request.prompt.resize(static_cast<size_t>(16 * (1 + i % 3)));
+    request.prompt.push_back(20 + i);
+    requests.push_back(std::move(request));
+  }
   const auto plain = make_engine(model, {.name = "plain"}, {});
   const Results answers = generate(*plain, requests, false);
   Guesses expected;
