@@ -11,6 +11,7 @@
 
 #include "atom/benchmark/http_load_client.h"
 #include "atom/benchmark/model_text.h"
+#include "atom/benchmark/result_file.h"
 #include "atom/core/json.h"
 #include "atom/core/printable.h"
 
@@ -145,21 +146,6 @@ std::string result_name(const ServingBenchmarkOptions& options, const std::strin
                     concurrency, model, date);
 }
 
-// Written beside its place and renamed, so that a reader never sees half of it.
-Status write_result(const std::filesystem::path& path, const json::object& result) {
-  const std::filesystem::path raw = path.string() + ".tmp";
-  {
-    std::ofstream file(raw, std::ios::binary | std::ios::trunc);
-    file << json::serialize(result) << "\n";
-    file.close();
-    if (!file) return make_error(ErrorCode::kUnavailable, "{}: cannot be written", path.string());
-  }
-  std::error_code error;
-  std::filesystem::rename(raw, path, error);
-  if (error) return make_error(ErrorCode::kUnavailable, "{}: {}", path.string(), error.message());
-  return {};
-}
-
 json::object result_json(const ServingBenchmarkOptions& options, const LoadResult& load,
                          const BenchmarkMetrics& metrics, const std::string& date) {
   json::object out;
@@ -243,7 +229,8 @@ Result<ServingBenchmarkResult> run_serving_benchmark(const ServingBenchmarkOptio
     const std::string date = date_now();
     const std::filesystem::path path =
         std::filesystem::path(options.result_dir) / result_name(options, date);
-    ATOM_RETURN_IF_ERROR(write_result(path, result_json(options, result, out.metrics, date)));
+    ATOM_RETURN_IF_ERROR(
+        write_result_file(path, json::serialize(result_json(options, result, out.metrics, date))));
     out.result_path = path.string();
   }
   ATOM_RETURN_IF_ERROR(profiled);

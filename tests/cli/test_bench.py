@@ -213,3 +213,63 @@ def test_scripts_of_the_original(tmp_path):
     died = script("start_atom_server.sh", "/nowhere/model", "1", port)
     assert (died.returncode, died.stdout) == (1, "Server process died\n")
     assert "/nowhere/model" in died.stderr
+
+
+OFFLINE = ["--model", MODEL, "--device", "cpu", "--input-len", "12"]
+
+
+def test_throughput_without_a_server(atom, tmp_path):
+    done = atom("bench", "throughput", *OFFLINE, "--output-len", "6", "--num-prompts", "20", "--n", "2",
+                "--num-warmups", "3", "--output-json", str(tmp_path / "r.json"))
+    assert done.returncode == 0, done.stderr
+    rates = re.search(r"^Throughput: ([\d.]+) requests/s, ([\d.]+) total tokens/s, ([\d.]+) output tokens/s$", done.stdout, re.M)
+    prompt, output = (int(re.search(rf"^Total num {kind} tokens:  (\d+)$", done.stdout, re.M)[1]) for kind in ("prompt", "output"))
+    assert output == 20 * 6 * 2 and prompt >= 20 * 10
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert list(result) == ["elapsed_time", "num_requests", "total_num_tokens", "requests_per_second", "tokens_per_second"]
+    assert result["num_requests"] == 20 and result["total_num_tokens"] == prompt + output
+    assert result["requests_per_second"] == pytest.approx(20 / result["elapsed_time"])
+    assert float(rates[1]) == pytest.approx(result["requests_per_second"], abs=0.01)
+    assert float(rates[2]) / float(rates[3]) == pytest.approx((prompt + output) / output, rel=1e-2)
+
+
+def test_throughput_of_a_file_and_what_does_not_fit(atom, tmp_path):
+    talk = [{"conversations": [{"from": "human", "value": "one two three four"}, {"from": "gpt", "value": "five six seven eight"}]}] * 3
+    (tmp_path / "s.json").write_text(json.dumps(talk))
+    file = ("--model", MODEL, "--device", "cpu", "--dataset-path", str(tmp_path / "s.json"), "--num-prompts", "3")
+    done = atom("bench", "throughput", *file, "--output-len", "5")
+    assert done.returncode == 0 and "Total num output tokens:  15\n" in done.stdout, done.stderr
+    for flags, message in [((*file, "--input-len", "9"), "--input-len: only with --dataset-name random"),
+                           ((*OFFLINE, "--output-len", "600"), "do not fit a context of 512"),
+                           ((*OFFLINE, "--profile"), "--profile: needs --torch-profiler-dir"),
+                           ((*file[:4], "--dataset-name", "sonnet"), "--dataset-path: needed")]:
+        done = atom("bench", "throughput", *flags)
+        assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    done = atom("bench", "throughput", *OFFLINE, "--output-len", "2", "--num-prompts", "2", "--output-json", "/nowhere/r.json")
+    assert done.returncode == 1 and "/nowhere/r.json: cannot be written" in done.stderr and "Throughput: " in done.stdout
+
+
+def test_latency_of_a_batch(atom, tmp_path):
+    done = atom("bench", "latency", *OFFLINE, "--output-len", "6", "--batch-size", "3", "--num-iters", "5", "--num-iters-warmup", "1",
+                "--output-json", str(tmp_path / "r.json"), "--profile", "--torch-profiler-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert list(result) == ["avg_latency", "latencies", "percentiles"] and len(result["latencies"]) == 5
+    assert result["avg_latency"] == pytest.approx(sum(result["latencies"]) / 5)
+    assert list(result["percentiles"]) == ["10", "25", "50", "75", "90", "99"]
+    assert result["percentiles"]["50"] == pytest.approx(sorted(result["latencies"])[2])
+    assert done.stdout.startswith("Avg latency: ") and done.stdout.count("% percentile latency: ") == 6
+    assert len(list((tmp_path / "rank_0").iterdir())) == 1
+
+
+def test_latency_keeps_what_is_done_at_ctrl_c(tmp_path):
+    process = subprocess.Popen([BINARY, "bench", "latency", *OFFLINE, "--output-len", "6", "--num-iters", "1000000",
+                                "--num-iters-warmup", "0", "--output-json", str(tmp_path / "r.json"), "--verbose"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "loaded: " not in process.stderr.readline():
+        pass
+    time.sleep(1)  # hundreds of batches
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out.startswith("PARTIAL RESULT: ") and json.loads((tmp_path / "r.json").read_text())["latencies"]

@@ -22,13 +22,16 @@ constexpr Subcommand kSubcommands[] = {
      bench_serve_command},
     {"sweep", "bench serve over a matrix of lengths and concurrencies; can be resumed",
      bench_sweep_command},
+    {"throughput", "tokens a second of all prompts at once, without a server",
+     bench_throughput_command},
+    {"latency", "seconds of one batch, without a server", bench_latency_command},
     {"compare", "two sets of results as a table and an HTML page", bench_compare_command},
 };
 
 std::string bench_help() {
   std::string out = "Usage: atom bench COMMAND [FLAGS]\n\nCommands:\n";
   for (const Subcommand& command : kSubcommands)
-    out += str_format("  {:<10} {}\n", command.name, command.summary);
+    out += str_format("  {:<11} {}\n", command.name, command.summary);
   return out + "\n  atom bench COMMAND --help   its flags, with defaults and units\n";
 }
 

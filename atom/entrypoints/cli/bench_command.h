@@ -9,6 +9,8 @@ namespace atom::cli {
 int bench_serve_command(const Arguments& arguments);
 int bench_sweep_command(const Arguments& arguments);
 int bench_compare_command(const Arguments& arguments);
+int bench_throughput_command(const Arguments& arguments);
+int bench_latency_command(const Arguments& arguments);
 
 // The parts of "a,b,c"; empty ones are left out.
 std::vector<std::string> split_list(const std::string& text, char separator);

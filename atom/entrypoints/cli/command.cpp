@@ -23,7 +23,7 @@ constexpr Command kCommands[] = {
     {"tokenize", "text lines to token ids, or back with --decode", tokenize_command},
     {"render", "render chat templates: JSON lines in, JSON lines out", render_command},
     {"inspect", "architecture, formats, sizes and memory plan of a checkpoint", inspect_command},
-    {"bench", "measure a running server: serve, sweep, compare", bench_command},
+    {"bench", "measure a server or an engine: serve, sweep, throughput, latency, compare", bench_command},
     {"profile", "generate under the profiler: a trace and its summary", profile_command},
     {"trace", "summarize traces, also those of PyTorch: trace summary DIR", trace_command},
 };
