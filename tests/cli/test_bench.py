@@ -172,7 +172,7 @@ def test_what_is_done_is_kept(stalling, tmp_path, how):
     (["sweep", "--model", MODEL, "--lengths", "8x8"], 2, "INPUT/OUTPUT"),
     (["compare", "/nowhere/a"], 2, "two result prefixes"),
     (["compare", "/nowhere/a", "/nowhere/b"], 1, "/nowhere"),
-    (["play"], 2, "allowed: serve, sweep, compare"),
+    (["play"], 2, "allowed: serve, sweep, throughput, latency, compare"),
 ])
 def test_wrong_input_is_one_line(atom, arguments, status, words):
     done = atom("bench", *arguments, env={"HF_HUB_OFFLINE": "1"})
