@@ -4,6 +4,7 @@
 #include "atom/config.h"
 
 #include <algorithm>
+#include <boost/json.hpp>
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "atom/core/json.h"
 #include "atom/core/log.h"
 #include "atom/core/thread_pool.h"
 
@@ -167,6 +169,57 @@ Result<DummyWeights> parse_load_dummy(const std::optional<std::string>& name) {
   return *name == "xavier" ? DummyWeights::kXavier : DummyWeights::kEmpty;
 }
 
+constexpr std::string_view kSpeculative = "--speculative-config";
+
+// The names that vLLM has for the methods here.
+Status set_method(const boost::json::value& value, std::optional<std::string>& method) {
+  if (!value.is_string()) return refuse(kSpeculative, "method", "must be a string");
+  method = std::string(value.get_string());
+  ATOM_RETURN_IF_ERROR(check_choice("--speculative-config: method", *method,
+                                    {"mtp", "deepseek_mtp", "glm4_moe_mtp", "ngram"}));
+  if (*method != "ngram") method = "mtp";
+  return {};
+}
+
+// --speculative-config as the flags that say the same.
+Result<EngineArgs> read_speculative_config(EngineArgs args) {
+  if (!args.speculative_config) return args;
+  const std::string& text = *args.speculative_config;
+  const std::tuple<std::string_view, std::string_view, std::optional<int>*> numbers[] = {
+      {"num_speculative_tokens", "--num-speculative-tokens", &args.num_speculative_tokens},
+      {"prompt_lookup_min", "--prompt-lookup-min", &args.prompt_lookup_min},
+      {"prompt_lookup_max", "--prompt-lookup-max", &args.prompt_lookup_max}};
+  if (args.method) return refuse(kSpeculative, text, "not together with --method");
+  for (const auto& [key, flag, target] : numbers) {
+    if (*target) return refuse(kSpeculative, text, str_format("not together with {}", flag));
+  }
+  const auto parsed = parse_json(text, {.max_depth = 4});
+  if (!parsed) return refuse(kSpeculative, text, parsed.error().message);
+  if (!parsed->is_object()) return refuse(kSpeculative, text, "must be a JSON object");
+  for (const auto& [key, value] : parsed->get_object()) {
+    const auto row = std::find_if(std::begin(numbers), std::end(numbers),
+                                  [&key](const auto& n) { return std::get<0>(n) == key; });
+    if (key != "method" && row == std::end(numbers)) {
+      return refuse(kSpeculative, std::string_view(key),
+                    "unknown key; allowed: method, num_speculative_tokens, prompt_lookup_min, "
+                    "prompt_lookup_max");
+    }
+    if (value.is_null()) continue;  // as if it were not there
+    if (key == "method") {
+      ATOM_RETURN_IF_ERROR(set_method(value, args.method));
+      continue;
+    }
+    if (!value.is_int64()) {
+      return refuse(kSpeculative, std::string_view(key), "must be a whole number");
+    }
+    ATOM_RETURN_IF_ERROR(check_range(str_format("{}: {}", kSpeculative, std::string_view(key)),
+                                     value.get_int64(), int64_t{1}, int64_t{kMaxDraftTokens}));
+    *std::get<2>(*row) = static_cast<int>(value.get_int64());
+  }
+  if (!args.method) return refuse(kSpeculative, text, "names no method; allowed: mtp, ngram");
+  return args;
+}
+
 Result<SpeculativeConfig> parse_speculative(const EngineArgs& args) {
   SpeculativeConfig config;
   const std::tuple<const char*, std::optional<int>, int*> numbers[] = {
@@ -278,7 +331,8 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
   ATOM_ASSIGN_OR_RETURN(config.model.load_dummy, parse_load_dummy(args.load_dummy));
   if (args.quantization) config.model.quantization = Quantization::kFP8;
   ATOM_RETURN_IF_ERROR(read_hub_environment(config.model));
-  ATOM_ASSIGN_OR_RETURN(config.speculative, parse_speculative(args));
+  ATOM_ASSIGN_OR_RETURN(const EngineArgs drafting, read_speculative_config(args));
+  ATOM_ASSIGN_OR_RETURN(config.speculative, parse_speculative(drafting));
   config.cache = {.block_size = args.block_size,
                   .dtype = args.kv_cache_dtype == "fp8" ? KvCacheType::kFP8 : KvCacheType::kBF16,
                   .enable_prefix_caching = args.enable_prefix_caching,

@@ -42,9 +42,10 @@ struct EngineArgs {
   bool enable_dp_attention = false;
   std::optional<std::string> torch_profiler_dir;
   std::optional<std::string> method;
-  std::optional<int> num_speculative_tokens;  // default: 1, of prompt look-up 5
-  std::optional<int> prompt_lookup_min;       // default: 2
-  std::optional<int> prompt_lookup_max;       // default: 4
+  std::optional<int> num_speculative_tokens;      // default: 1, of prompt look-up 5
+  std::optional<int> prompt_lookup_min;           // default: 2
+  std::optional<int> prompt_lookup_max;           // default: 4
+  std::optional<std::string> speculative_config;  // the four above, as one JSON object
   int64_t seed = 0;
   std::string device = "auto";
   std::string dtype = "auto";

@@ -71,6 +71,40 @@ const Refusal kRefusals[] = {
        a.prompt_lookup_min = 3;
        a.prompt_lookup_max = 2;
      }},
+    {"--speculative-config", "must be a JSON object",
+     [](EngineArgs& a) { a.speculative_config = R"([])"; }},
+    {"--speculative-config", "invalid JSON at byte",
+     [](EngineArgs& a) { a.speculative_config = R"({)"; }},
+    {"--speculative-config", "names no method",
+     [](EngineArgs& a) { a.speculative_config = R"({})"; }},
+    {"--speculative-config: method", "allowed: mtp, deepseek_mtp, glm4_moe_mtp, ngram",
+     [](EngineArgs& a) { a.speculative_config = R"({"method":"eagle"})"; }},
+    {"--speculative-config", "must be a string",
+     [](EngineArgs& a) { a.speculative_config = R"({"method":1})"; }},
+    {"--speculative-config", "model: unknown key",
+     [](EngineArgs& a) { a.speculative_config = R"({"method":"ngram","model":"x"})"; }},
+    {"--speculative-config", "must be a whole number",
+     [](EngineArgs& a) {
+       a.speculative_config = R"({"method":"ngram","num_speculative_tokens":2.5})";
+     }},
+    {"--speculative-config: num_speculative_tokens", "allowed: 1 to 16",
+     [](EngineArgs& a) {
+       a.speculative_config = R"({"method":"ngram","num_speculative_tokens":4294967297})";
+     }},
+    {"--prompt-lookup-max", "only with --method ngram",
+     [](EngineArgs& a) {
+       a.speculative_config = R"({"method":"deepseek_mtp","prompt_lookup_max":3})";
+     }},
+    {"--speculative-config", "not together with --method",
+     [](EngineArgs& a) {
+       a.method = "ngram";
+       a.speculative_config = R"({"method":"ngram"})";
+     }},
+    {"--speculative-config", "not together with --num-speculative-tokens",
+     [](EngineArgs& a) {
+       a.num_speculative_tokens = 1;
+       a.speculative_config = R"({"method":"ngram"})";
+     }},
     {"--torch-profiler-dir", "names no directory",
      [](EngineArgs& a) { a.torch_profiler_dir = ""; }},
     {"--device", "not supported yet", [](EngineArgs& a) { a.device = "hip"; }, kLater},
@@ -220,6 +254,22 @@ TEST(EngineConfig, SpeculationHasTheDefaultsOfItsMethod) {
   EXPECT_EQ(ngram->speculative.num_tokens, 5);
   EXPECT_EQ(ngram->speculative.lookup_min, 6);
   EXPECT_EQ(ngram->speculative.lookup_max, 6);
+}
+
+TEST(EngineConfig, SpeculationMayComeAsJson) {
+  const auto ngram =
+      make_engine_config({.speculative_config = R"({"method":"ngram","num_speculative_tokens":3,)"
+                                                R"("prompt_lookup_max":7,"prompt_lookup_min":1})"});
+  ASSERT_TRUE(ngram) << ngram.error().message;
+  EXPECT_EQ(ngram->speculative.method, DraftMethod::kNgram);
+  EXPECT_EQ(ngram->speculative.num_tokens, 3);
+  EXPECT_EQ(ngram->speculative.lookup_min, 1);
+  EXPECT_EQ(ngram->speculative.lookup_max, 7);
+  const auto mtp = make_engine_config(
+      {.speculative_config = R"({"method":"deepseek_mtp","num_speculative_tokens":null})"});
+  ASSERT_TRUE(mtp) << mtp.error().message;
+  EXPECT_EQ(mtp->speculative.method, DraftMethod::kMtp);
+  EXPECT_EQ(mtp->speculative.num_tokens, 1);
 }
 
 }  // namespace

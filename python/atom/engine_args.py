@@ -6,6 +6,7 @@ and every value goes through it. Here are the types and defaults, for editors an
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,10 @@ class EngineArgs:
     enable_dp_attention: bool = False
     torch_profiler_dir: str | None = None
     method: str | None = None
-    num_speculative_tokens: int = 1
+    num_speculative_tokens: int | None = None  # 1, with ngram 5
     prompt_lookup_min: int | None = None
     prompt_lookup_max: int | None = None
+    speculative_config: str | dict[str, Any] | None = None  # the four above as one object
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -114,6 +116,8 @@ def _as_flag(name: str, flag: dict[str, Any], value: object) -> list[str]:
         if not isinstance(value, (list, tuple)):
             raise TypeError(f"{name}: expected a list of int, not {type(value).__name__}")
         return [f"{option}={','.join(map(str, value))}"]
+    if name == "speculative_config" and isinstance(value, dict):
+        value = json.dumps(value)
     if hasattr(value, "__fspath__"):
         value = value.__fspath__()
     if kind == "int" and hasattr(value, "__index__"):

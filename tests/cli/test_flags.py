@@ -23,6 +23,7 @@ WRONG = [
     (["-tp", "0"], "--tensor-parallel-size: 0: out of range"),
     (["-dp", "2"], "--data-parallel-size: 2: not supported yet"),
     (["--method", "eagle"], "--method: eagle: "),
+    (["--speculative-config", '{"method": "ngram", "draft_model": "x"}'], "--speculative-config: draft_model: unknown key"),
     (["--num-speculative-tokens", "2"], "--num-speculative-tokens: 2: needs --method"),
     (["--method", "mtp", "--prompt-lookup-max", "3"], "--prompt-lookup-max: 3: only with --method ngram"),
     (["--enable-expert-parallel"], "--enable-expert-parallel: true: not supported yet"),

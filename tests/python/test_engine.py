@@ -226,6 +226,15 @@ def test_mtp_statistics_are_printed(engine, demo_model, capsys):
     assert drafted > accepted > 0
     assert capsys.readouterr().out == (f"MTP Statistics:\n  Total draft tokens: {drafted}\n  Accepted tokens:    {accepted}\n"
                                        f"  Acceptance rate:    {accepted / drafted:.2%}\n")
+    # Every way to say how many: also the one that is the default of the other method.
+    for given in ({"method": "ngram", "num_speculative_tokens": 1},
+                  {"speculative_config": {"method": "ngram", "num_speculative_tokens": 1}},
+                  {"speculative_config": '{"method": "ngram", "num_speculative_tokens": 1}'}):
+        with LLMEngine(demo_model, max_model_len=256, kv_cache_memory_gb=0.05, **given) as drafting:
+            drafting.generate(["one two three four one two three four one two"], params)
+            assert 0 < drafting.stats()["total_accepted_tokens"] and drafting.stats()["tokens_per_forward"] <= 2
+    with pytest.raises(ValueError, match="speculative_config: eagle_model: unknown key"):
+        LLMEngine(demo_model, speculative_config={"eagle_model": "x"})
     with pytest.raises(ValueError, match="no layer that drafts"):
         LLMEngine(demo_model, method="mtp")
 

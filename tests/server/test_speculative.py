@@ -13,7 +13,7 @@ BODY = {"prompt": PROMPT, "max_tokens": 200, "temperature": 0, "ignore_eos": Tru
 def test_drafts_change_nothing_and_are_counted(server, start_server):
     assert httpx.get(server.base + "/debug/mtp_stats").json()["enabled"] is False
     assert "spec_decode" not in httpx.get(server.base + "/metrics").text
-    drafting = start_server("--method", "ngram", "--num-speculative-tokens", "3")
+    drafting = start_server("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 3}')
     for extra in ({}, {"temperature": 0.8, "seed": 7, "frequency_penalty": 0.3}, {"logprobs": 2, "n": 3}):
         answers = [httpx.post(s.base + "/v1/completions", json={**BODY, **extra}, timeout=60).json() for s in (server, drafting)]
         assert [c["text"] for c in answers[0]["choices"]] == [c["text"] for c in answers[1]["choices"]]
@@ -33,6 +33,8 @@ def test_drafts_change_nothing_and_are_counted(server, start_server):
     table = (ROOT / "docs" / "operations.md").read_text()
     text = httpx.get(drafting.base + "/metrics").text
     assert set(re.findall(r"vllm:spec_decode_\w+", text)) == set(re.findall(r"vllm:spec_decode_\w+", table))
+    board = (ROOT / "docs" / "grafana" / "atom.json").read_text()
+    assert set() < set(re.findall(r"vllm:spec_decode_\w+", board)) <= set(re.findall(r"vllm:spec_decode_\w+", table))
     assert 0 < drafting.metric("vllm:spec_decode_num_drafts_total") <= forwards
 
 

@@ -155,6 +155,11 @@ void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
              .help = "ngram: longer matches count as equal",
              .default_text = "4"},
             &args.prompt_lookup_max);
+  flags.add({.name = "--speculative-config",
+             .metavar = "JSON",
+             .help = "the same as one object, as vLLM takes it: method, num_speculative_tokens, "
+                     "prompt_lookup_min, prompt_lookup_max"},
+            &args.speculative_config);
   flags.group("Profiling");
   flags.add({.name = "--torch-profiler-dir",
              .metavar = "DIR",

@@ -82,6 +82,8 @@ const std::vector<Row>& rows() {
       {"--method", "mtp", [](const EngineArgs& a) { return a.method == "mtp"; }},
       {"--prompt-lookup-min", "1", [](const EngineArgs& a) { return a.prompt_lookup_min == 1; }},
       {"--prompt-lookup-max", "9", [](const EngineArgs& a) { return a.prompt_lookup_max == 9; }},
+      {"--speculative-config", "{}",
+       [](const EngineArgs& a) { return a.speculative_config == "{}"; }},
       {"--num-speculative-tokens", "3",
        [](const EngineArgs& a) { return a.num_speculative_tokens == 3; }},
       {"--seed", "-9223372036854775808", [](const EngineArgs& a) { return a.seed == INT64_MIN; }},
