@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "atom/core/json.h"
+#include "atom/core/json_text.h"
 #include "atom/core/printable.h"
 
 namespace atom {
@@ -22,7 +23,7 @@ constexpr std::string_view kFacts[] = {"backend",           "model_id",   "num_p
                                        "total_input_tokens"};
 
 std::string as_text(const json::value& value) {
-  return value.is_string() ? std::string(value.get_string()) : json::serialize(value);
+  return value.is_string() ? std::string(value.get_string()) : json_text(value);
 }
 
 void add_facts(const json::object& object, const std::string& prefix, ResultPoint& point) {

@@ -13,6 +13,7 @@
 #include "atom/benchmark/model_text.h"
 #include "atom/benchmark/result_file.h"
 #include "atom/core/json.h"
+#include "atom/core/json_text.h"
 #include "atom/core/printable.h"
 
 namespace atom {
@@ -230,7 +231,7 @@ Result<ServingBenchmarkResult> run_serving_benchmark(const ServingBenchmarkOptio
     const std::filesystem::path path =
         std::filesystem::path(options.result_dir) / result_name(options, date);
     ATOM_RETURN_IF_ERROR(
-        write_result_file(path, json::serialize(result_json(options, result, out.metrics, date))));
+        write_result_file(path, json_text(result_json(options, result, out.metrics, date))));
     out.result_path = path.string();
   }
   ATOM_RETURN_IF_ERROR(profiled);

@@ -4,6 +4,7 @@
 #include <boost/json.hpp>
 #include <map>
 
+#include "atom/core/json_text.h"
 #include "atom/model_loader/text.h"
 
 namespace atom {
@@ -196,7 +197,7 @@ std::string as_json(const Checkpoint& checkpoint) {
                          {"num_parameters", parameters},
                          {"weight_bytes", checkpoint.total_bytes()},
                          {"dtypes", std::move(dtypes)}};
-  return json::serialize(out) + "\n";
+  return json_text(out) + "\n";
 }
 
 }  // namespace

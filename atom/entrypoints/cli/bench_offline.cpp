@@ -7,6 +7,7 @@
 
 #include "atom/benchmark/model_text.h"
 #include "atom/benchmark/result_file.h"
+#include "atom/core/json_text.h"
 #include "atom/core/splitmix64.h"
 #include "atom/entrypoints/cli/bench_command.h"
 #include "atom/entrypoints/cli/engine_flags.h"
@@ -149,7 +150,7 @@ Result<double> timed_profiled(const Workload& work, LLMEngine& engine, const Pro
 
 Status save(const Workload& work, const json::object& result) {
   if (work.output_json.empty()) return {};
-  return write_result_file(work.output_json, json::serialize(result));
+  return write_result_file(work.output_json, json_text(result));
 }
 
 // After Ctrl-C there is nothing to report.

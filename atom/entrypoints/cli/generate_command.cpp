@@ -5,6 +5,7 @@
 #include <boost/json.hpp>
 #include <cstdio>
 
+#include "atom/core/json_text.h"
 #include "atom/entrypoints/cli/command.h"
 #include "atom/entrypoints/cli/engine_flags.h"
 #include "atom/entrypoints/cli/generation.h"
@@ -97,7 +98,7 @@ bool print_json(const LLMEngine& engine, const Generation& generation, bool with
         {"tpot",
          count > 1 ? (timing.latency - timing.ttft) / static_cast<double>(count - 1) : 0.0}};
     if (with_logprobs) object["logprobs"] = logprobs_json(*engine.tokenizer(), answer);
-    out += boost::json::serialize(object) + "\n";
+    out += json_text(object) + "\n";
   }
   return write_out(out);
 }

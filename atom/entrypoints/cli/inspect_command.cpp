@@ -2,6 +2,7 @@
 #include <boost/json.hpp>
 
 #include "atom/core/json.h"
+#include "atom/core/json_text.h"
 #include "atom/entrypoints/cli/command.h"
 #include "atom/entrypoints/cli/engine_flags.h"
 #include "atom/entrypoints/cli/terminal.h"
@@ -30,7 +31,7 @@ Result<std::string> inspect(const EngineArgs& args, bool json) {
   if (!json) return text + "memory plan: " + (plan ? describe(*plan) : plan.error().message) + "\n";
   ATOM_ASSIGN_OR_RETURN(boost::json::value object, parse_json(text));
   object.as_object()["memory_plan"] = plan_json(plan);
-  return boost::json::serialize(object) + "\n";
+  return json_text(object) + "\n";
 }
 
 }  // namespace
