@@ -92,7 +92,7 @@ def test_every_flag_on_a_page_exists(shells, page):
     sources = list(pathlib.Path(ROOT / "python" / "atom" / "examples").glob("*.py"))
     known = set(re.findall(r"(--[a-z][\w-]*)", "".join(path.read_text() for path in sources)))
     for command in ("serve", "generate", "chat", "tokenize", "render", "inspect", "profile", "trace", "bench serve",
-                    "bench sweep", "bench compare"):
+                    "bench sweep", "bench throughput", "bench latency", "bench compare"):
         known |= set(re.findall(r"(?<![\w-])(--[a-z][\w-]*)", shells[page.name].run(f"atom {command} --help").output))
     known |= {flag.replace("_", "-") for flag in known} | {flag.replace("-", "_").replace("__", "--", 1) for flag in known}
     text = page.read_text().replace("--no-...", "")
