@@ -14,8 +14,6 @@ constexpr int kTrialSteps = 8;
 constexpr int kFewSteps = 24;     // between trials until every candidate has been measured ...
 constexpr int kManySteps = 256;   // ... and after
 constexpr double kOutlier = 4.0;  // times the mean: somebody else had the processor
-// Drafts must bring more than this over none: less cannot be told from the noise of the machine.
-constexpr double kLeastGain = 1.03;
 // What other lengths are tried: none, and those near the best.
 constexpr int kNumCandidates = 5;
 
@@ -116,12 +114,10 @@ void DraftPolicy::start_trial(Load& load) {
 }
 
 int DraftPolicy::best_length(const Load& load) const {
-  const auto worth = [&](int length) {
-    return load.by_length[static_cast<size_t>(length)].rate() * (length == 0 ? kLeastGain : 1.0);
-  };
   int best = load.best;
   for (int length = 0; length <= max_tokens_; ++length) {
-    if (worth(length) > worth(best)) {
+    if (load.by_length[static_cast<size_t>(length)].rate() >
+        load.by_length[static_cast<size_t>(best)].rate()) {
       best = length;
     }
   }
