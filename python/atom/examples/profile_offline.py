@@ -27,7 +27,7 @@ def make_prompts(llm: LLMEngine, length: int, count: int, random_input: bool) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Runs one batch under the profiler.")
+    parser = argparse.ArgumentParser(usage="%(prog)s [--model MODEL] [FLAGS]", description="Runs one batch under the profiler.")
     EngineArgs.add_cli_args(parser)
     parser.add_argument("--input-length", "--input_length", type=int, default=128, help="tokens of a prompt [128]")
     parser.add_argument("--output-length", "--output_length", type=int, default=32, help="tokens of an answer [32]")

@@ -17,7 +17,7 @@ QUESTIONS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Answers four built-in chats.")
+    parser = argparse.ArgumentParser(usage="%(prog)s [--model MODEL] [FLAGS]", description="Answers four built-in chats.")
     EngineArgs.add_cli_args(parser)
     parser.add_argument("--temperature", type=float, default=0.6, help="0: always the likeliest token [0.6]")
     parser.add_argument("--max-tokens", "--max_tokens", type=int, default=256, help="longest answer [256]")
