@@ -46,7 +46,7 @@ format:
 	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf build .venv .venv-frameworks .venv-python
+	rm -rf build .venv .venv-frameworks .venv-python .venv-accuracy
 
 help:
 	@sed -n 's/^#   //p' Makefile

@@ -80,7 +80,8 @@ PY
 
 part "program and server tests"
 if scripts/venv.sh tests/requirements.txt && demo=$(scripts/fetch_demo_model.sh); then
-  run_pytest .venv tests --ignore=tests/clients/frameworks --ignore=tests/python --ignore=tests/guide
+  run_pytest .venv tests --ignore=tests/clients/frameworks --ignore=tests/python --ignore=tests/guide \
+    --ignore=tests/accuracy
 else
   echo "test: no Python environment or no demo model"
   count 0 1
@@ -99,6 +100,14 @@ fi
 part "LiteLLM, LangChain, instructor, llm, and the openai package they need"
 if [ -n "${demo:-}" ] && scripts/venv.sh tests/clients/frameworks/requirements.txt .venv-frameworks; then
   run_pytest .venv-frameworks tests/clients/frameworks tests/clients/test_sdk.py
+else
+  echo "test: no Python environment or no demo model"
+  count 0 1
+fi
+
+part "lm-evaluation-harness: accuracy of the demo model"
+if [ -n "${demo:-}" ] && scripts/venv.sh tests/accuracy/requirements.txt .venv-accuracy; then
+  run_pytest .venv-accuracy tests/accuracy
 else
   echo "test: no Python environment or no demo model"
   count 0 1
