@@ -274,8 +274,8 @@ TEST(Inspect, SaysWhatIsThere) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   }
   const std::string json = inspect_checkpoint(**checkpoint, true);
-  for (const char* part : {"\"architecture\":\"LlamaForCausalLM\"", "\"num_parameters\":328",
-                           "\"weight_bytes\":1312", "\"F32\":{\"tensors\":5"}) {
+  for (const char* part : {"\"architecture\": \"LlamaForCausalLM\"", "\"num_parameters\": 328",
+                           "\"weight_bytes\": 1312", "\"F32\": {\"tensors\": 5"}) {
     EXPECT_NE(json.find(part), std::string::npos) << part << " in\n" << json;
   }
 }
