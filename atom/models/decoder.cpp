@@ -55,7 +55,8 @@ void Decoder::load(WeightLoader& weights) {
   }
   if (c.tie_word_embeddings) {
     // Some tied checkpoints store the copy all the same.
-    weights.ignore_copy("lm_head.weight", "model.embed_tokens.weight");
+    weights.ignore_copy("lm_head.weight", "model.embed_tokens.weight",
+                        "tie_word_embeddings is true");
   }
 }
 
@@ -79,8 +80,9 @@ void Decoder::load_draft_head(WeightLoader& weights, const std::string& prefix) 
   weights.linear(draft_.eh_proj, {{.prefix = prefix + "eh_proj", .rows = hidden}}, 2 * hidden,
                  Precision::kKeep);
   weights.vector(draft_.norm.weight, prefix + "shared_head.norm.weight", hidden);
-  weights.ignore_copy(prefix + "embed_tokens.weight", "model.embed_tokens.weight");
-  weights.ignore_copy(prefix + "shared_head.head.weight", "lm_head.weight");
+  constexpr const char* kShared = "the layer that drafts tokens shares it";
+  weights.ignore_copy(prefix + "embed_tokens.weight", "model.embed_tokens.weight", kShared);
+  weights.ignore_copy(prefix + "shared_head.head.weight", "lm_head.weight", kShared);
 }
 
 std::vector<LinearPart> Decoder::qkv_parts(const std::string& prefix) const {

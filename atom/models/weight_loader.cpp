@@ -396,7 +396,8 @@ void WeightLoader::ignore_prefix(std::string prefix) {
   ignored_prefixes_.push_back(std::move(prefix));
 }
 
-void WeightLoader::ignore_copy(const std::string& name, const std::string& original) {
+void WeightLoader::ignore_copy(const std::string& name, const std::string& original,
+                               const char* reason) {
   ignore_prefix(name);
   const CheckpointTensor* copy = checkpoint_.find(name);
   const CheckpointTensor* stored = checkpoint_.find(original);
@@ -404,7 +405,8 @@ void WeightLoader::ignore_copy(const std::string& name, const std::string& origi
   constexpr int64_t kCompared = 1 << 20;  // reading gigabytes to make sure would not be worth it
   const auto bytes = static_cast<size_t>(std::min({copy->nbytes, stored->nbytes, kCompared}));
   if (copy->dtype != stored->dtype || std::memcmp(copy->data, stored->data, bytes) == 0) return;
-  log_warning("{}: {} is not {}, which is used in its place", copy->file, name, original);
+  log_warning("{}: {} is not {}, which is used in its place: {}", copy->file, name, original,
+              reason);
 }
 
 void WeightLoader::share_table(const Linear& head, Embedding& out) const {

@@ -86,8 +86,9 @@ class WeightLoader : private TensorSource {
   void share_table(const Linear& head, Embedding& out) const;
   // Tensors that a checkpoint may carry and the model does not need, by suffix.
   void ignore(std::initializer_list<std::string_view> suffixes);
-  // A copy of another tensor; a warning when it begins otherwise: its values are not used.
-  void ignore_copy(const std::string& name, const std::string& original);
+  // A copy of another tensor; a warning with the reason when it begins otherwise: its values are
+  // not used.
+  void ignore_copy(const std::string& name, const std::string& original, const char* reason);
   // The same as ignore(), all names that begin so.
   void ignore_prefix(std::string prefix);
   bool has(const std::string& name) const { return checkpoint_.find(name) != nullptr; }
