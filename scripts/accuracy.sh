@@ -90,6 +90,7 @@ if [ -z "$base_url" ]; then
   atom=${ATOM_BINARY:-$here/build/bin/atom}
   [ -x "$atom" ] || fail "no program at $atom: run make build"
   model=${model:-${ATOM_DEMO_MODEL:-$("$here/scripts/fetch_demo_model.sh")}}
+  : >"$output/server.log"  # there before the first look at it
   "$atom" serve --model "$model" --host 127.0.0.1 --server-port 0 >"$output/server.log" 2>&1 &
   server=$!
   until base_url=$(sed -n 's|.*ready: \(http://[^ ]*\)/v1.*|\1|p' "$output/server.log") && [ -n "$base_url" ]; do
