@@ -2,6 +2,7 @@
 // statistics, comparison.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <boost/json.hpp>
 #include <filesystem>
@@ -9,6 +10,7 @@
 
 #include "atom/benchmark/compare.h"
 #include "atom/benchmark/metrics.h"
+#include "atom/benchmark/result_file.h"
 #include "tests/support/byte_tokenizer.h"
 
 namespace atom {
@@ -251,6 +253,30 @@ TEST(Compare, TableWarningsAndPage) {
   EXPECT_THAT(page, HasSubstr("\\u003c/script>"));
   EXPECT_THAT(page, Not(HasSubstr("MI300X</script>")));
   EXPECT_FALSE(load_results((dir / "none_").string()));
+}
+
+TEST(ResultFile, IsThereWholeOrNotAtAllAndLeavesDevicesAlone) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("result_file_" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  ASSERT_TRUE(write_result_file(folder / "r.json", "{}"));
+  std::filesystem::create_symlink(folder / "r.json", folder / "link.json");
+  ASSERT_TRUE(write_result_file(folder / "link.json", "[1]"));
+  std::string text;
+  std::getline(std::ifstream(folder / "r.json"), text);
+  EXPECT_EQ(text, "[1]");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link.json"));
+  // A device that is always full, by a name of its own: nothing may be renamed over it.
+  std::filesystem::create_symlink("/dev/full", folder / "full");
+  const Status full = write_result_file(folder / "full", "{}");
+  ASSERT_FALSE(full);
+  EXPECT_NE(full.error().message.find("No space left"), std::string::npos) << full.error().message;
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/full"));
+  const Status nowhere = write_result_file(folder / "nowhere" / "r.json", "{}");
+  ASSERT_FALSE(nowhere);
+  EXPECT_NE(nowhere.error().message.find("No such file"), std::string::npos);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 3);
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace
