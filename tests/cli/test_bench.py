@@ -154,6 +154,32 @@ def test_what_is_done_is_kept(stalling, tmp_path, how):
     assert result["partial"]
 
 
+def test_a_server_that_dies_is_said(tmp_path):
+    server = Server("--served-model-name", MODEL, model=MODEL, log=str(tmp_path / "log.txt"))
+    process = subprocess.Popen([BINARY, "bench", "serve", "--model", MODEL, "--base-url", server.base, "--dataset-name", "random",
+                                "--random-input-len", "12", "--random-output-len", "400", "--ignore-eos", "--num-prompts", "20000",
+                                "--max-concurrency", "4", "--save-result", "--result-dir", str(tmp_path), "--result-filename", "r.json"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while server.metric("vllm:request_success_total", finished_reason="length") < 10:
+        time.sleep(0.02)
+    server.kill()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and re.search(r"^failed: \d+ x Connection refused$", out, re.M), out
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["completed"] >= 9
+    assert re.search(rf"^FAILED requests: +{20000 - result['completed']} *$", out, re.M), out
+
+
+def test_lines_of_a_dataset_that_are_none(atom, tmp_path):
+    good = json.dumps({"conversations": [{"from": "human", "value": "one two three four"}, {"from": "gpt", "value": "five six"}]})
+    for name, text, words in [("hf", good + "\n{broken\n", "d.jsonl:2: "), ("sharegpt", "[{", "d.json"), ("sharegpt", "[]", "no usable request")]:
+        file = tmp_path / ("d.jsonl" if name == "hf" else "d.json")
+        file.write_text(text)
+        done = atom("bench", "serve", "--model", MODEL, "--dataset-name", name, "--dataset-path", str(file), "--num-prompts", "1",
+                    "--base-url", "http://127.0.0.1:1")
+        assert done.returncode in (1, 2) and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 @pytest.mark.parametrize("arguments, status, words", [
     (["serve"], 2, "--model: needed"),
     (["serve", "--model", MODEL, "--backend", "nobody"], 2, "--backend"),

@@ -33,7 +33,9 @@ int bench_serve_command(const Arguments& arguments) {
   if (!result->result_path.empty() && !write_out("Result: " + result->result_path + "\n"))
     return kExitFailure;
   if (interrupted()) return kExitInterrupted;
-  return result->metrics.completed > 0 && result->stopped.empty() ? kExitOk : kExitFailure;
+  const BenchmarkMetrics& metrics = result->metrics;
+  const bool whole = metrics.completed > 0 && metrics.failed == 0 && result->stopped.empty();
+  return whole ? kExitOk : kExitFailure;
 }
 
 }  // namespace atom::cli
