@@ -6,7 +6,6 @@ and every value goes through it. Here are the types and defaults, for editors an
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -117,6 +116,8 @@ def _as_flag(name: str, flag: dict[str, Any], value: object) -> list[str]:
             raise TypeError(f"{name}: expected a list of int, not {type(value).__name__}")
         return [f"{option}={','.join(map(str, value))}"]
     if name == "speculative_config" and isinstance(value, dict):
+        import json  # few need it: importing atom stays cheap
+
         value = json.dumps(value)
     if hasattr(value, "__fspath__"):
         value = value.__fspath__()
