@@ -6,6 +6,7 @@
 
 #include "kernels/gpu/attention/mma.h"
 #include "kernels/gpu/mla.h"
+#include "kernels/gpu/mla/hopper.h"
 #include "kernels/gpu/mla/portable.h"
 #include "kernels/gpu/mla/tile.h"
 #include "kernels/gpu/primitives/launch.h"
@@ -435,22 +436,44 @@ __global__ void __launch_bounds__(kMergeThreads)
 
 constexpr int kMostRows = 64;
 
-template <class T>
-DeviceStatus launch_mla(const MlaAttentionArgs& args, cudaStream_t stream) {
+// A step as blocks of `rows` rows.
+struct MlaCut {
+  MlaGrid grid;
+  int64_t token_tiles = 0;
+};
+
+MlaCut cut_step(const MlaAttentionArgs& args, int rows) {
   const AttentionMetadata& meta = args.metadata;
   const auto heads = static_cast<int>(args.shape.num_heads);
-  MlaGrid grid;
+  MlaCut cut;
+  MlaGrid& grid = cut.grid;
   grid.one_token = meta.max_query_len == 1;
-  grid.tile_heads = std::min(heads, T::kRows);
+  grid.tile_heads = std::min(heads, rows);
   grid.head_tiles = (heads + grid.tile_heads - 1) / grid.tile_heads;
-  grid.tile_tokens = grid.one_token ? 1 : T::kRows / grid.tile_heads;
-  const int64_t token_tiles =
+  grid.tile_tokens = grid.one_token ? 1 : rows / grid.tile_heads;
+  cut.token_tiles =
       grid.one_token ? meta.num_seqs : meta.num_tokens / grid.tile_tokens + meta.num_seqs;
-  const int64_t tiles = token_tiles * grid.head_tiles;
+  const int64_t tiles = cut.token_tiles * grid.head_tiles;
   if (!args.batch_invariant) {
     grid.splits = static_cast<int>(
         std::clamp<int64_t>(multiprocessor_count() / std::max<int64_t>(1, tiles), 1, kMaxSplits));
   }
+  return cut;
+}
+
+DeviceStatus merge(const MlaAttentionArgs& args, int splits, cudaStream_t stream) {
+  if (splits == 1) {
+    return nullptr;
+  }
+  const auto rows = static_cast<unsigned>(args.metadata.num_tokens * args.shape.num_heads);
+  return launch_chained(mla_merge_kernel,
+                        {.grid = dim3(rows), .block = dim3(kMergeThreads), .stream = stream}, args,
+                        splits);
+}
+
+template <class T>
+DeviceStatus launch_mla(const MlaAttentionArgs& args, cudaStream_t stream) {
+  const auto [grid, token_tiles] = cut_step(args, T::kRows);
   const auto kernel = mla_attention_kernel<T>;
   static const cudaError_t prepared =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -468,18 +491,18 @@ DeviceStatus launch_mla(const MlaAttentionArgs& args, cudaStream_t stream) {
           args, grid)) {
     return failed;
   }
-  if (grid.splits == 1) {
-    return nullptr;
-  }
-  return launch_chained(mla_merge_kernel,
-                        {.grid = dim3(static_cast<unsigned>(meta.num_tokens * heads)),
-                         .block = dim3(kMergeThreads),
-                         .stream = stream},
-                        args, grid.splits);
+  return merge(args, grid.splits, stream);
 }
 
 template <bool kE4M3>
 DeviceStatus launch_mla_of(const MlaAttentionArgs& args, cudaStream_t stream) {
+#ifdef ATOM_GPU_SM90A
+  if (mla_hopper_takes(args)) {
+    const auto [grid, token_tiles] = cut_step(args, kMlaHopperRows);
+    const DeviceStatus failed = launch_mla_hopper(args, grid, token_tiles, stream);
+    return failed ? failed : merge(args, grid.splits, stream);
+  }
+#endif
   // Few rows leave room for many keys in flight. Invariance wants one kernel for all steps.
   const bool few = args.metadata.max_query_len == 1 && args.shape.num_heads <= 16;
   return few && !args.batch_invariant ? launch_mla<MlaTraits<1, 64, kE4M3>>(args, stream)
