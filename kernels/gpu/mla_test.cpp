@@ -229,6 +229,8 @@ class Scene {
   PagedKvCache host_cache(const std::vector<uint8_t>& rows) const {
     return {.k = const_cast<uint8_t*>(rows.data()),
             .dtype = c_.e4m3 ? DType::kF8E4M3 : DType::kBF16,
+            .num_blocks = static_cast<int64_t>(rows.size()) /
+                          (row_size() * c_.block_size * (c_.e4m3 ? 1 : 2)),
             .num_kv_heads = 1,
             .block_size = c_.block_size,
             .head_dim = row_size(),
