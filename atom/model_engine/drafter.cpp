@@ -19,6 +19,11 @@ Tensor gathered(const ExecContext& ctx, const Tensor& from, std::vector<int32_t>
   return out;
 }
 
+// Rows [0, num_rows).
+Tensor first_rows(const Tensor& tensor, int64_t num_rows) {
+  return Tensor(tensor.data(), tensor.dtype(), {num_rows, tensor.dim(1)});
+}
+
 }  // namespace
 
 void Drafter::add_rows(const ScheduledSequence& sequence, int32_t first_row, int64_t count,
@@ -67,7 +72,7 @@ void Drafter::build(const ScheduledBatch& batch, const InputBuilder& inputs,
 }
 
 DraftStates Drafter::pass(const ExecContext& ctx, CausalLM& model,
-                          std::span<const PagedKvCache> kv_caches, const Tensor& before) {
+                          std::span<const PagedKvCache> kv_caches, const Tensor& hidden) {
   std::vector<Guess*> open;
   std::vector<int32_t> rows;
   for (Guess& guess : guesses_) {
@@ -76,8 +81,8 @@ DraftStates Drafter::pass(const ExecContext& ctx, CausalLM& model,
       open.push_back(&guess);
     }
   }
-  const DraftStates states = model.draft(ctx, ids_tensor(token_ids_), gathered(ctx, before, rows_),
-                                         ids_tensor(rows), kv_caches);
+  const DraftStates states =
+      model.draft(ctx, ids_tensor(token_ids_), hidden, ids_tensor(rows), kv_caches);
   for (size_t begin = 0; begin < open.size(); begin += kLogitRows) {
     const size_t count = std::min<size_t>(kLogitRows, open.size() - begin);
     guess(ctx, model, states.normed, std::span<Guess* const>(open).subspan(begin, count));
@@ -125,13 +130,21 @@ void Drafter::run(ExecContext& ctx, CausalLM& model, std::span<const PagedKvCach
   for (const Guess& guess : guesses_) {
     most = std::max(most, guess.sequence->num_next_drafts);
   }
-  Tensor before = hidden;
+  // The states that the next pass reads; the rest of a pass is given back after it.
+  const Tensor kept = ctx.arena->allocate(ctx.ops->residual_dtype,
+                                          {static_cast<int64_t>(guesses_.size()), hidden.dim(1)});
+  const int64_t scratch = ctx.arena->mark();
   for (int i = 0; !rows_.empty(); ++i) {
     const trace::Zone zone(
         [&] { return str_format("draft[{}/{} bs={}]", i + 1, most, attention_.num_tokens()); });
     ctx.attention = &attention_.finish();
-    before = pass(ctx, model, kv_caches, before).hidden;
+    const Tensor before =
+        i == 0 ? gathered(ctx, hidden, rows_) : first_rows(kept, attention_.num_tokens());
+    const DraftStates states = pass(ctx, model, kv_caches, before);
     build_next(block_size);
+    ctx.ops->gather_rows(ctx, states.hidden, ids_tensor(rows_),
+                         first_rows(kept, static_cast<int64_t>(rows_.size())));
+    ctx.arena->rewind(scratch);
   }
   for (Guess& guess : guesses_) {
     guess.token_ids.resize(static_cast<size_t>(guess.sequence->num_next_drafts), -1);

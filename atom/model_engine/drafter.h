@@ -40,9 +40,10 @@ class Drafter {
   void build(const ScheduledBatch& batch, const InputBuilder& inputs, const StepOutput& output);
   void add_rows(const ScheduledSequence& sequence, int32_t first_row, int64_t count,
                 std::span<const int32_t> next);
-  // One pass of the layer; the guesses that want a token each get the best one.
+  // One pass of the layer over `hidden`, a row for each of its tokens; the guesses that want a
+  // token each get the best one.
   DraftStates pass(const ExecContext& ctx, CausalLM& model, std::span<const PagedKvCache> kv_caches,
-                   const Tensor& before);
+                   const Tensor& hidden);
   void guess(const ExecContext& ctx, CausalLM& model, const Tensor& normed,
              std::span<Guess* const> open);
   // Gives the guesses that want more tokens their rows in one more pass.
