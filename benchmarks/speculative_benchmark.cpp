@@ -7,6 +7,7 @@
 //                         [--copy]
 // --fixed: drafts are always as long as they may be. Results: docs/benchmarks/speculative.md.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -116,14 +117,16 @@ std::unique_ptr<atom::LLMEngine> make_engine(const Options& options, int length)
   return std::move(*engine);
 }
 
-// Pieces of the text, spread over it.
+// Pieces of the text, spread over it; others in every round.
 std::vector<std::vector<int32_t>> make_prompts(const Options& options,
-                                               const std::vector<int32_t>& ids, int count) {
+                                               const std::vector<int32_t>& ids, int count,
+                                               int round) {
   std::vector<std::vector<int32_t>> prompts;
   const auto length = static_cast<size_t>(options.prompt);
   const size_t room = ids.size() > length ? ids.size() - length : 1;
   for (int i = 0; i < count; ++i) {
-    const size_t begin = room * static_cast<size_t>(i) / static_cast<size_t>(count);
+    const double place = (i + std::fmod((round + 1) * 0.618, 1.0)) / count;
+    const auto begin = static_cast<size_t>(static_cast<double>(room) * place);
     const auto piece = std::span(ids).subspan(begin).first(std::min(length, ids.size() - begin));
     std::vector<int32_t>& prompt = prompts.emplace_back(piece.begin(), piece.end());
     if (options.copy) {
@@ -197,8 +200,8 @@ int main(int argc, char** argv) {
   std::printf("%5s  %-8s %10s %10s %8s %8s %9s %9s\n", "batch", "drafts", "tokens/s", "best",
               "ratio", "of best", "accepted", "per step");
   for (const int batch : options.batches) {
-    const auto prompts = make_prompts(options, ids, batch);
     for (int round = -1; round < options.rounds; ++round) {  // the first warms up
+      const auto prompts = make_prompts(options, ids, batch, round);
       for (Contender& contender : contenders) {
         if (round <= 0) {
           contender.rates.clear();

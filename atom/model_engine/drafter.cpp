@@ -99,7 +99,7 @@ void Drafter::guess(const ExecContext& ctx, CausalLM& model, const Tensor& norme
   const auto count = static_cast<int64_t>(open.size());
   const Tensor rows(normed.data_as<float>() + open[0]->row * normed.dim(1), normed.dtype(),
                     {count, normed.dim(1)});
-  ctx.ops->sample(ctx, model.compute_logits(ctx, rows), greedy, best);
+  ctx.ops->sample(ctx, model.compute_draft_logits(ctx, rows), greedy, best);
   ctx.arena->rewind(scratch);
   for (size_t i = 0; i < open.size(); ++i) {
     open[i]->token_ids.push_back(best[i].token_id);

@@ -225,6 +225,9 @@ Result<MemoryPlan> plan_memory(const EngineConfig& config, const Checkpoint& che
   plan.weights = config.model.load_dummy == DummyWeights::kNone
                      ? checkpoint.total_bytes()
                      : dummy_weight_bytes(model, model.moe.num_experts);
+  if (model.num_draft_layers > 0) {
+    plan.weights += model.vocab_size * model.hidden_size;  // the head's copy that drafts
+  }
   plan.workspace = workspace_bytes(model, max_step_tokens(config), kLogitRows, {});
   ATOM_RETURN_IF_ERROR(divide(config, kHostCacheShare, plan));
   return plan;

@@ -46,11 +46,12 @@ class CpuModelRunner final : public Executor {
   Status load(const EngineConfig& config, std::shared_ptr<const Checkpoint> checkpoint) {
     ATOM_ASSIGN_OR_RETURN(Buffer workspace, Buffer::allocate(plan_.workspace));
     arena_ = Arena(std::move(workspace));
-    ATOM_ASSIGN_OR_RETURN(
-        model_, load_model(ctx_, std::move(checkpoint),
-                           {.compute = config.model.dtype,
-                            .dummy = config.model.load_dummy,
-                            .draft_layer = config.speculative.method == DraftMethod::kMtp}));
+    ATOM_ASSIGN_OR_RETURN(model_,
+                          load_model(ctx_, std::move(checkpoint),
+                                     {.compute = config.model.dtype,
+                                      .dummy = config.model.load_dummy,
+                                      .draft_layer = config.speculative.method == DraftMethod::kMtp,
+                                      .quantize_drafts = true}));
     if (traced_ops_.base != nullptr) {
       ctx_.ops = &traced_ops_;
     }

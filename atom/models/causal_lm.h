@@ -56,6 +56,8 @@ class CausalLM {
   // hidden [num_rows, hidden_size] -> logits f32 [num_rows, vocab_size], or a few columns more
   // where the backend pads them
   virtual Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) = 0;
+  // The same of DraftStates::normed; near them where drafts are quantised.
+  virtual Tensor compute_draft_logits(const ExecContext& ctx, const Tensor& normed) = 0;
 };
 
 struct ModelLoadOptions {
@@ -63,6 +65,8 @@ struct ModelLoadOptions {
   DummyWeights dummy = DummyWeights::kNone;
   Quantization quantization = Quantization::kNone;  // of linear weights, but the LM head
   bool draft_layer = false;
+  // On the CPU, what only drafts is kept in 8 bits: a guess is verified, so it need not be exact.
+  bool quantize_drafts = false;
 };
 
 // The registry (registry.cpp): architecture name -> builder. Loads all weights and accounts for

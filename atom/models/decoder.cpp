@@ -33,11 +33,12 @@ void Decoder::load(WeightLoader& weights) {
   if (!shares_table) {
     weights.embedding(embed_tokens_, "model.embed_tokens.weight", c.vocab_size, c.hidden_size);
   }
-  for (size_t i = 0; i < layers_.size(); ++i) {
+  for (size_t i = 0; i < main_layers().size(); ++i) {
     load_layer(weights, str_format("model.layers.{}.", i), layers_[i]);
   }
+  const char* head = c.tie_word_embeddings ? "model.embed_tokens" : "lm_head";
   if (c.num_draft_layers > 0) {
-    load_draft_head(weights, str_format("model.layers.{}.", c.num_hidden_layers));
+    load_drafts(weights, str_format("model.layers.{}.", c.num_hidden_layers), head);
   }
   for (size_t i = layers_.size();; ++i) {
     const std::string prefix = str_format("model.layers.{}.", i);
@@ -47,7 +48,6 @@ void Decoder::load(WeightLoader& weights) {
     weights.ignore_prefix(prefix);
   }
   weights.vector(norm_.weight, "model.norm.weight", c.hidden_size);
-  const char* head = c.tie_word_embeddings ? "model.embed_tokens" : "lm_head";
   weights.linear(lm_head_, {{.prefix = head, .rows = c.vocab_size}}, c.hidden_size,
                  Precision::kKeep);
   if (shares_table) {
@@ -73,13 +73,20 @@ void Decoder::load_layer(WeightLoader& weights, const std::string& prefix, Decod
   }
 }
 
-void Decoder::load_draft_head(WeightLoader& weights, const std::string& prefix) {
+void Decoder::load_drafts(WeightLoader& weights, const std::string& prefix, const char* head) {
   const int64_t hidden = config_.hidden_size;
+  weights.begin_drafts();
+  load_layer(weights, prefix, layers_.back());
   weights.vector(draft_.enorm.weight, prefix + "enorm.weight", hidden);
   weights.vector(draft_.hnorm.weight, prefix + "hnorm.weight", hidden);
   weights.linear(draft_.eh_proj, {{.prefix = prefix + "eh_proj", .rows = hidden}}, 2 * hidden,
                  Precision::kKeep);
   weights.vector(draft_.norm.weight, prefix + "shared_head.norm.weight", hidden);
+  if (weights.quantizes(head)) {
+    weights.linear(draft_.head, {{.prefix = head, .rows = config_.vocab_size}}, hidden,
+                   Precision::kKeep);
+  }
+  weights.end_drafts();
   constexpr const char* kShared = "the layer that drafts tokens shares it";
   weights.ignore_copy(prefix + "embed_tokens.weight", "model.embed_tokens.weight", kShared);
   weights.ignore_copy(prefix + "shared_head.head.weight", "lm_head.weight", kShared);
@@ -224,10 +231,22 @@ DraftStates Decoder::draft(const ExecContext& ctx, const Tensor& token_ids, cons
   return {.hidden = out, .normed = normed};
 }
 
-Tensor Decoder::compute_logits(const ExecContext& ctx, const Tensor& hidden) {
-  Tensor logits = ctx.arena->allocate(DType::kF32, {hidden.dim(0), lm_head_.weight.out_features});
-  ctx.ops->linear(ctx, hidden, lm_head_.weight, logits);
+namespace {
+
+Tensor logits_of(const ExecContext& ctx, const Tensor& hidden, const Linear& head) {
+  Tensor logits = ctx.arena->allocate(DType::kF32, {hidden.dim(0), head.weight.out_features});
+  ctx.ops->linear(ctx, hidden, head.weight, logits);
   return logits;
+}
+
+}  // namespace
+
+Tensor Decoder::compute_logits(const ExecContext& ctx, const Tensor& hidden) {
+  return logits_of(ctx, hidden, lm_head_);
+}
+
+Tensor Decoder::compute_draft_logits(const ExecContext& ctx, const Tensor& normed) {
+  return logits_of(ctx, normed, draft_.head.weight.defined() ? draft_.head : lm_head_);
 }
 
 }  // namespace atom

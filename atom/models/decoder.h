@@ -46,6 +46,7 @@ struct DraftHead {
   RmsNorm enorm, hnorm;
   Linear eh_proj;  // [hidden_size, 2 * hidden_size]
   RmsNorm norm;    // shared_head.norm
+  Linear head;     // a copy of the LM head in 8 bits; undefined where drafts use the head itself
 };
 
 // What a family calls the parts of its experts: BLOCK ROUTER.weight, BLOCK experts.3.GATE.weight.
@@ -71,14 +72,15 @@ class Decoder : public CausalLM {
   DraftStates draft(const ExecContext& ctx, const Tensor& token_ids, const Tensor& hidden,
                     const Tensor& rows, std::span<const PagedKvCache> kv_caches) override;
   Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override;
+  Tensor compute_draft_logits(const ExecContext& ctx, const Tensor& normed) override;
 
  protected:
   // The layers that compute hidden states.
   std::span<const DecoderLayer> main_layers() const {
     return std::span(layers_).first(static_cast<size_t>(config_.num_hidden_layers));
   }
-  // prefix: "model.layers.61."
-  void load_draft_head(WeightLoader& weights, const std::string& prefix);
+  // The layer that drafts, prefix "model.layers.61.", and what goes with it; head: the LM head.
+  void load_drafts(WeightLoader& weights, const std::string& prefix, const char* head);
   // prefix: "model.layers.3."
   virtual void load_layer(WeightLoader& weights, const std::string& prefix, DecoderLayer& layer);
   // prefix: "model.layers.3.self_attn."

@@ -41,6 +41,9 @@ class MappedModel final : public CausalLM {
   Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override {
     return model_->compute_logits(ctx, hidden);
   }
+  Tensor compute_draft_logits(const ExecContext& ctx, const Tensor& normed) override {
+    return model_->compute_draft_logits(ctx, normed);
+  }
 
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;

@@ -8,6 +8,7 @@
 #include "atom/core/log.h"
 #include "atom/model_loader/text.h"
 #include "atom/model_ops/device_weights.h"
+#include "atom/models/int8_parts.h"
 #include "kernels/common/convert.h"
 #include "kernels/common/dtype.h"
 #include "kernels/common/dummy.h"
@@ -171,11 +172,25 @@ Status WeightLoader::pack(std::span<const WeightPart> sources, Precision precisi
   if (ctx_.ops->pack_linear != nullptr) {
     const ComputeType compute =
         precision == Precision::kExact ? ComputeType::kFloat32 : options_.compute;
+    if (quantizes_drafts() && precision != Precision::kExact) {
+      ATOM_ASSIGN_OR_RETURN(const Int8Parts parts, to_int8(ctx_.parallel, sources));
+      return ctx_.ops->pack_linear(ctx_, parts.parts, compute, out);
+    }
     return ctx_.ops->pack_linear(ctx_, sources, compute, out);
   }
   const bool quantize =
       options_.quantization == Quantization::kFP8 && precision == Precision::kMayQuantize;
   return pack_linear_device(ctx_, sources, quantize, out);
+}
+
+bool WeightLoader::quantizes_drafts() const {
+  return drafting_ && options_.quantize_drafts && options_.compute != ComputeType::kFloat32;
+}
+
+bool WeightLoader::quantizes(const std::string& prefix) const {
+  const CheckpointTensor* tensor = checkpoint_.find(prefix + ".weight");
+  return quantizes_drafts() && ctx_.ops->pack_linear != nullptr && tensor != nullptr &&
+         is_float(tensor->dtype) && options_.dummy == DummyWeights::kNone;
 }
 
 bool WeightLoader::find_sources(const std::vector<LinearPart>& parts, int64_t in_features,

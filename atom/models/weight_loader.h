@@ -91,6 +91,12 @@ class WeightLoader : private TensorSource {
   void ignore_copy(const std::string& name, const std::string& original, const char* reason);
   // The same as ignore(), all names that begin so.
   void ignore_prefix(std::string prefix);
+  // What is loaded in between only drafts tokens: on the CPU, with quantize_drafts, its matrices of
+  // floats are kept as int8 with one scale per row, but for routers.
+  void begin_drafts() { drafting_ = true; }
+  void end_drafts() { drafting_ = false; }
+  // Whether a weight loaded now would be one of these: `prefix` + ".weight" is of floats.
+  bool quantizes(const std::string& prefix) const;
   bool has(const std::string& name) const { return checkpoint_.find(name) != nullptr; }
 
   // The first problem by kind, with the names concerned; call once after all parameters.
@@ -135,6 +141,8 @@ class WeightLoader : private TensorSource {
   void stacked_experts(ExpertsWeight& out, const ExpertsParts& parts);
   void load_bias(Linear& layer, const std::vector<LinearPart>& parts);
 
+  bool quantizes_drafts() const;
+
   const ExecContext& ctx_;
   const Checkpoint& checkpoint_;
   const ModelLoadOptions& options_;
@@ -145,6 +153,7 @@ class WeightLoader : private TensorSource {
   std::vector<std::string> problems_;
   std::vector<Buffer> dummy_buffers_;  // memory of dummy parts, used again
   uint64_t dummy_state_ = 1;
+  bool drafting_ = false;
 };
 
 }  // namespace atom

@@ -291,7 +291,7 @@ TEST(DraftLayer, GuessesWhatItGuessesFromScratch) {
   const Model model{"deepseek-v3-mtp-bf16", "bf16"};
   const auto runner =
       LogitsRunner::load({.path = std::string("tests/golden/models/") + model.path, .prompts = {}},
-                         ComputeType::kAuto, 3, 2, /*draft_layer=*/true);
+                         ComputeType::kAuto, 3, 2, Drafts::kQuantized);
   ASSERT_TRUE(runner) << runner.error().message;
   std::vector<Request> requests = make_requests();
   for (Request& request : requests) {

@@ -126,7 +126,7 @@ double nmse(const std::vector<float>& values, const std::vector<float>& expected
 
 Result<std::unique_ptr<LogitsRunner>> LogitsRunner::load(const GoldenModel& golden,
                                                          ComputeType compute, int level,
-                                                         int num_threads, bool draft_layer) {
+                                                         int num_threads, Drafts drafts) {
   std::unique_ptr<LogitsRunner> runner(new LogitsRunner(num_threads));
   ATOM_ASSIGN_OR_RETURN(Buffer arena, Buffer::allocate(kArenaBytes));
   runner->arena_ = Arena(std::move(arena));
@@ -135,9 +135,11 @@ Result<std::unique_ptr<LogitsRunner>> LogitsRunner::load(const GoldenModel& gold
   runner->ctx_.arena = &runner->arena_;
   ATOM_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
                         Checkpoint::open(golden.path));
-  ATOM_ASSIGN_OR_RETURN(
-      runner->model_,
-      load_model(runner->ctx_, checkpoint, {.compute = compute, .draft_layer = draft_layer}));
+  ATOM_ASSIGN_OR_RETURN(runner->model_,
+                        load_model(runner->ctx_, checkpoint,
+                                   {.compute = compute,
+                                    .draft_layer = drafts != Drafts::kNone,
+                                    .quantize_drafts = drafts == Drafts::kQuantized}));
   const KvCacheSpec spec = runner->model_->kv_cache_spec();
   const DType dtype = compute == ComputeType::kFloat32 ? DType::kF32 : DType::kBF16;
   const int64_t half =
@@ -208,7 +210,7 @@ std::vector<float> LogitsRunner::draft_logits(const std::vector<int32_t>& ids, i
     std::iota(all.begin(), all.end(), 0);
     const DraftStates states = model_->draft(ctx_, tokens(begin + 1), hidden,
                                              Tensor(all.data(), DType::kI32, {count}), kv_caches_);
-    const Tensor rows = model_->compute_logits(ctx_, states.normed);
+    const Tensor rows = model_->compute_draft_logits(ctx_, states.normed);
     result.insert(result.end(), rows.data_as<float>(), rows.data_as<float>() + rows.numel());
   }
   return result;

@@ -47,12 +47,15 @@ Result<std::vector<GoldenModel>> find_models(const std::filesystem::path& root);
 // Sum of squared differences over sum of squares.
 double nmse(const std::vector<float>& values, const std::vector<float>& expected);
 
+// Whether the draft layer is loaded, and how its weights are kept.
+enum class Drafts : uint8_t { kNone, kStored, kQuantized };
+
 // A loaded model with a paged KV cache of its own, blocks in descending order.
 class LogitsRunner {
  public:
   static Result<std::unique_ptr<LogitsRunner>> load(const GoldenModel& model, ComputeType compute,
                                                     int level, int num_threads,
-                                                    bool draft_layer = false);
+                                                    Drafts drafts = Drafts::kNone);
   // Logits of all positions [ids.size(), vocab_size], prefilled in pieces of `chunk` tokens.
   std::vector<float> logits(const std::vector<int32_t>& ids, int64_t chunk);
   // Of the draft layer [ids.size() - 1, vocab_size]: row i has seen tokens 0 to i + 1.

@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
 constexpr double kExactNmse = 1e-9;  // compute f32 against transformers in f32
 constexpr double kExactTie =
     1e-3;  // lead in logits below which even f32 may choose the other token
+constexpr double kQuantizedDraftNmse = 1e-3;
 constexpr int kThreads = 2;
 
 // Where the unpacked parity pack is; unpacks it once. Empty: not there.
@@ -131,8 +132,8 @@ TEST_P(GoldenModels, DraftLogitsMatchTransformers) {
     ids.insert(ids.end(), model.prompts.back().greedy.begin(), model.prompts.back().greedy.end());
     for (const Setting& setting : kSettings) {
       SCOPED_TRACE(model.name + ", " + setting.name);
-      auto runner = LogitsRunner::load(model, setting.compute, setting.level, kThreads,
-                                       /*draft_layer=*/true);
+      auto runner =
+          LogitsRunner::load(model, setting.compute, setting.level, kThreads, Drafts::kStored);
       ASSERT_TRUE(runner) << runner.error().message;
       const std::vector<float> all = (*runner)->draft_logits(ids, 512);
       ASSERT_EQ(all.size(), model.draft_argmax.size() * static_cast<size_t>(model.vocab_size));
@@ -152,6 +153,30 @@ TEST_P(GoldenModels, DraftLogitsMatchTransformers) {
     }
   }
   EXPECT_EQ(num_models, std::string_view(GetParam()) == "parity" ? 3 : 0);
+}
+
+// Drafts in 8 bits guess almost what the draft layer would.
+TEST_P(GoldenModels, QuantizedDraftsAreClose) {
+  for (const GoldenModel& model : models_) {
+    if (model.draft_argmax.empty()) {
+      continue;
+    }
+    std::vector<int32_t> ids = model.prompts.back().ids;
+    ids.insert(ids.end(), model.prompts.back().greedy.begin(), model.prompts.back().greedy.end());
+    for (const int level : {0, 1}) {
+      SCOPED_TRACE(model.name + ", level " + std::to_string(level));
+      const auto runner =
+          LogitsRunner::load(model, ComputeType::kBFloat16, level, kThreads, Drafts::kQuantized);
+      ASSERT_TRUE(runner) << runner.error().message;
+      const std::vector<float> all = (*runner)->draft_logits(ids, 512);
+      ASSERT_EQ(all.size(), model.draft_argmax.size() * static_cast<size_t>(model.vocab_size));
+      const auto last = all.end() - static_cast<ptrdiff_t>(model.draft_logits.size());
+      const double error = nmse({last, all.end()}, model.draft_logits);
+      EXPECT_LE(error, kQuantizedDraftNmse);
+      std::printf("%-28s level %d  %.2e\n", model.name.c_str(), level, error);
+      EXPECT_EQ((*runner)->draft_logits(ids, 1), all) << "token by token";
+    }
+  }
 }
 
 // --- greedy generation through the executor
