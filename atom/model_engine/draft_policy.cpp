@@ -11,9 +11,11 @@ namespace {
 constexpr int kWindow = 32;      // steps that a mean remembers
 constexpr int kFirstSteps = 24;  // of the longest drafts, before anything else is tried
 constexpr int kTrialSteps = 8;
-constexpr int kFewSteps = 24;     // between trials until every candidate has been measured ...
-constexpr int kManySteps = 256;   // ... and after
-constexpr double kOutlier = 4.0;  // times the mean: somebody else had the processor
+constexpr int kFewSteps = 24;    // between trials until every candidate has been measured ...
+constexpr int kManySteps = 256;  // ... and after
+// A step counts as this many times the mean at most: somebody else had the processor. Where all
+// take longer the mean follows.
+constexpr double kOutlier = 4.0;
 // What other lengths are tried: none, and those near the best.
 constexpr int kNumCandidates = 5;
 
@@ -35,8 +37,8 @@ size_t load_index(int64_t num_sequences) {
 }  // namespace
 
 void DraftPolicy::Measured::add(double new_tokens, double new_seconds) {
-  if (count > 4 && new_seconds > kOutlier * seconds) {
-    return;
+  if (count > 4) {
+    new_seconds = std::min(new_seconds, kOutlier * seconds);
   }
   count = std::min(count + 1, kWindow);
   tokens += (new_tokens - tokens) / count;
@@ -75,8 +77,11 @@ void DraftPolicy::observe(int64_t num_tokens, double seconds, double draft_secon
   }
   // The first step of a length verifies what was drafted under the one before.
   if (num_steady_ > 0) {
-    current_->by_length[static_cast<size_t>(length_)].add(
-        static_cast<double>(num_tokens), length_ == 0 ? seconds - draft_seconds : seconds);
+    Measured& measured = current_->by_length[static_cast<size_t>(length_)];
+    measured.add(static_cast<double>(num_tokens), length_ == 0 ? seconds - draft_seconds : seconds);
+    if (length_ == current_->best && ++current_->steps_of_best == kWindow) {
+      current_->reference = measured.seconds;
+    }
   }
   advance(*current_);
 }
@@ -84,10 +89,10 @@ void DraftPolicy::observe(int64_t num_tokens, double seconds, double draft_secon
 void DraftPolicy::advance(Load& load) {
   if (load.trial_steps > 0) {
     if (--load.trial_steps == 0) {
-      load.best = best_length(load);
+      choose_best(load);
     }
   } else if (--load.steps_to_trial <= 0) {
-    load.best = best_length(load);
+    choose_best(load);
     start_trial(load);
   }
 }
@@ -113,7 +118,17 @@ void DraftPolicy::start_trial(Load& load) {
   load.steps_to_trial = all_measured ? kManySteps : kFewSteps;
 }
 
-int DraftPolicy::best_length(const Load& load) const {
+// Contexts grow, and with them the time of every step: what other lengths took is what they would
+// take now when it has changed as that of the best.
+void DraftPolicy::choose_best(Load& load) const {
+  const double now = load.by_length[static_cast<size_t>(load.best)].seconds;
+  if (load.reference > 0) {
+    for (int length = 0; length <= max_tokens_; ++length) {
+      load.by_length[static_cast<size_t>(length)].seconds *=
+          length == load.best ? 1 : now / load.reference;
+    }
+    load.reference = now;
+  }
   int best = load.best;
   for (int length = 0; length <= max_tokens_; ++length) {
     if (load.by_length[static_cast<size_t>(length)].rate() >
@@ -121,7 +136,11 @@ int DraftPolicy::best_length(const Load& load) const {
       best = length;
     }
   }
-  return best;
+  if (best != load.best) {
+    load.best = best;
+    load.steps_of_best = 0;
+    load.reference = 0;
+  }
 }
 
 }  // namespace atom

@@ -37,6 +37,9 @@ class DraftPolicy {
   struct Load {  // some number of sequences
     std::array<Measured, kMaxDraftTokens + 1> by_length{};
     int best = 0;
+    int steps_of_best = 0;  // since it is the best
+    // Mean time of its steps when the others' were last brought in line with it; 0: not yet.
+    double reference = 0;
     int steps_to_trial = 0;
     int trial = 0;  // a length, for trial_steps more steps
     int trial_steps = 0;
@@ -45,7 +48,7 @@ class DraftPolicy {
   Load& load_of(int64_t num_sequences);
   void advance(Load& load);
   void start_trial(Load& load);
-  int best_length(const Load& load) const;
+  void choose_best(Load& load) const;
 
   int max_tokens_;
   bool adaptive_;

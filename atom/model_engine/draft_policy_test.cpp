@@ -31,12 +31,14 @@ class Machine {
       if (length > 0) {
         time = mean_tokens(length) / gain * (1 + 0.02 * (length - 1));
       }
-      policy.observe(brought, time * disturbed, kDrafting * disturbed);
+      policy.observe(brought, scale * time * disturbed, scale * kDrafting * disturbed);
       tokens += static_cast<double>(brought);
       seconds += time;  // what it takes when nothing disturbs it
     }
     return tokens / seconds / kSequences;
   }
+
+  double scale = 1;  // of every step's time: longer contexts, another machine's load
 
  private:
   static double mean_tokens(int length) {
@@ -93,6 +95,25 @@ TEST(DraftPolicy, NoticesThatTheTextHasChanged) {
   EXPECT_GT(machine.run(policy, 0.6, 1000), 0.95);
   machine.run(policy, 1.5, 2000);
   EXPECT_GT(machine.run(policy, 1.5, 1000), 1.3);
+}
+
+// Contexts of other lengths: every step takes longer, or less long, whatever is drafted.
+TEST(DraftPolicy, IsNotMisledWhenAllStepsTakeLonger) {
+  for (const double gain : {0.7, 1.5}) {
+    for (const int num_steps : {100, 400, 1500}) {
+      for (uint64_t seed = 1; seed <= 10; ++seed) {
+        DraftPolicy policy(5, true);
+        Machine machine(seed, 0.05);
+        machine.run(policy, gain, 1500);
+        for (const double scale : {3.0, 10.0, 30.0, 300.0, 1.0, 6.0}) {
+          machine.scale = scale;
+          machine.run(policy, gain, num_steps);
+        }
+        EXPECT_GT(machine.run(policy, gain, 3000), gain > 1 ? 0.9 * gain : 0.95)
+            << "gain " << gain << ", phases of " << num_steps << ", seed " << seed;
+      }
+    }
+  }
 }
 
 TEST(DraftPolicy, IsConstantWhereItIsToldTo) {
