@@ -41,7 +41,11 @@ class CountingModel final : public CausalLM {
     const Tensor out = states(ctx, newest, 0);
     return {.hidden = out, .normed = states(ctx, newest, 1)};
   }
-  Tensor compute_logits(const ExecContext& ctx, const Tensor& hidden) override {
+  Tensor compute_logits(const ExecContext& /*ctx*/, const Tensor& /*hidden*/) override {
+    ADD_FAILURE() << "not of drafts";
+    return {};
+  }
+  Tensor compute_draft_logits(const ExecContext& ctx, const Tensor& hidden) override {
     Tensor logits = ctx.arena->allocate(DType::kF32, {hidden.dim(0), kVocab});
     std::fill_n(logits.data_as<float>(), hidden.dim(0) * kVocab, 0.0F);
     for (int64_t i = 0; i < hidden.dim(0); ++i) {
