@@ -1,11 +1,12 @@
 // Buffer: owned memory, 64-byte aligned: of the host (zero-filled and lazily backed: pages count
 // only once touched), or of a device or pinned, through its DeviceRuntime. Arena: bump allocator
 // for one step's activations; fixed base address, reset per step, so captured steps can replay.
-// Neither is thread-safe.
+// Neither is thread-safe; allocating is.
 #pragma once
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 
 #include "atom/core/error.h"
 #include "atom/core/tensor.h"
@@ -13,8 +14,9 @@
 
 namespace atom {
 
-// kHuge asks for 2 MiB pages: for memory that is read as a whole (weights). Memory that may stay
-// untouched (KV cache, workspace) keeps normal pages, else every first touch costs 2 MiB.
+// kHuge asks for 2 MiB pages: for memory that is read as a whole (weights); small pieces share
+// them. Memory that may stay untouched (KV cache, workspace) keeps normal pages, else every first
+// touch costs 2 MiB.
 enum class PageSize : uint8_t { kNormal, kHuge };
 
 class Buffer {
@@ -39,6 +41,7 @@ class Buffer {
   int64_t size_ = 0;
   const DeviceRuntime* runtime_ = nullptr;  // nullptr: plain host memory
   bool pinned_ = false;
+  std::shared_ptr<void> slab_;  // that this is a piece of
 };
 
 class Arena {

@@ -123,6 +123,10 @@ void Decoder::load_experts(WeightLoader& weights, const std::string& prefix, Moe
   const ExpertNames names = expert_names();
   const std::string block = prefix + names.block;
   const std::string router = block + names.router;
+  if (config.shared_intermediate_size > 0) {
+    load_gated_mlp(weights, block + "shared_experts.", config.shared_intermediate_size,
+                   moe.shared_experts);
+  }
   weights.linear(moe.router, {{.prefix = router, .rows = config.num_experts}}, c.hidden_size,
                  Precision::kExact);
   if (config.has_correction_bias) {
@@ -135,10 +139,6 @@ void Decoder::load_experts(WeightLoader& weights, const std::string& prefix, Moe
                                 .num_experts = config.num_experts,
                                 .intermediate_size = config.intermediate_size,
                                 .hidden_size = c.hidden_size});
-  if (config.shared_intermediate_size > 0) {
-    load_gated_mlp(weights, block + "shared_experts.", config.shared_intermediate_size,
-                   moe.shared_experts);
-  }
 }
 
 void Decoder::load_attention(WeightLoader& weights, const std::string& prefix,

@@ -39,6 +39,12 @@ class DeepseekForCausalLM final : public Decoder {
     const LatentConfig& latent = c.latent;
     MlaAttention& attention = layer.latent_attn;
     const int64_t queries = c.num_attention_heads * c.head_dim;
+    // In the order of their use: what lies behind a weight is fetched while its end is computed.
+    weights.linear(attention.kv_a_proj,
+                   {{.prefix = prefix + "kv_a_proj_with_mqa",
+                     .rows = latent.kv_lora_rank + latent.qk_rope_head_dim,
+                     .has_bias = c.attention_bias}},
+                   c.hidden_size);
     if (latent.q_lora_rank > 0) {
       weights.linear(attention.q_a_proj,
                      {{.prefix = prefix + "q_a_proj",
@@ -53,11 +59,6 @@ class DeepseekForCausalLM final : public Decoder {
       weights.linear(attention.q_proj, {{.prefix = prefix + "q_proj", .rows = queries}},
                      c.hidden_size);
     }
-    weights.linear(attention.kv_a_proj,
-                   {{.prefix = prefix + "kv_a_proj_with_mqa",
-                     .rows = latent.kv_lora_rank + latent.qk_rope_head_dim,
-                     .has_bias = c.attention_bias}},
-                   c.hidden_size);
     weights.vector(attention.kv_a_layernorm.weight, prefix + "kv_a_layernorm.weight",
                    latent.kv_lora_rank);
     weights.latent_up(attention, prefix + "kv_b_proj");

@@ -71,6 +71,8 @@ struct LinearArgs {
   const float* bias = nullptr;  // [rows] or none
   float* out = nullptr;         // [num_tokens, out_stride], from this segment's first feature
   int64_t out_stride = 0;
+  // The weight that is read after this one, to be fetched ahead; nullptr: what lies behind it.
+  const uint8_t* next = nullptr;
 };
 
 struct Range {

@@ -136,6 +136,7 @@ void pack_segment(const ExecContext& ctx, const LinearSegment& segment,
 // are many.
 constexpr int64_t kTokensPerItem = 128;
 constexpr int64_t kPanelsPerItem = 4;
+constexpr int64_t kPanelsOfFewTokens = 8;  // that kernels read at once
 
 // Where the rows of x lie in the layout that a kernel wants; filled once for all segments that
 // share it.
@@ -158,8 +159,10 @@ void run_segment(const ExecContext& ctx, int32_t kernel, const cpu::LinearArgs& 
   const int64_t token_tiles = (args.num_tokens + kTokensPerItem - 1) / kTokensPerItem;
   const int64_t wanted = int64_t{ctx.parallel.num_threads} * 8;
   const int64_t per_item = std::max<int64_t>(1, (panels * token_tiles + wanted - 1) / wanted);
-  const int64_t panel_step =
-      std::min(panels, (per_item + kPanelsPerItem - 1) / kPanelsPerItem * kPanelsPerItem);
+  const int64_t unit = ctx.parallel.num_threads == 1 || per_item > kPanelsPerItem
+                           ? kPanelsOfFewTokens
+                           : kPanelsPerItem;
+  const int64_t panel_step = std::min(panels, (per_item + unit - 1) / unit * unit);
   const int64_t panel_tiles = (panels + panel_step - 1) / panel_step;
   ctx.parallel(token_tiles * panel_tiles, [&](int64_t i) {
     const int64_t token = i / panel_tiles * kTokensPerItem;

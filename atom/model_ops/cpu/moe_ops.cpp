@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kTokensPerItem = 64;
 constexpr int64_t kPanelsPerItem = 4;
+constexpr int64_t kPanelsOfFewTokens = 8;  // that kernels read at once
 
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -59,10 +60,12 @@ Grouping group_pairs(const ExecContext& ctx, const int32_t* ids, int64_t num_tok
 class ExpertLinear {
  public:
   ExpertLinear(const ExecContext& ctx, std::span<const LinearWeight> weights,
-               const Grouping& grouping, const float* x, float* out)
+               std::span<const LinearWeight> next, const Grouping& grouping, const float* x,
+               float* out)
       : ctx_(ctx),
         kernels_(kernels_of(ctx)),
         weights_(weights),
+        next_(next),
         grouping_(grouping),
         x_(x),
         out_(out) {}
@@ -98,6 +101,12 @@ class ExpertLinear {
     ctx_.arena->rewind(scratch);
   }
 
+  const uint8_t* first_read_next(int64_t expert) const {
+    return next_.empty()
+               ? nullptr
+               : static_cast<const uint8_t*>(next_[static_cast<size_t>(expert)].packed.data());
+  }
+
   size_t make_jobs(size_t s, std::span<Job> jobs) {
     size_t count = 0;
     for (size_t e = 0; e < weights_.size(); ++e) {
@@ -124,6 +133,9 @@ class ExpertLinear {
         job.input = ctx_.arena->allocate(DType::kU8, {bytes}).data_as<uint8_t>();
         job.args.input = job.input;
       }
+    }
+    for (size_t i = 0; i < count; ++i) {
+      jobs[i].args.next = i + 1 < count ? jobs[i + 1].args.weight : first_read_next(jobs[0].expert);
     }
     return count;
   }
@@ -154,8 +166,11 @@ class ExpertLinear {
       work += div_up(job.args.num_tokens, kTokensPerItem) * div_up(job.args.rows, cpu::kPanelRows);
     }
     const int64_t wanted = int64_t{ctx_.parallel.num_threads} * 8;
-    const int64_t step =
-        div_up(std::max<int64_t>(1, div_up(work, wanted)), kPanelsPerItem) * kPanelsPerItem;
+    const int64_t share = std::max<int64_t>(1, div_up(work, wanted));
+    const int64_t unit = ctx_.parallel.num_threads == 1 || share > kPanelsPerItem
+                             ? kPanelsOfFewTokens
+                             : kPanelsPerItem;
+    const int64_t step = div_up(share, unit) * unit;
     int64_t items = 0;
     for (Job& job : jobs) {
       const int64_t panels = div_up(job.args.rows, cpu::kPanelRows);
@@ -179,6 +194,7 @@ class ExpertLinear {
   const ExecContext& ctx_;
   const cpu::Kernels& kernels_;
   std::span<const LinearWeight> weights_;
+  std::span<const LinearWeight> next_;  // of the product that follows, to be fetched ahead
   const Grouping& grouping_;
   const float* x_;
   float* out_;
@@ -218,9 +234,9 @@ void run_tokens(const ExecContext& ctx, const ExpertsWeight& experts,
                   static_cast<size_t>(hidden) * sizeof(float));
     }
   });
-  ExpertLinear(ctx, experts.gate_up, grouping, rows, gate_up).run();
+  ExpertLinear(ctx, experts.gate_up, experts.down, grouping, rows, gate_up).run();
   activate(ctx, experts, gate_up, inside, inner, pairs);
-  ExpertLinear(ctx, experts.down, grouping, inside, rows).run();
+  ExpertLinear(ctx, experts.down, {}, grouping, inside, rows).run();
   const cpu::CombineArgs combine{.rows = rows,
                                  .row_of = grouping.row_of.data(),
                                  .weights = params.weights.data_as<float>() + first * top_k,

@@ -4,6 +4,7 @@
 #include "kernels/cpu/activation_layout.h"
 #include "kernels/cpu/panel_layout.h"
 #include "kernels/cpu/simd/isa_kernels.h"
+#include "kernels/cpu/simd/next_tile.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace atom::cpu::ATOM_ISA {
@@ -28,6 +29,10 @@ namespace {
 
 constexpr int kPanels = 4;
 constexpr int kTokens = 6;  // 24 accumulators, 4 weights, 1 broadcast
+// Of a tile that is bound by memory: as many streams as registers allow (16 accumulators, 8
+// weights). Zen 4, experts of 192 KB in random order: 4 panels read 37 GB/s, 8 read 46.
+constexpr int kFewTokens = 2;
+constexpr int kManyPanels = 8;
 
 template <int kNumPanels, int kNumTokens>
 void run_tile(const LinearArgs& args, int64_t token, int64_t first_panel) {
@@ -43,9 +48,10 @@ void run_tile(const LinearArgs& args, int64_t token, int64_t first_panel) {
       acc[t][p] = f_zero();
     }
   }
+  const uint8_t* next = next_tile(args, first_panel + kNumPanels, bytes);
   for (int64_t k = 0; k < pairs; ++k) {
-    if constexpr (kNumTokens <= 2) {  // bound by memory: fetch the next tile meanwhile
-      prefetch(weight + kNumPanels * (bytes + k * 64), kNumPanels * 64);
+    if constexpr (kNumTokens <= kFewTokens) {  // bound by memory: fetch the next tile meanwhile
+      prefetch<kNumPanels * 64>(next + k * kNumPanels * 64);
     }
     __m512bh w[kNumPanels];
 #pragma GCC unroll 8
@@ -79,11 +85,19 @@ void run_panels(const LinearArgs& args, Range tokens, int64_t first_panel) {
   for (; t + kTokens <= tokens.end; t += kTokens) {
     run_tile<kNumPanels, kTokens>(args, t, first_panel);
   }
-  for (; t + 2 <= tokens.end; t += 2) {
-    run_tile<kNumPanels, 2>(args, t, first_panel);
-  }
-  if (t < tokens.end) {
-    run_tile<kNumPanels, 1>(args, t, first_panel);
+  switch (tokens.end - t) {
+    case 1:
+      return run_tile<kNumPanels, 1>(args, t, first_panel);
+    case 2:
+      return run_tile<kNumPanels, 2>(args, t, first_panel);
+    case 3:
+      return run_tile<kNumPanels, 3>(args, t, first_panel);
+    case 4:
+      return run_tile<kNumPanels, 4>(args, t, first_panel);
+    case 5:
+      return run_tile<kNumPanels, 5>(args, t, first_panel);
+    default:
+      return;
   }
 }
 
@@ -91,6 +105,14 @@ void run_panels(const LinearArgs& args, Range tokens, int64_t first_panel) {
 
 void linear_bf16(const LinearArgs& args, Range tokens, Range panels) {
   int64_t p = panels.begin;
+  const int64_t count = tokens.end - tokens.begin;
+  for (; count <= kFewTokens && p + kManyPanels <= panels.end; p += kManyPanels) {
+    if (count == 2) {
+      run_tile<kManyPanels, 2>(args, tokens.begin, p);
+    } else if (count == 1) {
+      run_tile<kManyPanels, 1>(args, tokens.begin, p);
+    }
+  }
   for (; p + kPanels <= panels.end; p += kPanels) {
     run_panels<kPanels>(args, tokens, p);
   }

@@ -6,6 +6,7 @@
 // the same sums.
 #include "kernels/cpu/activation_layout.h"
 #include "kernels/cpu/simd/isa_kernels.h"
+#include "kernels/cpu/simd/next_tile.h"
 #include "kernels/cpu/simd/weight_blocks.h"
 #if defined(__AMX_INT8__)
 #include "kernels/cpu/simd/amx_tiles.h"
@@ -72,13 +73,15 @@ struct Output {
 #if !defined(__AMX_INT8__)
 
 constexpr int kPanels = 4;
-constexpr int kTokens = 6;  // 24 sums, 4 weights, 1 broadcast
+constexpr int kTokens = 6;      // 24 sums, 4 weights, 1 broadcast
+constexpr int kFewTokens = 2;   // bound by memory: as many streams as registers allow
+constexpr int kManyPanels = 8;  // 16 sums, 8 weights
 
 // sums [kNumTokens][kNumPanels][16]; apart from what becomes of them, else the compiler keeps the
 // sums in memory during the loop.
 template <int kNumPanels, int kNumTokens>
 __attribute__((noinline)) void sum_tile(const LinearArgs& args, const int8_t* x,
-                                        const uint8_t* weight, int32_t* sums) {
+                                        const uint8_t* weight, const uint8_t* next, int32_t* sums) {
   const int64_t columns = Int8View::columns(args.cols);
   const int64_t bytes = panel_bytes(args.format, args.cols);
   I acc[kNumTokens][kNumPanels];
@@ -90,8 +93,8 @@ __attribute__((noinline)) void sum_tile(const LinearArgs& args, const int8_t* x,
     }
   }
   for (int64_t k = 0; k < columns; k += 4) {
-    if constexpr (kNumTokens <= 2) {  // bound by memory: fetch the next tile meanwhile
-      prefetch(weight + kNumPanels * (bytes + k * 16), kNumPanels * 64);
+    if constexpr (kNumTokens <= kFewTokens) {  // fetch the next tile meanwhile
+      prefetch<kNumPanels * 64>(next + k * kNumPanels * 16);
     }
     I w[kNumPanels];
 #pragma GCC unroll 8
@@ -125,7 +128,8 @@ void run_tile(const Output& output, int64_t token, int64_t first_panel) {
   const uint8_t* weight = args.weight + first_panel * bytes;
   alignas(64) int32_t sums[kNumTokens][kNumPanels][kPanelRows];
   sum_tile<kNumPanels, kNumTokens>(args, output.x.values + token * Int8View::columns(args.cols),
-                                   weight, sums[0][0]);
+                                   weight, next_tile(args, first_panel + kNumPanels, bytes),
+                                   sums[0][0]);
   for (int p = 0; p < kNumPanels; ++p) {
     const F scale = output.scales.group_scale(weight + p * bytes, 0);
     for (int t = 0; t < kNumTokens; ++t) {
@@ -137,8 +141,8 @@ void run_tile(const Output& output, int64_t token, int64_t first_panel) {
 template <int kNumPanels>
 void run_panels(const Output& output, Range tokens, int64_t first_panel) {
   int64_t t = tokens.begin;
-  for (; t + kTokens <= tokens.end; t += kTokens) {
-    run_tile<kNumPanels, kTokens>(output, t, first_panel);
+  for (; kNumPanels <= kPanels && t + kTokens <= tokens.end; t += kTokens) {
+    run_tile<kNumPanels, kNumPanels <= kPanels ? kTokens : 1>(output, t, first_panel);
   }
   for (; t + 2 <= tokens.end; t += 2) {
     run_tile<kNumPanels, 2>(output, t, first_panel);
@@ -207,6 +211,12 @@ void linear_int8(const LinearArgs& args, Range tokens, Range panels) {
   tiles_configure(count < kTileRows ? count : kTileRows, 64);
 #endif
   int64_t p = panels.begin;
+#if !defined(__AMX_INT8__)
+  for (; tokens.end - tokens.begin <= kFewTokens && p + kManyPanels <= panels.end;
+       p += kManyPanels) {
+    run_panels<kManyPanels>(output, tokens, p);
+  }
+#endif
   for (; p + kPanels <= panels.end; p += kPanels) {
     run_panels<kPanels>(output, tokens, p);
   }

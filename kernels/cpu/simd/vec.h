@@ -270,6 +270,14 @@ ATOM_INLINE void prefetch(const uint8_t* p, int64_t bytes) {
   }
 }
 
+template <int kBytes>
+ATOM_INLINE void prefetch(const uint8_t* p) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kBytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+  }
+}
+
 // out [16][stride] = transpose of in [16][16].
 static inline void transpose16(const float* in, float* out, int64_t stride) {
 #if defined(__AVX512F__)
