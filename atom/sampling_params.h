@@ -39,6 +39,10 @@ struct SamplingParams {
   bool spaces_between_special_tokens = true;
 
   bool greedy() const { return temperature == 0.0F; }
+  // Whether the tokens so far change what comes next otherwise than through the model.
+  bool has_penalties() const {
+    return presence_penalty != 0 || frequency_penalty != 0 || repetition_penalty != 1;
+  }
   bool operator==(const SamplingParams&) const = default;
 };
 

@@ -1,5 +1,7 @@
 #include "atom/model_engine/input_builder.h"
 
+#include <algorithm>
+
 #include "atom/core/check.h"
 
 namespace atom {
@@ -15,20 +17,16 @@ void InputBuilder::add_tokens(const ScheduledSequence& sequence) {
   attention_.add(sequence.block_table, sequence.num_computed_tokens, sequence.num_scheduled_tokens);
 }
 
-// The tokens before the row behind `num_drafts` drafts, for the penalties that read them.
-std::span<const int32_t> InputBuilder::history(const ScheduledSequence& sequence,
-                                               size_t num_drafts) {
-  const SamplingParams& params = *sequence.sampling;
-  const bool penalised = params.presence_penalty != 0 || params.frequency_penalty != 0 ||
-                         params.repetition_penalty != 1;
-  if (num_drafts == 0 || !penalised) {
+// The tokens of a sequence, and its drafts where penalties read them.
+std::span<const int32_t> InputBuilder::history(const ScheduledSequence& sequence) {
+  const std::span<const int32_t> drafts = sequence.draft_token_ids;
+  if (drafts.empty() || !sequence.sampling->has_penalties()) {
     return sequence.token_ids;
   }
   std::vector<int32_t>& tokens = histories_.emplace_back();
-  tokens.reserve(sequence.token_ids.size() + num_drafts);
+  tokens.reserve(sequence.token_ids.size() + drafts.size());
   tokens.assign(sequence.token_ids.begin(), sequence.token_ids.end());
-  tokens.insert(tokens.end(), sequence.draft_token_ids.begin(),
-                sequence.draft_token_ids.begin() + static_cast<ptrdiff_t>(num_drafts));
+  tokens.insert(tokens.end(), drafts.begin(), drafts.end());
   return tokens;
 }
 
@@ -39,8 +37,9 @@ void InputBuilder::add_sampling(const ScheduledSequence& sequence, int32_t index
   sampled_.push_back({.sequence = index,
                       .first = static_cast<int32_t>(sample_rows_.size()),
                       .count = static_cast<int32_t>(num_drafts) + 1});
+  const std::span<const int32_t> all = history(sequence);
   for (size_t i = 0; i <= num_drafts; ++i) {
-    const std::span<const int32_t> tokens = history(sequence, i);
+    const auto tokens = all.first(std::min(all.size(), sequence.token_ids.size() + i));
     sample_rows_.push_back(static_cast<int32_t>(token_ids_.size() - 1 - num_drafts + i));
     sampling_.push_back({.temperature = params.temperature,
                          .top_p = params.top_p,

@@ -44,7 +44,7 @@ class InputBuilder {
  private:
   void add_tokens(const ScheduledSequence& sequence);
   void add_sampling(const ScheduledSequence& sequence, int32_t index);
-  std::span<const int32_t> history(const ScheduledSequence& sequence, size_t num_drafts);
+  std::span<const int32_t> history(const ScheduledSequence& sequence);
   void add_prompt_targets(const ScheduledSequence& sequence, int32_t index, int64_t first_row);
 
   AttentionInput attention_;
@@ -52,7 +52,7 @@ class InputBuilder {
   std::vector<int32_t> sample_rows_;
   std::vector<SamplingRow> sampling_;
   std::vector<SampledSequence> sampled_;
-  std::deque<std::vector<int32_t>> histories_;  // of rows behind drafts, where penalties read them
+  std::deque<std::vector<int32_t>> histories_;  // of sequences with drafts that penalties read
   std::vector<PromptLogprobTarget> prompt_targets_;
 };
 

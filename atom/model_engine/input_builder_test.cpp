@@ -69,6 +69,36 @@ TEST_F(InputBuilderTest, PromptLogprobsCoverEveryPromptTokenButTheFirstOverAnyCh
   EXPECT_THAT(positions, ElementsAre(1, 2, 3, 4, 5));
 }
 
+// Every draft is a row of its own, drawn at its own position, with the drafts before it as history.
+TEST_F(InputBuilderTest, DraftsAreSampledAsIfTheyWereKnown) {
+  const std::vector<int32_t> drafts = {7, 8};
+  for (const bool penalised : {false, true}) {
+    params_.frequency_penalty = penalised ? 0.5F : 0.0F;
+    ScheduledSequence drafted = sequence(1, 8, 3, 9);
+    drafted.draft_token_ids = drafts;
+    drafted.sample = true;
+    InputBuilder builder;
+    builder.build({.step = 1, .sequences = {drafted, sequence(2, 8, 1, 9)}, .num_tokens = 4}, 4);
+    EXPECT_THAT(builder.token_ids(), ElementsAre(108, 7, 8, 108));
+    EXPECT_THAT(std::span(builder.attention().positions, 4), ElementsAre(8, 9, 10, 8));
+    EXPECT_THAT(builder.sample_rows(), ElementsAre(0, 1, 2, 3));
+    ASSERT_EQ(builder.sampled().size(), 2U);
+    EXPECT_EQ(builder.sampled()[0].count, 3);
+    EXPECT_EQ(builder.sampled()[1].first, 3);
+    const std::vector<uint64_t> positions = {3, 4, 5, 3};
+    for (size_t i = 0; i < 4; ++i) {
+      const SamplingRow& row = builder.sampling()[i];
+      EXPECT_EQ(row.position, positions[i]);
+      EXPECT_THAT(row.prompt_token_ids, ElementsAre(100, 101, 102, 103, 104, 105));
+      std::vector<int32_t> output = {106, 107, 108};
+      if (penalised && i < 3) {
+        output.insert(output.end(), drafts.begin(), drafts.begin() + static_cast<ptrdiff_t>(i));
+      }
+      EXPECT_THAT(row.output_token_ids, ElementsAreArray(output));
+    }
+  }
+}
+
 TEST_F(InputBuilderTest, BlockTablesArePaddedToOneStride) {
   const std::vector<int32_t> one_block = {3};
   ScheduledSequence small = sequence(1, 0, 2, 6);

@@ -7,7 +7,7 @@
 namespace atom {
 
 PenaltySlots::Choice PenaltySlots::choose(const ScheduledSequence& sequence, uint64_t step) {
-  if (!sequence.sample || !needs_counts(*sequence.sampling)) {
+  if (!sequence.sample || !sequence.sampling->has_penalties()) {
     return {};
   }
   ATOM_CHECK(sequence.pending_row < 0) << "a sequence with penalties does not run ahead";

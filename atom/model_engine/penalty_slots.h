@@ -24,11 +24,6 @@ class PenaltySlots {
   Choice choose(const ScheduledSequence& sequence, uint64_t step);
   void forget_all();
 
-  static bool needs_counts(const SamplingParams& params) {
-    return params.presence_penalty != 0 || params.frequency_penalty != 0 ||
-           params.repetition_penalty != 1;
-  }
-
  private:
   struct Slot {
     SequenceId id = 0;        // 0: nobody's

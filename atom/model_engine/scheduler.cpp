@@ -21,9 +21,7 @@ constexpr int64_t kMaxReserveShare = 32;
 // Penalties and grammars read the sequence's own history: such a sequence waits until the host
 // knows it.
 bool needs_history(const Sequence& sequence) {
-  const SamplingParams& params = sequence.request->sampling;
-  return sequence.matcher || params.presence_penalty != 0 || params.frequency_penalty != 0 ||
-         params.repetition_penalty != 1;
+  return sequence.matcher || sequence.request->sampling.has_penalties();
 }
 
 }  // namespace
@@ -135,7 +133,6 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   batch_.step = next_step_;
   batch_.sequences.clear();
   batch_.num_tokens = 0;
-  batch_.drafting = keep_drafting_;
   planned_ = {.step = next_step_, .entries = {}};
   filled_by_one_.clear();
   num_planned_rows_ = 0;
@@ -156,6 +153,9 @@ const ScheduledBatch& Scheduler::schedule(double now) {
     cache_full_blocks(*sequence);
   }
 
+  // A prompt's part of the draft layer's cache is kept though drafts are given up: they may pay
+  // with another load, and the prefix cache may give it to others.
+  batch_.drafting = keep_drafting_ || (drafts_by_layer() && planned_prompt_);
   measured_.valid = num_decodes > 0 && batch_.sequences.size() == num_decodes;
   measured_.started = now;
   if (!batch_.sequences.empty()) {
@@ -279,19 +279,19 @@ bool Scheduler::admit(Sequence& sequence) {
   const int64_t known = sequence.num_known_tokens();
   // At least the last token is computed: its logits are wanted. What a draft layer keeps of a
   // token depends on the one after it, so a block is as it should be only when it has a successor.
-  const bool draft_layer = options_.speculative.method == DraftMethod::kMtp;
   const int64_t max_shared = (known - 1) / options_.block_size;
   BlockManager::Match match;
   if (!sequence.request->sampling_of(sequence).prompt_logprobs) {
     if (blocks_.prefix_caching()) {
       match = blocks_.match_prefix(sequence.token_ids, max_shared);
-      if (draft_layer && !match.blocks.empty()) {
+      if (drafts_by_layer() && !match.blocks.empty()) {
         match =
             blocks_.match_prefix(sequence.token_ids, static_cast<int64_t>(match.blocks.size()) - 1);
       }
     } else if (const Sequence* donor = donor_of(sequence)) {
-      const int64_t shared = std::min(
-          max_shared, (sequence.num_prompt_tokens - (draft_layer ? 1 : 0)) / options_.block_size);
+      const int64_t shared =
+          std::min(max_shared, (sequence.num_prompt_tokens - (drafts_by_layer() ? 1 : 0)) /
+                                   options_.block_size);
       match.blocks.assign(donor->block_table.begin(), donor->block_table.begin() + shared);
     }
   }

@@ -136,6 +136,7 @@ class Scheduler {
   void plan_admissions(double now, int64_t& budget);
   void plan(Sequence& sequence, int64_t num_tokens, int64_t& budget);
   // Speculative decoding (scheduler_drafts.cpp).
+  bool drafts_by_layer() const { return options_.speculative.method == DraftMethod::kMtp; }
   void plan_draft_length(double now);
   void count_tokens(const Flight& flight, const StepOutput& output);
   // Settles which drafts this step verifies: at most `most`, fewer where blocks or tokens end.
@@ -188,7 +189,7 @@ class Scheduler {
 
   std::optional<DraftPolicy> draft_policy_;  // with speculative decoding
   int draft_length_ = 0;                     // of the step that is planned
-  bool keep_drafting_ = false;
+  bool keep_drafting_ = false;               // by the draft layer, until drafts are given up
   struct {  // the last step, where it was of decoding sequences alone
     bool valid = false;
     double started = 0;

@@ -18,7 +18,7 @@ void Scheduler::plan_draft_length(double now) {
   }
   measured_ = {};
   draft_length_ = draft_policy_->choose(static_cast<int64_t>(running_.size()));
-  keep_drafting_ = options_.speculative.method == DraftMethod::kMtp && !draft_policy_->gave_up();
+  keep_drafting_ = drafts_by_layer() && !draft_policy_->gave_up();
 }
 
 void Scheduler::settle_drafts(Sequence& sequence, int64_t most) {
