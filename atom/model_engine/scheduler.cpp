@@ -171,10 +171,12 @@ const ScheduledBatch& Scheduler::schedule(double now) {
 
 void Scheduler::plan_decodes(int64_t& budget) {
   // make_room() only removes sequences behind the current one; each of these may need a token.
+  int64_t for_drafts = budget_for_drafts(budget);
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
     if (sequence.num_remaining_tokens() == 1 && is_runnable(sequence) && make_room(sequence)) {
-      settle_drafts(sequence, budget - static_cast<int64_t>(running_.size() - i));
+      settle_drafts(sequence, for_drafts);
+      for_drafts -= static_cast<int64_t>(sequence.draft_token_ids.size());
       plan(sequence, 1, budget);
     }
   }
@@ -193,9 +195,7 @@ void Scheduler::plan_admissions(double now, int64_t& budget) {
   if (waiting_.empty() || !delay_passed(now)) {
     return;
   }
-  // Every running sequence can then get at least one token per step.
-  const int64_t max_running = std::min(options_.max_num_seqs, options_.max_num_batched_tokens);
-  while (!waiting_.empty() && budget > 0 && static_cast<int64_t>(running_.size()) < max_running) {
+  while (!waiting_.empty() && budget > 0 && !is_full()) {
     Sequence& sequence = *waiting_.begin()->second;
     // A preempted sequence first gets the tokens that are on their way.
     if (sequence.in_flight > 0 || must_wait_for_sibling(sequence) || !admit(sequence)) {
@@ -213,6 +213,12 @@ void Scheduler::plan_admissions(double now, int64_t& budget) {
     }
     plan(sequence, std::min(sequence.num_remaining_tokens(), budget), budget);
   }
+}
+
+bool Scheduler::is_full() const {
+  // Every running sequence can then get at least one token per step.
+  const int64_t most = std::min(options_.max_num_seqs, options_.max_num_batched_tokens);
+  return static_cast<int64_t>(running_.size()) >= most;
 }
 
 bool Scheduler::is_runnable(const Sequence& sequence) const {

@@ -139,12 +139,16 @@ class Scheduler {
   bool drafts_by_layer() const { return options_.speculative.method == DraftMethod::kMtp; }
   void plan_draft_length(double now);
   void count_tokens(const Flight& flight, const StepOutput& output);
+  // How many drafts a step with this budget may verify: every running sequence gets a token before
+  // any draft, and prompts get half of the rest.
+  int64_t budget_for_drafts(int64_t budget) const;
   // Settles which drafts this step verifies: at most `most`, fewer where blocks or tokens end.
   void settle_drafts(Sequence& sequence, int64_t most);
   void look_up_drafts(Sequence& sequence);
   int num_next_drafts(const Sequence& sequence) const;
   void take_drafts(const FlightEntry& entry, size_t num_rows, std::span<const int32_t> next);
   void cache_full_blocks(Sequence& sequence);
+  bool is_full() const;  // admits no more sequences
   bool is_runnable(const Sequence& sequence) const;
   bool make_room(Sequence& sequence);
   bool admit(Sequence& sequence);

@@ -21,6 +21,15 @@ void Scheduler::plan_draft_length(double now) {
   keep_drafting_ = drafts_by_layer() && !draft_policy_->gave_up();
 }
 
+int64_t Scheduler::budget_for_drafts(int64_t budget) const {
+  const int64_t left = budget - static_cast<int64_t>(running_.size());
+  const bool prompts = (!waiting_.empty() && !is_full()) ||
+                       std::ranges::any_of(running_, [](const Sequence* sequence) {
+                         return sequence->num_remaining_tokens() > 1;
+                       });
+  return prompts ? left / 2 : left;
+}
+
 void Scheduler::settle_drafts(Sequence& sequence, int64_t most) {
   std::vector<int32_t>& drafts = sequence.draft_token_ids;
   if (!draft_policy_) {
