@@ -1,4 +1,4 @@
-// Drafter: runs the draft layer of a model (multi-token prediction) after each step on the CPU, so
+// Drafter: runs the draft layer of a model (multi-token prediction) after a step on the CPU, so
 // that its cache keeps up with the model's, and lets it guess the tokens that come next, the first
 // from the step's hidden states, each further one from the guess before. Owned by a ModelRunner.
 #pragma once

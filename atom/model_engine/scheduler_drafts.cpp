@@ -48,7 +48,8 @@ void Scheduler::settle_drafts(Sequence& sequence, int64_t most) {
   const auto count = std::min(static_cast<int64_t>(drafts.size()), most);
   // Room for the guesses, and for what a draft layer writes after them; nobody is preempted for it.
   const int64_t ahead = keep_drafting_ ? draft_length_ : 0;
-  const int64_t wanted = sequence.num_computed_tokens + 1 + count + ahead;
+  const int64_t wanted = std::min(sequence.num_computed_tokens + 1 + count + ahead,
+                                  sequence.num_prompt_tokens + sequence.max_tokens);
   const auto capacity = [&] {
     return static_cast<int64_t>(sequence.block_table.size()) * options_.block_size;
   };
@@ -76,8 +77,11 @@ int Scheduler::num_next_drafts(const Sequence& sequence) const {
   }
   // The step after this one has a token of its own to make, and so has this one.
   const int64_t useful = sequence.max_tokens - sequence.num_generated_tokens() - 2;
-  // Each draft but the first is made from a row behind the last that is accepted.
-  const auto capacity = static_cast<int64_t>(sequence.block_table.size()) * options_.block_size;
+  // Each draft but the first is made from a row behind the last that is accepted; none of these is
+  // where the sequence cannot come.
+  const int64_t capacity =
+      std::min(static_cast<int64_t>(sequence.block_table.size()) * options_.block_size,
+               sequence.num_prompt_tokens + sequence.max_tokens);
   const int64_t last =
       sequence.num_tokens() - 1 + static_cast<int64_t>(sequence.draft_token_ids.size());
   return static_cast<int>(std::clamp<int64_t>(std::min(useful, capacity - last), 0, draft_length_));

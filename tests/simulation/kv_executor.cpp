@@ -174,6 +174,14 @@ void KvExecutor::check_overlap(const Row& row, const Step& own) {
     report(str_format("sequence {} drafts beyond its blocks, to {}", s.id, end));
     return;
   }
+  const int64_t longest =
+      std::min(s.num_prompt_tokens + row.sampling.max_tokens, options_.max_model_len);
+  const auto blocks_before_last = static_cast<int64_t>(row.block_table.size()) - 1;
+  if (end > longest || blocks_before_last * options_.capacity.block_size >= longest) {
+    report(str_format("sequence {} of {} tokens at most writes up to {}, and has {} blocks", s.id,
+                      longest, end, row.block_table.size()));
+    return;
+  }
   const auto uses = [&](const Step& step, int64_t first, int64_t last) {
     for (int64_t i = first; i <= last; ++i) {
       const int32_t block = row.block_table[static_cast<size_t>(i)];

@@ -142,7 +142,7 @@ void add_parallel_flags(FlagSet& flags, EngineArgs& args) {
             &args.method);
   flags.add({.name = "--num-speculative-tokens",
              .metavar = "N",
-             .help = "tokens drafted at most, 1 to 16; fewer are where they do not pay",
+             .help = "tokens drafted at most, 1 to 16; fewer where they do not pay",
              .default_text = "1, with ngram 5"},
             &args.num_speculative_tokens);
   flags.add({.name = "--prompt-lookup-min",
