@@ -41,6 +41,7 @@ check device 120 atom_gpu_test
 for kernels in gpu_vector_ops_test gpu_left_scales_test gpu_attention_test gpu_sampler_test gpu_moe_test; do
   check $kernels 300 $kernels
 done
+check gpu_packed_linear_test 300 gpu_packed_linear_test $([ "$quick" = 0 ] || echo quick)
 check gpu_linear_test 300 gpu_linear_test $([ "$quick" = 0 ] || echo quick)
 check models 300 atom_golden_test --gtest_filter='Files/GoldenModels.Greedy*'
 check servings 300 atom_golden_test --gtest_filter='*RealDevice*'

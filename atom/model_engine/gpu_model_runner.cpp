@@ -36,8 +36,7 @@ constexpr double kMixedStepSeconds = 0.034;
 constexpr int64_t kMinMixedTokens = 256;
 constexpr int64_t kRowTile = 128;  // of the device's products
 
-// What prompt logprobs take beyond the logits of a step.
-constexpr int64_t kScoringBytes = 4 << 20;
+constexpr int64_t kScoringBytes = 4 << 20;  // of prompt logprobs, beyond the logits of a step
 
 StagingLimits limits_of(const EngineConfig& config, const MemoryPlan& plan) {
   const int64_t block_size = config.cache.block_size;
@@ -97,21 +96,24 @@ class GpuModelRunner final : public Executor {
       ATOM_ASSIGN_OR_RETURN(done_[static_cast<size_t>(i)], make_event(runtime_));
     }
     ctx_.stream = compute_.get();
-    const GpuContextOptions options{.device = gpu_.device.index,
-                                    .max_tokens = limits_.max_tokens,
-                                    .max_seqs = limits_.max_seqs,
-                                    .max_model_len = plan_.max_model_len,
-                                    .block_size = limits_.block_size,
-                                    .kv_dtype = kv_cache_dtype(config),
-                                    .vocab_size = model.vocab_size,
-                                    .hidden_size = model.hidden_size,
-                                    .intermediate_size = model.intermediate_size,
-                                    .num_heads = model.num_attention_heads,
-                                    .num_kv_heads = model.num_key_value_heads,
-                                    .head_dim = model.head_dim,
-                                    .latent_attention = model.latent.kv_lora_rank > 0,
-                                    .fp8_weights = config.model.quantization == Quantization::kFP8,
-                                    .deterministic = config.deterministic};
+    const GpuContextOptions options{
+        .device = gpu_.device.index,
+        .max_tokens = limits_.max_tokens,
+        .max_seqs = limits_.max_seqs,
+        .max_model_len = plan_.max_model_len,
+        .block_size = limits_.block_size,
+        .kv_dtype = kv_cache_dtype(config),
+        .vocab_size = model.vocab_size,
+        .hidden_size = model.hidden_size,
+        .intermediate_size = model.intermediate_size,
+        .num_heads = model.num_attention_heads,
+        .num_kv_heads = model.num_key_value_heads,
+        .head_dim = model.head_dim,
+        .latent_attention = model.latent.kv_lora_rank > 0,
+        .fp8_weights =
+            config.model.quantization == Quantization::kFP8 || has_fp8_rows(model.quantization),
+        .packed_weights = has_packed(model.quantization),
+        .deterministic = config.deterministic};
     ATOM_RETURN_IF_ERROR(
         device_status(backend_.create_context(options, &ctx_.backend), gpu_.properties.name));
     ATOM_RETURN_IF_ERROR(load_weights(config, checkpoint));
@@ -247,8 +249,7 @@ class GpuModelRunner final : public Executor {
   Status fit_kv_cache(const EngineConfig& config) {
     int64_t free_bytes = 0, total = 0;
     ATOM_RETURN_IF_ERROR(device_status(runtime_.memory_info(&free_bytes, &total), "memory info"));
-    const int64_t used = plan_.device_free - free_bytes;
-    plan_.workspace = used - plan_.weights;
+    plan_.workspace = plan_.device_free - free_bytes - plan_.weights;
     return plan_kv_cache(config, plan_);
   }
 

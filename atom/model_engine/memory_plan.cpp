@@ -101,6 +101,47 @@ int64_t dummy_weight_bytes(const ModelConfig& model, int64_t num_experts) {
               tables * model.vocab_size * model.hidden_size);
 }
 
+// Bits of a stored value with its share of the scales, as a device that reads_packed_linear keeps
+// them (model_ops/device_linear.h, device_experts.h). A guess from the configuration: layers of odd
+// sizes, and layers that are not quantised, are bf16.
+struct WeightBits {
+  double linear = 16;
+  double experts = 16;
+};
+
+WeightBits device_weight_bits(const QuantizationConfig& quantization) {
+  if (quantization.method == "mxfp4") {  // of stacked experts only
+    return {.experts = 4.25};
+  }
+  if (quantization.groups.empty()) {
+    return {};
+  }
+  const DataFormat& format = quantization.groups.front().format;
+  switch (format.dtype) {
+    case DType::kF8E4M3:
+      return {.linear = 8, .experts = 8};
+    case DType::kI8:
+      return {.linear = 8};
+    case DType::kF4E2M1:
+      return {.linear = 4.25, .experts = 4.25};
+    case DType::kU4:
+      return {.linear = format.block_k > 0 && format.block_k < 128 ? 4.75 : 4.25};
+    default:
+      return {};
+  }
+}
+
+int64_t device_weight_bytes(const ModelConfig& model, int64_t num_experts, WeightBits bits) {
+  const int64_t dense = feed_forward_weights(model, 0);
+  const int64_t experts = feed_forward_weights(model, num_experts) - dense;
+  const int64_t linear = model.num_hidden_layers * attention_weights(model) + dense;
+  const int64_t tables = model.tie_word_embeddings ? 1 : 2;
+  return 2 * tables * model.vocab_size * model.hidden_size +
+         static_cast<int64_t>((static_cast<double>(linear) * bits.linear +
+                               static_cast<double>(experts) * bits.experts) /
+                              8);
+}
+
 // Of fused_experts (moe_ops.cpp): rows of the pairs it takes at a time, in and out, and a copy in a
 // kernel's own layout.
 int64_t expert_scratch_bytes(const ModelConfig& model, int64_t step_tokens) {
@@ -244,14 +285,16 @@ Result<MemoryPlan> plan_device_memory(const EngineConfig& config, const Checkpoi
   // --gpu-memory-utilization is a share of the device; what others use is not ours.
   plan.available = plan.device_free - static_cast<int64_t>(static_cast<double>(total) *
                                                            (1.0 - config.cache.memory_utilization));
-  // bf16, whatever the checkpoint stores
-  plan.weights = dummy_weight_bytes(model, model.moe.num_experts);
+  const OpTable& ops = *gpu.backend->op_table(config.level);
+  const WeightBits bits =
+      ops.reads_packed_linear ? device_weight_bits(model.quantization) : WeightBits{};
+  plan.weights = device_weight_bytes(model, model.moe.num_experts, bits);
+  // What is multiplied is bf16, but for --quantization fp8.
   plan.token_weights = dummy_weight_bytes(model, model.moe.rule.top_k);
-  if (config.model.quantization == Quantization::kFP8) {
+  if (config.model.quantization == Quantization::kFP8 && bits.linear == 16) {
     plan.weights = plan.weights / 2 + model.vocab_size * model.hidden_size;
     plan.token_weights = plan.token_weights / 2 + model.vocab_size * model.hidden_size;
   }
-  const OpTable& ops = *gpu.backend->op_table(config.level);
   plan.vocab_size = model.vocab_size;
   const int64_t efficient = tokens_in(kLongestStep, plan, gpu) / kStepMultiple * kStepMultiple;
   plan.step_tokens = std::min(config.scheduler.max_num_batched_tokens,

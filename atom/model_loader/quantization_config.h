@@ -4,6 +4,7 @@
 // the table of quantization_config.cpp and, for a new form, an object in models/weight_schemes.cpp.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,5 +33,17 @@ struct QuantizationConfig {
   std::string name = {};    // for people: "fp8 [128, 128]"
   std::vector<QuantizationGroup> groups = {};
 };
+
+// Whether linear layers may be FP8 with scales of whole rows, or quantised otherwise.
+inline bool has_fp8_rows(const QuantizationConfig& config) {
+  return std::ranges::any_of(config.groups, [](const QuantizationGroup& group) {
+    return group.format.dtype == DType::kF8E4M3 && group.format.block_k <= 0;
+  });
+}
+inline bool has_packed(const QuantizationConfig& config) {
+  return std::ranges::any_of(config.groups, [](const QuantizationGroup& group) {
+    return group.format.dtype != DType::kF8E4M3 || group.format.block_k > 0;
+  });
+}
 
 }  // namespace atom

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "atom/model_ops/device_linear.h"
 #include "kernels/common/convert.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/gpu/moe.h"
@@ -154,6 +155,16 @@ Status DeviceUploader::stored_rows(const WeightPart& part, void* to) {
   });
 }
 
+Status DeviceUploader::made_rows(int64_t num_rows, int64_t row_bytes, const MakeRow& make_row,
+                                 void* to) {
+  return pieces(num_rows, row_bytes, to, [&](void* pinned, int64_t begin, int64_t count) {
+    auto* out = static_cast<uint8_t*>(pinned);
+    for (int64_t row = begin; row < begin + count; ++row, out += row_bytes) {
+      make_row(row, out);
+    }
+  });
+}
+
 Status DeviceUploader::bytes(const void* from, int64_t nbytes, void* to) {
   return pieces(nbytes, 1, to, [&](void* pinned, int64_t begin, int64_t count) {
     std::memcpy(pinned, static_cast<const char*>(from) + begin, static_cast<size_t>(count));
@@ -226,8 +237,13 @@ Status place_rows(const ExecContext& ctx, std::span<const WeightPart> parts, voi
   return {};
 }
 
-Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> parts, bool quantize,
-                          LinearWeight& out) {
+Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> parts,
+                          DeviceLinear keep, LinearWeight& out) {
+  if (keep != DeviceLinear::kBF16 && ctx.ops->reads_packed_linear) {
+    if (const DataFormat format = device_linear_format(parts); format.dtype != DType::kBF16) {
+      return pack_stored_linear(ctx, parts, format, out);
+    }
+  }
   out.in_features = parts.front().cols;
   out.out_features = 0;
   for (const WeightPart& part : parts) {
@@ -244,7 +260,7 @@ Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> pa
     ATOM_RETURN_IF_ERROR(
         status_of(ctx.runtime->fill_async(to, 0, padding, ctx.stream), "padding weights"));
   }
-  if (quantize) {
+  if (keep == DeviceLinear::kE4m3) {
     return quantize_rows(ctx, std::move(weight), out);
   }
   out.packed = std::move(weight);

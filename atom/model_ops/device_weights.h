@@ -6,6 +6,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -33,6 +34,9 @@ class DeviceUploader {
   // Rows of a part of one byte a value as they are, or of MXFP4 in the order of pack_expert_word
   // (kernels/gpu/moe.h).
   Status stored_rows(const WeightPart& part, void* to);
+  // Rows of `row_bytes` that make_row(row, out) writes, on several threads.
+  using MakeRow = std::function<void(int64_t row, uint8_t* out)>;
+  Status made_rows(int64_t num_rows, int64_t row_bytes, const MakeRow& make_row, void* to);
   Status bytes(const void* from, int64_t nbytes, void* to);
   Status finish();
 
@@ -75,9 +79,16 @@ Result<Buffer> upload_table(const ExecContext& ctx, const WeightPart& part);
 // `parts` below each other as bf16 rows from `to` on, on the device of ctx.
 Status place_rows(const ExecContext& ctx, std::span<const WeightPart> parts, void* to);
 
-// OpTable::pack_linear of devices: `parts` stacked row-major as bf16, or as e4m3 with a scale per
-// row where `quantize` is set. out_features is rounded up to a multiple of 8.
-Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> parts, bool quantize,
-                          LinearWeight& out);
+// How a device keeps a linear weight.
+enum class DeviceLinear : uint8_t {
+  kBF16,
+  kAsStored,  // in the format it is stored in where the kernels read that (device_linear.h), else
+              // bf16
+  kE4m3,      // as stored where it is quantised already, else e4m3 with a scale per row
+};
+// OpTable::pack_linear of devices: `parts` stacked row-major. out_features is rounded up to a
+// multiple of 8.
+Status pack_linear_device(const ExecContext& ctx, std::span<const WeightPart> parts,
+                          DeviceLinear keep, LinearWeight& out);
 
 }  // namespace atom

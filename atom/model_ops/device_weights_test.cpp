@@ -71,7 +71,7 @@ TEST_F(DeviceWeights, PartsAreStackedAsTheCpuReadsThem) {
       };
       const WeightPart parts[] = {part(q, 8), part(k, 4)};
       LinearWeight weight;
-      ASSERT_TRUE(pack_linear_device(ctx_, parts, /*quantize=*/false, weight));
+      ASSERT_TRUE(pack_linear_device(ctx_, parts, DeviceLinear::kAsStored, weight));
       ASSERT_TRUE(uploader_->finish());
       ASSERT_EQ(ctx_.runtime->synchronize(ctx_.stream), nullptr);
       EXPECT_EQ(weight.out_features, 16);  // 12 rows, padded

@@ -18,7 +18,7 @@
 
 namespace atom {
 
-inline constexpr uint32_t kGpuBackendAbi = 4;
+inline constexpr uint32_t kGpuBackendAbi = 5;
 
 // Limits that a backend context is made for; what it allocates counts as workspace.
 struct GpuContextOptions {
@@ -36,8 +36,9 @@ struct GpuContextOptions {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
   bool latent_attention = false;  // MLA: head_dim is that of queries, nothing is cached per head
-  bool fp8_weights = false;
-  bool deterministic = false;  // results do not depend on what else is in the batch
+  bool fp8_weights = false;       // with a scale per row
+  bool packed_weights = false;    // other quantised ones (kernels/gpu/linear_layout.h)
+  bool deterministic = false;     // results do not depend on what else is in the batch
 };
 
 struct GpuBackend {

@@ -59,9 +59,9 @@ struct LinearWeight {
   std::vector<LinearSegment> segments;
   Buffer packed;
   Buffer bias;  // f32 [out_features], empty when the layer has none
-  // GPU: one segment, `packed` is [out_features, in_features] row-major in its format: bf16, or
-  // e4m3 with one scale per row: real value = stored value * scale.
-  Buffer scales;  // f32 [out_features], empty when the format has none
+  // GPU: one segment, `packed` is [out_features, in_features] row-major in its format: bf16, e4m3
+  // with one scale per row (real value = stored value * scale), or of kernels/gpu/linear_layout.h.
+  Buffer scales;  // f32 [out_features] or as that says, empty when the format has none
   bool defined() const { return out_features > 0; }
 };
 

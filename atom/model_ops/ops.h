@@ -124,6 +124,9 @@ struct OpTable {
   // out.
   Status (*pack_linear)(const ExecContext& ctx, std::span<const WeightPart> parts,
                         ComputeType compute, LinearWeight& out) = nullptr;
+  // Whether `linear`, and the ops that stand for it, read weights as pack_stored_linear
+  // (device_linear.h) lays them out.
+  bool reads_packed_linear = false;
   // out [num_tokens, out_features] = x [num_tokens, in_features] . weight^T + bias; x is an
   // activation, out an activation or f32 (logits)
   void (*linear)(const ExecContext& ctx, const Tensor& x, const LinearWeight& weight,

@@ -98,7 +98,9 @@ void WeightLoader::load_expert(std::vector<LinearWeight>& packed, StackedExperts
                                const std::vector<LinearPart>& parts, int64_t in_features) {
   std::vector<WeightPart> sources;
   std::vector<StoredWeight> stored;
-  if (find_sources(parts, in_features, Precision::kMayQuantize, sources, stored)) {
+  // What a device makes up here it keeps as bf16 (see make_up_experts).
+  const Precision dummies = ctx_.runtime == nullptr ? Precision::kMayQuantize : Precision::kKeep;
+  if (find_sources(parts, in_features, dummies, sources, stored)) {
     pack_expert(packed, stack, e, sources, parts.front().prefix);
   }
   for (const StoredWeight& weight : stored) {

@@ -130,12 +130,12 @@ WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols, Buffer& memory) 
 // Values, then scales, then zero points, in one buffer of the host.
 WeightPart WeightLoader::dummy_quantized(DataFormat format, int64_t rows, int64_t cols,
                                          Buffer& memory) {
-  format.block_n = 1;
   if (format.dtype == DType::kU4) {
     format.scale_dtype = DType::kBF16;  // as checkpoints have it
   }
   const int64_t values = rows * row_bytes(format.dtype, cols);
-  const int64_t scales = rows * scales_per_row(format, cols);
+  const int64_t tiles = format.block_n <= 0 ? 1 : (rows + format.block_n - 1) / format.block_n;
+  const int64_t scales = tiles * scales_per_row(format, cols);
   const int64_t scale_bytes = scales * dtype_bytes(format.scale_dtype, 1);
   auto buffer = Buffer::allocate(values + scale_bytes + scales + 8);
   if (!buffer) {
@@ -178,9 +178,10 @@ Status WeightLoader::pack(std::span<const WeightPart> sources, Precision precisi
     }
     return ctx_.ops->pack_linear(ctx_, sources, compute, out);
   }
-  const bool quantize =
-      options_.quantization == Quantization::kFP8 && precision == Precision::kMayQuantize;
-  return pack_linear_device(ctx_, sources, quantize, out);
+  const DeviceLinear keep = precision != Precision::kMayQuantize          ? DeviceLinear::kBF16
+                            : options_.quantization == Quantization::kFP8 ? DeviceLinear::kE4m3
+                                                                          : DeviceLinear::kAsStored;
+  return pack_linear_device(ctx_, sources, keep, out);
 }
 
 bool WeightLoader::quantizes_drafts() const {
@@ -201,8 +202,8 @@ bool WeightLoader::find_sources(const std::vector<LinearPart>& parts, int64_t in
     if (options_.dummy != DummyWeights::kNone) {
       const auto& groups = checkpoint_.config().quantization.groups;
       Buffer& memory = dummy_buffers_[sources.size()];
-      const bool quantized =
-          !groups.empty() && precision == Precision::kMayQuantize && ctx_.runtime == nullptr;
+      const bool quantized = !groups.empty() && precision == Precision::kMayQuantize &&
+                             (ctx_.runtime == nullptr || ctx_.ops->reads_packed_linear);
       sources.push_back(quantized
                             ? dummy_quantized(groups[0].format, part.rows, in_features, memory)
                             : dummy_part(part.rows, in_features, memory));

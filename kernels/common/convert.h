@@ -42,6 +42,24 @@ static inline float f16_to_f32(uint16_t value) {
   return bits_float(sign | ((magnitude << 13) + 0x38000000U));
 }
 
+// Values beyond the largest become infinities.
+static inline uint16_t f32_to_f16(float value) {
+  const uint32_t bits = float_bits(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000U);
+  const uint32_t magnitude = bits & 0x7fffffffU;
+  if (magnitude > 0x7f800000U) {
+    return static_cast<uint16_t>(sign | 0x7e00U);
+  }
+  if (magnitude >= 0x477ff000U) {  // 65520, which rounds up past 65504
+    return static_cast<uint16_t>(sign | 0x7c00U);
+  }
+  if (magnitude < 0x38800000U) {  // < 2^-14: adding 0.5 leaves the value as a multiple of 2^-24
+    return static_cast<uint16_t>(sign | (float_bits(bits_float(magnitude) + 0.5F) & 0x7fffU));
+  }
+  const uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13) & 1U);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000U) >> 13));
+}
+
 // OCP e4m3fn: 4 exponent bits (bias 7), 3 mantissa bits, no infinity, NaN is S.1111.111.
 static inline float f8e4m3_to_f32(uint8_t value) {
   const uint32_t sign = (uint32_t{value} & 0x80U) << 24;

@@ -270,10 +270,11 @@ void measure(const WeightPool& pool, const BenchmarkShape& shape, const uint16_t
       (void)linear_small(a, plan, stream());
     };
     const auto tiled_kernel = [&](const LinearArgs& a) {
-      return plan.row_tiles == 1 ? launch_small_config<SmallLinearConfig<false, 8, 1, true, true>>(
-                                       a, plan, stream())
-                                 : launch_small_config<SmallLinearConfig<false, 8, 2, true, true>>(
-                                       a, plan, stream());
+      return plan.row_tiles == 1
+                 ? launch_small_config<SmallLinearConfig<Bf16Format, 8, 1, true, true>>(a, plan,
+                                                                                        stream())
+                 : launch_small_config<SmallLinearConfig<Bf16Format, 8, 2, true, true>>(a, plan,
+                                                                                        stream());
     };
     const int register_tiles = plan.row_tiles;
     (void)linear_small(args, plan, stream());

@@ -9,6 +9,11 @@
 // tokens. The library chooses another order per size: rows of a large batch equal those of a small
 // one within rounding only, unless `invariant`. An e4m3 product above small_linear_limit quantises
 // x per token, as checkpoints of that kind expect; the own kernel takes x as it is. C++20.
+//
+// Weights of other formats (linear_layout.h) go the same ways: few tokens through the own kernel;
+// more through linear/tiled.h, which widens tiles of them in registers, or sm90/block_linear.cu
+// (e4m3 in blocks, x quantised per token and group); very many through the library after they were
+// expanded to bf16, some rows at a time.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +33,14 @@ enum class LinearEpilogue : uint8_t {
 struct LinearArgs {
   const uint16_t* x = nullptr;        // bf16 [num_tokens, in_features]
   const void* weight = nullptr;       // [out_features, in_features], 16-byte aligned
-  DType weight_dtype = DType::kBF16;  // bf16 or e4m3
-  const float* scales = nullptr;      // [out_features] of an e4m3 weight
+  DType weight_dtype = DType::kBF16;  // bf16, e4m3, i8, u4 or e2m1
+  bool has_zeros = false;             // u4
+  int16_t scale_values = 0;           // of k that share a scale: 0 (all), 32 or 128
+  const float* scales = nullptr;      // [out_features] of e4m3; others: linear_layout.h
   const float* bias = nullptr;        // [out_features] or none
   int64_t num_tokens = 0;
   int64_t out_features = 0;
-  int64_t in_features = 0;  // a multiple of 8 (bf16) or 16 (e4m3)
+  int64_t in_features = 0;  // a multiple of 8 (bf16), 16 (e4m3, i8) or 32 (u4, e2m1)
   LinearEpilogue epilogue = LinearEpilogue::kStore;
   void* out = nullptr;  // [num_tokens, out_features], half as wide for kSiluMul
   DType out_dtype = DType::kBF16;
@@ -48,6 +55,13 @@ struct LinearArgs {
   const float* norm_weight = nullptr;  // [in_features]
   float norm_eps = 0.0F;
 };
+// Kernels take it by value; past 128 bytes nvcc 13 computes more of it anew in every pass.
+static_assert(sizeof(LinearArgs) <= 128);
+
+// Whether the weight is neither bf16 nor e4m3 with a scale per row.
+constexpr bool is_packed(const LinearArgs& args) {
+  return args.scale_values > 0 || args.weight_dtype == DType::kI8;
+}
 
 inline constexpr int64_t kNormTokens = 8;
 
@@ -60,6 +74,7 @@ struct LinearOptions {
   // Device memory that the context owns: the library's, and quantised activations for e4m3 weights.
   int64_t workspace_bytes = int64_t{64} << 20;
   bool e4m3 = false;
+  bool packed = false;  // weights that is_packed() says: memory to expand them, and scales of x
   int64_t max_tokens = 8192;
   int64_t max_in_features = 32768;
 };
@@ -105,6 +120,8 @@ struct SmallLinearPlan {
   // fits beside it, one block a multiprocessor.
   bool ring = false;
 };
+// Whether the kernels take a weight of this type and size.
+DeviceStatus check_linear_weight(const LinearArgs& args);
 SmallLinearPlan choose_small_plan(const LinearArgs& args);
 // Tokens up to which the own kernel is faster than the library, for this weight.
 int64_t small_linear_limit(const LinearArgs& args);

@@ -18,6 +18,7 @@
 #include "kernels/common/device_runtime.h"
 #include "kernels/common/dtype.h"
 #include "kernels/common/router.h"
+#include "kernels/gpu/linear_layout.h"
 
 namespace atom::gpu {
 
@@ -73,13 +74,7 @@ struct ExpertMatrix {
 
 // A word of eight e2m1 values as checkpoints have it (value i in bits 4 i to 4 i + 3) in the order
 // above.
-constexpr uint32_t pack_expert_word(uint32_t stored) {
-  uint32_t word = 0;
-  for (int i = 0; i < 8; ++i) {
-    word |= (stored >> (4 * i) & 15U) << (i % 2 == 0 ? 2 * i : 14 + 2 * i);
-  }
-  return word;
-}
+constexpr uint32_t pack_expert_word(uint32_t stored) { return pack_nibbles(stored); }
 
 enum class ExpertActivation : int32_t {
   kSiluMul,        // silu(gate) * up

@@ -9,8 +9,11 @@ namespace {
 
 // Everything but what comes in.
 LinearArgs arguments(const LinearWeight& weight, const Tensor& out) {
+  const DataFormat& format = weight.segments[0].format;
   return {.weight = weight.packed.data(),
-          .weight_dtype = weight.segments[0].format.dtype,
+          .weight_dtype = format.dtype,
+          .has_zeros = format.has_zeros,
+          .scale_values = static_cast<int16_t>(std::max<int64_t>(0, format.block_k)),
           .scales = static_cast<const float*>(weight.scales.data()),
           .bias = static_cast<const float*>(weight.bias.data()),
           .num_tokens = out.dim(0),
@@ -73,6 +76,7 @@ void norm_linear_silu_mul_op(const ExecContext& ctx, const Tensor& residual,
 
 void add_linear_ops(OpTable& table, int level) {
   table.linear = linear_op;
+  table.reads_packed_linear = true;
   if (level > 0) {
     table.max_fused_tokens = kNormTokens;
     table.linear_for_next = linear_for_next_op;
@@ -88,6 +92,7 @@ DeviceStatus prepare_linear_ops(BackendContext& context) {
       {options.hidden_size, options.intermediate_size, options.num_heads * options.head_dim});
   return create_linear_context({.invariant = options.deterministic,
                                 .e4m3 = options.fp8_weights,
+                                .packed = options.packed_weights,
                                 .max_tokens = options.max_tokens,
                                 .max_in_features = widest},
                                &context.linear);

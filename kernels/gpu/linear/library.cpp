@@ -135,7 +135,8 @@ struct MatrixLibrary::Problem {
         set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T) &&
         f.create_layout(&weight, in, k, n, p.in_features) == CUBLAS_STATUS_SUCCESS &&
         f.create_layout(&x, in, k, m, p.in_features) == CUBLAS_STATUS_SUCCESS &&
-        f.create_layout(&out, type_of(p.out_dtype), n, m, p.out_features) == CUBLAS_STATUS_SUCCESS;
+        f.create_layout(&out, type_of(p.out_dtype), n, m,
+                        p.out_stride > 0 ? p.out_stride : p.out_features) == CUBLAS_STATUS_SUCCESS;
     if (good && with_scales && p.x_scales != nullptr) {
       const auto per_row = static_cast<int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
       good = set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, per_row) &&

@@ -29,6 +29,7 @@ struct LibraryProduct {
   int64_t num_tokens = 0;
   int64_t out_features = 0;
   int64_t in_features = 0;
+  int64_t out_stride = 0;      // from row to row of out; 0: out_features
   bool leaves_scales = false;  // the caller can apply the scales: see multiply()
 };
 

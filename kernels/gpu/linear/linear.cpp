@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "kernels/gpu/linear/library.h"
+#include "kernels/gpu/linear/packed.h"
+#include "kernels/gpu/linear_layout.h"
 #include "kernels/gpu/vector_ops.h"
 
 namespace atom::gpu {
@@ -19,6 +21,7 @@ struct LinearContext {
   void* workspace = nullptr;
   uint8_t* quantized_x = nullptr;  // e4m3 [max_tokens, max_in_features]
   float* x_scales = nullptr;       // [max_tokens]
+  PackedScratch packed;            // where there may be weights of that kind
   std::unique_ptr<MatrixLibrary> library;
   const uint16_t* quantized_from = nullptr;  // whose values quantized_x holds, for the next product
   // Products that went to the library: one of each shape, with the most tokens it had.
@@ -96,8 +99,29 @@ void remember(LinearContext& context, const LinearArgs& args) {
   known->second.num_tokens = std::max(known->second.num_tokens, args.num_tokens);
 }
 
+bool is_fused(const LinearArgs& args) {
+  return args.epilogue != LinearEpilogue::kStore || args.norm_input != nullptr;
+}
+
+// The streaming kernel's limit, above which other ways begin, unless one way is wanted for all.
+DeviceStatus multiply_packed(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
+  const bool invariant = context.options.invariant;
+  const bool few = args.num_tokens <= small_linear_limit(args) && !invariant;
+  if (few || is_fused(args)) {
+    return linear_small(args, choose_small_plan(args), stream);
+  }
+  if (const DeviceStatus refused = check_linear_weight(args)) {
+    return refused;
+  }
+  remember(context, args);
+  return linear_packed(context.packed, args, invariant, stream);
+}
+
 DeviceStatus multiply_large(LinearContext& context, const LinearArgs& args, DeviceStream stream) {
   remember(context, args);
+  if (args.weight_dtype == DType::kBF16) {
+    context.quantized_from = nullptr;
+  }
   const DeviceStatus failed = args.weight_dtype == DType::kF8E4M3
                                   ? multiply_e4m3(context, args, stream)
                                   : multiply_bf16(context, args, stream);
@@ -112,32 +136,51 @@ DeviceStatus multiply_large(LinearContext& context, const LinearArgs& args, Devi
                   stream);
 }
 
+constexpr int64_t kAlignment = 256;
+// Of expanded weights: enough rows for a product to fill the device, not much more than its caches.
+constexpr int64_t kExpandedBytes = int64_t{64} << 20;
+
 // Products of fewer tokens take x as it is.
 constexpr int64_t kMostSmallTokens = 32;
-
-bool is_fused(const LinearArgs& args) {
-  return args.epilogue != LinearEpilogue::kStore || args.norm_input != nullptr;
-}
 
 }  // namespace
 
 DeviceStatus create_linear_context(const LinearOptions& options, LinearContext** out) {
   auto context = std::make_unique<LinearContext>(LinearContext{.options = options});
-  const int64_t activations =
-      options.e4m3 ? options.max_tokens * (options.max_in_features + 4) + 256 : 0;
-  const cudaError_t failed =
-      cudaMalloc(&context->workspace, static_cast<size_t>(options.workspace_bytes + activations));
+  int64_t bytes = options.workspace_bytes;
+  const auto reserve = [&](bool wanted, int64_t size) {
+    const int64_t at = bytes;
+    bytes += wanted ? (size + kAlignment - 1) / kAlignment * kAlignment : 0;
+    return at;
+  };
+  const bool x = options.e4m3 || options.packed;
+  const int64_t groups = options.packed ? scale_groups(options.max_in_features) : 1;
+  const int64_t x_scales = reserve(x, options.max_tokens * groups * 4);
+  const int64_t quantized_x = reserve(x, options.max_tokens * options.max_in_features);
+  const int64_t expanded = reserve(options.packed, kExpandedBytes);
+  const cudaError_t failed = cudaMalloc(&context->workspace, static_cast<size_t>(bytes));
   if (failed != cudaSuccess) {
     (void)cudaGetLastError();
     return cudaGetErrorString(failed);
   }
-  if (options.e4m3) {
-    uint8_t* behind = static_cast<uint8_t*>(context->workspace) + options.workspace_bytes;
-    context->x_scales = reinterpret_cast<float*>(behind);
-    context->quantized_x = behind + (options.max_tokens * 4 + 255) / 256 * 256;
-  }
   if (options.use_library && !options.invariant) {
     context->library = std::make_unique<MatrixLibrary>(context->workspace, options.workspace_bytes);
+  }
+  auto* memory = static_cast<uint8_t*>(context->workspace);
+  if (options.e4m3) {
+    context->x_scales = reinterpret_cast<float*>(memory + x_scales);
+    context->quantized_x = memory + quantized_x;
+  }
+  if (options.packed) {
+    context->packed = {.library = context->library.get(),
+                       .partials = memory,
+                       .partials_bytes = options.workspace_bytes,
+                       .expanded = reinterpret_cast<uint16_t*>(memory + expanded),
+                       .expanded_values = kExpandedBytes / 2,
+                       .quantized_x = memory + quantized_x,
+                       .x_scales = reinterpret_cast<float*>(memory + x_scales),
+                       .max_tokens = options.max_tokens,
+                       .max_in_features = options.max_in_features};
   }
   *out = context.release();
   return nullptr;
@@ -196,6 +239,10 @@ DeviceStatus tune_linear(LinearContext* context, void* scratch, int64_t scratch_
 DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream stream) {
   if (args.left_scales != nullptr) {
     *args.left_scales = {};
+  }
+  if (is_packed(args)) {
+    context->quantized_from = nullptr;
+    return multiply_packed(*context, args, stream);
   }
   const bool own =
       args.num_tokens <= small_linear_limit(args) || library_status(context) != nullptr;

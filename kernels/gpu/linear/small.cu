@@ -11,12 +11,8 @@ namespace {
 constexpr int64_t kSharedXLimit = ATOM_GPU_HIP ? 24 << 10 : 96 << 10;
 
 DeviceStatus check(const LinearArgs& args) {
-  const bool e4m3 = args.weight_dtype == DType::kF8E4M3;
-  if (!e4m3 && args.weight_dtype != DType::kBF16) {
-    return "linear: the weight is neither bf16 nor e4m3";
-  }
-  if (args.in_features % (e4m3 ? 16 : 8) != 0) {
-    return "linear: in_features is not a multiple of 16 bytes";
+  if (const DeviceStatus refused = check_linear_weight(args)) {
+    return refused;
   }
   if (args.norm_input != nullptr && args.num_tokens > kNormTokens) {
     return "linear: too many tokens for a norm before the product";
@@ -30,12 +26,30 @@ DeviceStatus check(const LinearArgs& args) {
 #if defined(ATOM_GPU_SM90A)
 bool ring_fits(const LinearArgs& args, int row_tiles) {
   return device_is_hopper() && (args.weight_dtype == DType::kF8E4M3
-                                    ? ring_stages<true>(args, row_tiles)
-                                    : ring_stages<false>(args, row_tiles)) >= kRingMinStages;
+                                    ? ring_stages<E4m3Format>(args, row_tiles)
+                                    : ring_stages<Bf16Format>(args, row_tiles)) >= kRingMinStages;
 }
 #else
 bool ring_fits(const LinearArgs&, int) { return false; }
 #endif
+
+// linear/tiled.h is for more; not measured.
+constexpr int64_t kMostSmallPacked = 16;
+
+DeviceStatus launch_packed(const LinearArgs& args, const SmallLinearPlan& plan,
+                           DeviceStream stream) {
+  switch (args.weight_dtype) {
+    case DType::kF8E4M3:
+      return launch_small_e4m3_blocks(args, plan, stream);
+    case DType::kI8:
+      return launch_small_i8(args, plan, stream);
+    case DType::kU4:
+      return args.scale_values == 32 ? launch_small_u4_short(args, plan, stream)
+                                     : launch_small_u4(args, plan, stream);
+    default:
+      return launch_small_e2m1(args, plan, stream);
+  }
+}
 
 // A norm's x must lie in shared memory. Where that of all tokens does not fit (hidden sizes of
 // 16384 and more), the tokens go one half after the other.
@@ -65,7 +79,7 @@ DeviceStatus halves(const LinearArgs& args, DeviceStream stream) {
 // (bf16) and registers, which leave x room, up to 8; from 9 on the ring for all but small bf16
 // weights.
 SmallLinearPlan choose_small_plan(const LinearArgs& args) {
-  const bool e4m3 = args.weight_dtype == DType::kF8E4M3;
+  const bool e4m3 = args.weight_dtype != DType::kBF16;  // or narrower still
   const bool pair = args.epilogue == LinearEpilogue::kSiluMul;
   const bool few_rows = args.out_features <= 2048;
   const bool is_head = args.out_features >= 65536;
@@ -78,7 +92,7 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
                             : small ? m >= (e4m3 ? 3 : 2) && m <= 8
                                     : !e4m3 && (m <= 4 || m > 8);
   plan.row_tiles = pair || short_rows || few_rows || (m <= 4 && !is_head) ? 2 : 1;
-  if (m <= 16 && ring_is_best && ring_fits(args, plan.row_tiles)) {
+  if (m <= 16 && ring_is_best && !is_packed(args) && ring_fits(args, plan.row_tiles)) {
     plan.ring = true;
     return plan;
   }
@@ -98,6 +112,9 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
 }
 
 int64_t small_linear_limit(const LinearArgs& args) {
+  if (is_packed(args)) {
+    return kMostSmallPacked;
+  }
   if (args.out_features <= 2048) {
     return 32;
   }
@@ -118,6 +135,9 @@ DeviceStatus linear_small(const LinearArgs& args, const SmallLinearPlan& plan,
   if (args.norm_input != nullptr && args.num_tokens > 1 &&
       args.num_tokens * (args.in_features * 2 + 64) > kNormedXLimit) {
     return halves(args, stream);
+  }
+  if (is_packed(args)) {
+    return launch_packed(args, plan, stream);
   }
 #if defined(ATOM_GPU_SM90A)
   if (plan.ring) {

@@ -5,18 +5,17 @@
 // before it: with chained launches the next product's weights are on their way while this one ends.
 //
 // Told as: Config (small_config.h), prefetch (before the dependency), stage_x (after
-// it), run (the stream), finish (sums and epilogue). Barrier contract: every thread of the block
-// calls each of these; stage_x holds one barrier, finish one a pass. Buffers of partial
-// sums alternate by pass: a thread that writes pass p + 2 has passed the barrier of p + 1, which
-// the readers of p reach after reading.
+// it: small_x.h), run (the stream), finish (sums and epilogue). Barrier contract: every thread of
+// the block calls each of these; stage_x holds one barrier or two, finish one a pass. Buffers of
+// partial sums alternate by pass: a thread that writes pass p + 2 has passed the barrier of p + 1,
+// which the readers of p reach after reading.
 //
 // To use it elsewhere (a persistent step): the same class with another row range and epilogue.
 // C++20.
 #pragma once
 
-#include "kernels/gpu/linear/small_config.h"
+#include "kernels/gpu/linear/small_x.h"
 #include "kernels/gpu/primitives/launch.h"
-#include "kernels/gpu/vector_ops/row_io.h"
 
 namespace atom::gpu {
 
@@ -31,13 +30,11 @@ class SmallLinear {
                          int num_passes)
       : args_(args),
         partials_(reinterpret_cast<float*>(shared)),
-        squares_(partials_ + 2 * C::kWarps * C::kPartials),
-        maxima_(reinterpret_cast<uint32_t*>(squares_ + C::kNormSquares)),
-        shared_x_(shared + C::kPartialBytes + (C::kNormSquares + C::kMaxima) * 4),
+        x_(args, shared + C::kPartialBytes),
         stride_(stride),
         lane_(static_cast<int>(threadIdx.x) % kWarpSize),
         warp_(static_cast<int>(threadIdx.x) / kWarpSize),
-        row_bytes_(static_cast<int>(args.in_features) * (C::kE4M3 ? 1 : 2)),
+        row_bytes_(row_size(static_cast<int>(args.in_features))),
         rounds_((static_cast<int>(args.in_features) + kRoundValues - 1) / kRoundValues),
         pair_(args.epilogue == LinearEpilogue::kSiluMul),
         policy_(streaming_policy()),
@@ -54,33 +51,12 @@ class SmallLinear {
   __device__ __forceinline__ void prefetch() {
 #pragma unroll
     for (int d = 0; d < C::kDepth; ++d) {
-      load_group(weights_[d]);
+      load_group(weights_[d], groups_[d]);
     }
   }
 
-  // After wait_previous: x, or the norm's input times its weight, into shared memory.
-  __device__ __forceinline__ void stage_x() {
-    if constexpr (C::kSharedX) {
-      if (args_.norm_input != nullptr) {
-        stage_normed();
-      } else if constexpr (C::kF16) {
-        stage_plain();
-      } else {
-        const int pieces = static_cast<int>(args_.in_features) / 8;
-        const int count = static_cast<int>(args_.num_tokens) * pieces;
-#pragma unroll 4
-        for (int i = static_cast<int>(threadIdx.x); i < count; i += C::kThreads) {
-          const int m = i / pieces;
-          store16(x_row(m) + (i - m * pieces) * 16, load16(args_.x + i * 8));
-        }
-      }
-      Barrier::wait();
-      if constexpr (C::kF16) {
-        scale_x();
-        Barrier::wait();
-      }
-    }
-  }
+  // After wait_previous: x into shared memory.
+  __device__ __forceinline__ void stage_x() { x_.stage(); }
 
   __device__ __forceinline__ void run() {
     begin_pass();
@@ -89,8 +65,8 @@ class SmallLinear {
 #pragma unroll
       for (int d = 0; d < C::kDepth; ++d) {
         if (to_multiply_ > 0) {
-          multiply(weights_[d], round);
-          load_group(weights_[d]);
+          multiply(weights_[d], groups_[d], round);
+          load_group(weights_[d], groups_[d]);
           --to_multiply_;
           if (++round == rounds_) {
             round = 0;
@@ -103,6 +79,7 @@ class SmallLinear {
   }
 
   // As run(), with weights from elsewhere: take(piece of a group, round) fills this lane's piece.
+  // Not for formats whose groups have scales.
   template <class Take>
   __device__ __forceinline__ void run_from(const Take& take) {
     begin_pass();
@@ -110,7 +87,8 @@ class SmallLinear {
     for (; to_multiply_ > 0; --to_multiply_) {
       Vec16 weights[C::kLoads];
       take(weights, round);
-      multiply(weights, round);
+      const Group none[C::kTiles]{};
+      multiply(weights, none, round);
       if (++round == rounds_) {
         round = 0;
         finish();
@@ -140,6 +118,17 @@ class SmallLinear {
   }
 
  private:
+  using Format = typename C::Format;
+  using Group = typename Format::Group;
+
+  static __device__ __forceinline__ int row_size(int in_features) {
+    if constexpr (Format::kInterleaved) {
+      return (in_features + C::kGroupValues - 1) / C::kGroupValues * (C::kGroupValues / 2);
+    } else {
+      return in_features * Format::kBits / 8;
+    }
+  }
+
   // A thread finishes at most one element of a pass, and asks early for what that needs.
   static constexpr bool kOneElement = C::kSpareRegisters && C::kPartials <= C::kThreads;
 
@@ -154,8 +143,8 @@ class SmallLinear {
     }
   }
 
-  // The next group of this block's stream.
-  __device__ __forceinline__ void load_group(Vec16 (&to)[C::kLoads]) {
+  // The next group of this block's stream, and its scales.
+  __device__ __forceinline__ void load_group(Vec16 (&to)[C::kLoads], Group (&scales)[C::kTiles]) {
     if (to_load_ == 0) {
       return;
     }
@@ -173,6 +162,17 @@ class SmallLinear {
         }
       }
     }
+    if constexpr (Format::kScaleValues > 0) {
+      const int group = load_round_ * C::kWarps + warp_;
+#pragma unroll
+      for (int r = 0; r < C::kTiles; ++r) {
+        scales[r] = Group{};
+        if (group * C::kGroupValues < static_cast<int>(args_.in_features)) {
+          scales[r] =
+              Format::load_group(args_, {first_row(load_pass_, r), row_limit(r)}, group, lane_);
+        }
+      }
+    }
     --to_load_;
     if (++load_round_ == rounds_) {
       load_round_ = 0;
@@ -181,181 +181,70 @@ class SmallLinear {
     }
   }
 
-  __device__ __forceinline__ uint8_t* x_row(int token) const {
-    return shared_x_ + token * (static_cast<int>(args_.in_features) * 2 + C::kRowPadding);
-  }
-
-  // Loads of several tokens are in flight at once; a token's squares are summed in the same order
-  // whatever their number.
-  __device__ __forceinline__ void stage_normed() {
-    const int pieces = static_cast<int>(args_.in_features) / 8;
-    const int num_tokens = static_cast<int>(args_.num_tokens);
-    for (int first = 0; first < num_tokens; first += C::kStageTokens) {
-      float squares[C::kStageTokens] = {};
-      uint32_t tops[C::kStageTokens] = {};
-#pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
-        float values[C::kStageTokens][8];
-        float weight[8];
-#pragma unroll
-        for (int b = 0; b < C::kStageTokens; ++b) {
-          const int m = min(first + b, num_tokens - 1);
-          load8(args_.norm_input + m * args_.in_features + i * 8, values[b]);
-        }
-        load8(args_.norm_weight + i * 8, weight);
-#pragma unroll
-        for (int b = 0; b < C::kStageTokens; ++b) {
-#pragma unroll
-          for (int j = 0; j < 8; ++j) {
-            squares[b] += values[b][j] * values[b][j];
-            values[b][j] *= weight[j];
-          }
-          const Vec16 x = pack_bf16(values[b]);
-          raise<C>(tops[b], x);
-          if (first + b < num_tokens) {
-            store16(x_row(first + b) + i * 16, x);
-          }
-        }
-      }
-#pragma unroll
-      for (int b = 0; b < C::kStageTokens; ++b) {
-        const float sum = reduce_lanes<SumOf>(squares[b]);
-        if (lane_ == 0 && first + b < num_tokens) {
-          squares_[warp_ * 8 + first + b] = sum;
-        }
-        keep_maximum(first + b, tops[b]);
-      }
-    }
-  }
-
-  // x as it is, and the largest value of each token.
-  __device__ __forceinline__ void stage_plain() {
-    constexpr int kTogether = 4;
-    const int pieces = static_cast<int>(args_.in_features) / 8;
-    const int num_tokens = static_cast<int>(args_.num_tokens);
-#pragma unroll 1
-    for (int first = 0; first < num_tokens; first += kTogether) {
-      uint32_t tops[kTogether] = {};
-#pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
-        Vec16 x[kTogether];
-#pragma unroll
-        for (int b = 0; b < kTogether; ++b) {
-          if (first + b < num_tokens) {
-            x[b] = load16(args_.x + (first + b) * static_cast<int>(args_.in_features) + i * 8);
-          }
-        }
-#pragma unroll
-        for (int b = 0; b < kTogether; ++b) {
-          if (first + b < num_tokens) {
-            raise<C>(tops[b], x[b]);
-            store16(x_row(first + b) + i * 16, x[b]);
-          }
-        }
-      }
-#pragma unroll
-      for (int b = 0; b < kTogether; ++b) {
-        keep_maximum(first + b, tops[b]);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void keep_maximum([[maybe_unused]] int token,
-                                               [[maybe_unused]] uint32_t top) {
-#if ATOM_GPU_CUDA
-    if constexpr (C::kF16) {
-      top = __reduce_max_sync(~0U, max(top & 0xffffU, top >> 16));
-      if (lane_ == 0 && token < static_cast<int>(args_.num_tokens)) {
-        maxima_[warp_ * C::kTokens + token] = top;
-      }
-    }
-#endif
-  }
-
-  // Exponent field of the power of two that brings a token's largest value to [2^14, 2^15).
-  __device__ __forceinline__ uint32_t scale_exponent(int token) const {
-    uint32_t top = 0;
-#pragma unroll
-    for (int w = 0; w < C::kWarps; ++w) {
-      top = max(top, maxima_[w * C::kTokens + token]);
-    }
-    return min(268U - (top >> 7), 253U);
-  }
-
-  // Staged bf16 to f16: each thread what it staged itself.
-  __device__ __forceinline__ void scale_x() {
-    const int pieces = static_cast<int>(args_.in_features) / 8;
-#pragma unroll 1
-    for (int m = 0; m < static_cast<int>(args_.num_tokens); ++m) {
-      const float scale = bits_to_float(scale_exponent(m) << 23);
-#pragma unroll 2
-      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
-        Vec16 x = load16(x_row(m) + i * 16);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-#if ATOM_GPU_CUDA
-          x.word[j] = pack_f16(bf16_low(x.word[j]) * scale, bf16_high(x.word[j]) * scale);
-#else
-          (void)scale;
-#endif
-        }
-        store16(x_row(m) + i * 16, x);
-      }
-    }
-  }
-
-  // Eight values of x from k on; tokens past the last repeat it, their sums are not stored.
-  __device__ __forceinline__ Vec16 load_x(int tile, int load, int k) const {
-    const int last = static_cast<int>(args_.num_tokens) - 1;
-    const int token = min(tile * ProductTile::kTokens + ProductTile::token(lane_, load), last);
-    if constexpr (C::kSharedX) {
-      return load16(x_row(token) + k * 2);
+  // Where this lane's values of a chunk begin in x; those of its pieces are kPieceStep apart.
+  static constexpr int kPieceStep = Format::kInterleaved ? 32 : 8;
+  __device__ __forceinline__ int value_of(int round, int chunk) const {
+    if constexpr (Format::kInterleaved) {
+      return (round * C::kWarps + warp_) * C::kGroupValues + ProductTile::quarter(lane_) * 8;
     } else {
-      return load16(args_.x + token * static_cast<int>(args_.in_features) + k);
+      // Weights beyond the row are zero; x is read from where it is defined.
+      const int offset = piece_offset(round, chunk);
+      return offset < row_bytes_ ? offset * 8 / Format::kBits : 0;
     }
   }
 
-  __device__ __forceinline__ void load_x_tiles(
-      int k, Vec16 (&x)[C::kTokenTiles][ProductTile::kTokenLoads]) {
-#pragma unroll
-    for (int t = 0; t < C::kTokenTiles; ++t) {
-#pragma unroll
-      for (int l = 0; l < ProductTile::kTokenLoads; ++l) {
-        x[t][l] = l * 8 < C::kTokens ? load_x(t, l, k) : Vec16{};
-      }
+  __device__ __forceinline__ void multiply(const Vec16 (&weights)[C::kLoads],
+                                           const Group (&scales)[C::kTiles], int round) {
+    if constexpr (Format::kScaleValues == 0) {
+      return add_products(weights, scales, round, sums_);
+    }
+    float parts[C::kTiles][C::kTokenTiles][4] = {};
+    add_products(weights, scales, round, parts);
+    if constexpr (Format::kScaleValues == C::kGroupValues) {
+      add_scaled(parts, scales, 0);
     }
   }
 
-  __device__ __forceinline__ void multiply(const Vec16 (&weights)[C::kLoads], int round) {
+  __device__ __forceinline__ void add_products(const Vec16 (&weights)[C::kLoads],
+                                               const Group (&scales)[C::kTiles], int round,
+                                               float (&sums)[C::kTiles][C::kTokenTiles][4]) {
     Vec16 x[C::kTokenTiles][ProductTile::kTokenLoads];
 #pragma unroll
     for (int u = 0; u < C::kChunks; ++u) {
-      const int offset = piece_offset(round, u);
-      // Weights beyond the row are zero; x is read from where it is defined.
-      const int k = offset < row_bytes_ ? offset / (C::kE4M3 ? 1 : 2) : 0;
+      const int k = value_of(round, u);
 #pragma unroll
-      for (int half = 0; half < (C::kE4M3 ? 2 : 1); ++half) {
-        load_x_tiles(k + half * 8, x);
+      for (int p = 0; p < C::kPieces; ++p) {
+        if (Format::kInterleaved &&
+            (round * C::kWarps + warp_) * C::kGroupValues + p * 32 >= args_.in_features) {
+          continue;  // past the end of the row, for the whole warp
+        }
+        x_.load(k + p * kPieceStep, x);
 #pragma unroll
         for (int r = 0; r < C::kTiles; ++r) {
-          Vec16 w = weights[u * C::kTiles + r];
-#if ATOM_GPU_CUDA
-          if constexpr (C::kF16) {
-            const uint32_t low = w.word[2 * half];
-            const uint32_t high = w.word[2 * half + 1];
-            w = Vec16{{e4m3_to_f16(low), e4m3_to_f16<true>(low), e4m3_to_f16(high),
-                       e4m3_to_f16<true>(high)}};
-          }
-#endif
-          if constexpr (C::kE4M3 && !C::kF16) {
-            const uint2 low = e4m3_to_bf16(w.word[2 * half]);
-            const uint2 high = e4m3_to_bf16(w.word[2 * half + 1]);
-            w = Vec16{{low.x, low.y, high.x, high.y}};
-          }
+          const Vec16 w = Format::template piece<C::kF16>(weights[u * C::kTiles + r], p, scales[r]);
 #pragma unroll
           for (int t = 0; t < C::kTokenTiles; ++t) {
-            ProductTile::template multiply_add<C::kF16>(sums_[r][t], x[t], w);
+            ProductTile::template multiply_add<C::kF16>(sums[r][t], x[t], w);
           }
+        }
+        if constexpr (Format::kScaleValues == 32) {
+          add_scaled(sums, scales, p);
+        }
+      }
+    }
+  }
+
+  // The sums of a group, or of its 32 values p, to those of the row; none are left.
+  __device__ __forceinline__ void add_scaled(float (&parts)[C::kTiles][C::kTokenTiles][4],
+                                             const Group (&scales)[C::kTiles], int p) {
+#pragma unroll
+    for (int r = 0; r < C::kTiles; ++r) {
+#pragma unroll
+      for (int t = 0; t < C::kTokenTiles; ++t) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          sums_[r][t][i] += Format::template scale<C::kF16>(scales[r], p, i) * parts[r][t][i];
+          parts[r][t][i] = 0.0F;
         }
       }
     }
@@ -370,7 +259,7 @@ class SmallLinear {
         if (args_.epilogue == LinearEpilogue::kAddResidual) {
           old_ = static_cast<const float*>(args_.out)[token * args_.out_features + row];
         }
-        if constexpr (C::kE4M3) {
+        if constexpr (Format::kRowScales) {
           scale_ = args_.scales[row];
         }
       }
@@ -428,16 +317,16 @@ class SmallLinear {
     for (int w = 0; w < C::kWarps; ++w) {
       y += buffer[w * C::kPartials + element];
     }
-    if constexpr (C::kE4M3) {
+    if constexpr (Format::kRowScales) {
       y *= kOneElement && !other ? scale_ : args_.scales[row];
     }
     if constexpr (C::kF16) {
-      y *= bits_to_float((254U - scale_exponent(token)) << 23);
+      y *= bits_to_float((254U - x_.scale_exponent(token)) << 23);
     }
     if (args_.norm_input != nullptr) {
       float squares = 0.0F;
       for (int w = 0; w < C::kWarps; ++w) {
-        squares += squares_[w * 8 + token];
+        squares += x_.squares(w, token);
       }
       y *= 1.0F / sqrtf(squares / static_cast<float>(args_.in_features) + args_.norm_eps);
     }
@@ -466,10 +355,8 @@ class SmallLinear {
   }
 
   const LinearArgs& args_;
-  float* const partials_;    // [2, kWarps, kPartials]
-  float* const squares_;     // [kWarps, 8]
-  uint32_t* const maxima_;   // [kWarps, kTokens] bits of bf16, where kF16
-  uint8_t* const shared_x_;  // [num_tokens, in_features] bf16, rows padded
+  float* const partials_;  // [2, kWarps, kPartials]
+  SmallLinearX<C, Barrier> x_;
   const int stride_;
   const int lane_;
   const int warp_;
@@ -479,6 +366,7 @@ class SmallLinear {
   const uint64_t policy_;
 
   Vec16 weights_[C::kDepth][C::kLoads];
+  Group groups_[C::kDepth][C::kTiles];
   uint32_t rows_[C::kTiles];  // where the rows begin, in pieces of 16 bytes
   float sums_[C::kTiles][C::kTokenTiles][4];
   float old_ = 0.0F;    // of this thread's element: what out holds

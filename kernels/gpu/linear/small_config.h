@@ -2,15 +2,14 @@
 // parameter here, what it changes in small_body.h, and its launch. C++20.
 #pragma once
 
-#include "kernels/gpu/linear.h"
-#include "kernels/gpu/primitives/mma.h"
+#include "kernels/gpu/linear/weight_formats.h"
 
 namespace atom::gpu {
 
-template <bool kE4M3_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false,
+template <class Format_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false,
           bool kSpareRegisters_ = false>
 struct SmallLinearConfig {
-  static constexpr bool kE4M3 = kE4M3_;
+  using Format = Format_;                   // of the weight: weight_formats.h
   static constexpr int kTokens = kTokens_;  // 8, or a multiple of 16
   static constexpr int kTiles = kTiles_;
   static constexpr bool kSharedX = kSharedX_;
@@ -20,21 +19,21 @@ struct SmallLinearConfig {
   // No weights are held in registers: more of everything else can be in flight.
   static constexpr bool kSpareRegisters = kSpareRegisters_;
   static constexpr int kStageTokens = kSpareRegisters && kTokens == 8 ? 4 : 1;  // normed at a time
-  // e4m3 weights are multiplied as f16 (one instruction a pair, where bf16 takes five): x is then
-  // staged as f16, each token times a power of two that brings its largest value near f16's, which
-  // loses nothing of bf16 but values 2^-30 below the largest.
-  static constexpr bool kF16 = kE4M3 && kSharedX && ATOM_GPU_CUDA != 0;
+  // Narrow weights are multiplied as f16 (e4m3: one instruction a pair, where bf16 takes five): x
+  // is then staged as f16, each token times a power of two that brings its largest value near
+  // f16's, which loses nothing of bf16 but values 2^-30 below the largest.
+  static constexpr bool kF16 = Format::kTakesF16 && kSharedX && ATOM_GPU_CUDA != 0;
 
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kGroupValues = 128;              // of k; fixes the order of sums
-  static constexpr int kChunkValues = kE4M3 ? 64 : 32;  // 64 bytes of a row: 16 a lane
+  static constexpr int kGroupValues = 128;                  // of k; fixes the order of sums
+  static constexpr int kChunkValues = 512 / Format::kBits;  // 64 bytes of a row: 16 a lane
+  static constexpr int kPieces = 16 / Format::kBits;        // of eight values, in 16 bytes
   static constexpr int kChunks = kGroupValues / kChunkValues;
   static constexpr int kLoads = kTiles * kChunks;  // 16-byte loads of a group
   // Groups in flight: 16 loads, fewer where x needs the registers.
-  static constexpr int kInFlight = kTokens > 16                 ? 8
-                                   : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles
-                                                                : 16;
+  static constexpr int kForX = kTokens > 16 ? 8 : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles : 16;
+  static constexpr int kInFlight = kForX < Format::kInFlight ? kForX : Format::kInFlight;
   static constexpr int kDepth = kInFlight / kLoads > 1 ? kInFlight / kLoads : 2;
   static constexpr int kBlocksPerMultiprocessor = kTokens > 16 ? 1 : 2;
   static constexpr int kTokenTiles = (kTokens + 15) / 16;

@@ -4,7 +4,7 @@ namespace atom::gpu {
 
 DeviceStatus launch_small_e4m3(const LinearArgs& args, const SmallLinearPlan& plan,
                                DeviceStream stream) {
-  return launch_small<true>(args, plan, stream);
+  return launch_small<E4m3Format>(args, plan, stream);
 }
 
 }  // namespace atom::gpu

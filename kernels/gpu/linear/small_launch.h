@@ -65,38 +65,61 @@ DeviceStatus launch_small_config(const LinearArgs& args, const SmallLinearPlan& 
                       : launch(kernel, shape, args, static_cast<int>(passes));
 }
 
-template <bool kE4M3, int kTokens, bool kSharedX>
+template <class Format, int kTokens, bool kSharedX>
 DeviceStatus launch_small_tiles(const LinearArgs& args, const SmallLinearPlan& plan,
                                 DeviceStream stream) {
   if (plan.row_tiles == 1) {
-    return launch_small_config<SmallLinearConfig<kE4M3, kTokens, 1, kSharedX>>(args, plan, stream);
+    return launch_small_config<SmallLinearConfig<Format, kTokens, 1, kSharedX>>(args, plan, stream);
   }
-  return launch_small_config<SmallLinearConfig<kE4M3, kTokens, 2, kSharedX>>(args, plan, stream);
+  return launch_small_config<SmallLinearConfig<Format, kTokens, 2, kSharedX>>(args, plan, stream);
 }
 
-template <bool kE4M3>
+template <class Format>
 DeviceStatus launch_small(const LinearArgs& args, const SmallLinearPlan& plan,
                           DeviceStream stream) {
   if (args.num_tokens <= 8) {
-    return plan.shared_x ? launch_small_tiles<kE4M3, 8, true>(args, plan, stream)
-                         : launch_small_tiles<kE4M3, 8, false>(args, plan, stream);
+    return plan.shared_x ? launch_small_tiles<Format, 8, true>(args, plan, stream)
+                         : launch_small_tiles<Format, 8, false>(args, plan, stream);
   }
 #if !ATOM_GPU_HIP  // its 64 KB of shared memory hold the sums of 16 tokens
   if (args.num_tokens > 32) {
-    return launch_small_config<SmallLinearConfig<kE4M3, 64, 1, false>>(args, plan, stream);
+    return launch_small_config<SmallLinearConfig<Format, 64, 1, false>>(args, plan, stream);
   }
   if (args.num_tokens > 16) {
-    return launch_small_config<SmallLinearConfig<kE4M3, 32, 2, false>>(args, plan, stream);
+    return launch_small_config<SmallLinearConfig<Format, 32, 2, false>>(args, plan, stream);
   }
 #endif
   return plan.shared_x && args.num_tokens <= 16
-             ? launch_small_tiles<kE4M3, 16, true>(args, plan, stream)
-             : launch_small_tiles<kE4M3, 16, false>(args, plan, stream);
+             ? launch_small_tiles<Format, 16, true>(args, plan, stream)
+             : launch_small_tiles<Format, 16, false>(args, plan, stream);
+}
+
+// Formats that only few tokens go through this kernel with: fewer variants. More go 16 at a time.
+template <class Format>
+DeviceStatus launch_small_packed(const LinearArgs& args, const SmallLinearPlan& plan,
+                                 DeviceStream stream) {
+  if (args.num_tokens > 8) {
+    return launch_small_config<SmallLinearConfig<Format, 16, 2, false>>(args, plan, stream);
+  }
+  if (!plan.shared_x) {
+    return launch_small_config<SmallLinearConfig<Format, 8, 2, false>>(args, plan, stream);
+  }
+  return launch_small_tiles<Format, 8, true>(args, plan, stream);
 }
 
 DeviceStatus launch_small_bf16(const LinearArgs& args, const SmallLinearPlan& plan,
                                DeviceStream stream);
 DeviceStatus launch_small_e4m3(const LinearArgs& args, const SmallLinearPlan& plan,
+                               DeviceStream stream);
+DeviceStatus launch_small_e4m3_blocks(const LinearArgs& args, const SmallLinearPlan& plan,
+                                      DeviceStream stream);
+DeviceStatus launch_small_i8(const LinearArgs& args, const SmallLinearPlan& plan,
+                             DeviceStream stream);
+DeviceStatus launch_small_u4(const LinearArgs& args, const SmallLinearPlan& plan,
+                             DeviceStream stream);
+DeviceStatus launch_small_u4_short(const LinearArgs& args, const SmallLinearPlan& plan,
+                                   DeviceStream stream);
+DeviceStatus launch_small_e2m1(const LinearArgs& args, const SmallLinearPlan& plan,
                                DeviceStream stream);
 
 }  // namespace atom::gpu

@@ -4,7 +4,7 @@ namespace atom::gpu {
 
 DeviceStatus launch_ring_e4m3(const LinearArgs& args, const SmallLinearPlan& plan,
                               DeviceStream stream) {
-  return launch_ring<true>(args, plan, stream);
+  return launch_ring<E4m3Format>(args, plan, stream);
 }
 
 }  // namespace atom::gpu

@@ -19,7 +19,7 @@ inline constexpr int kRingSharedBytes = 227 << 10;
 
 template <class C>
 struct RingConfig {
-  static constexpr int kRoundBytes = C::kWarps * C::kGroupValues * (C::kE4M3 ? 1 : 2);
+  static constexpr int kRoundBytes = C::kWarps * C::kGroupValues * C::Format::kBits / 8;
   static constexpr int kRowStride = kRoundBytes + 64;
   static constexpr int kStageBytes = C::kPassRows * kRowStride;
   static constexpr int kThreads = C::kThreads + kWarpSize;
@@ -202,29 +202,29 @@ DeviceStatus launch_ring_config(const LinearArgs& args, const SmallLinearPlan& p
              : launch(kernel, shape, args, static_cast<int>(passes), static_cast<int>(stages));
 }
 
-template <bool kE4M3, int kTokens, int kTiles>
-using RingProduct = SmallLinearConfig<kE4M3, kTokens, kTiles, true, false, true>;
+template <class Format, int kTokens, int kTiles>
+using RingProduct = SmallLinearConfig<Format, kTokens, kTiles, true, false, true>;
 
 // Up to 16 tokens, x in shared memory.
-template <bool kE4M3>
+template <class Format>
 DeviceStatus launch_ring(const LinearArgs& args, const SmallLinearPlan& plan, DeviceStream stream) {
   if (args.num_tokens > 16) {
     return "linear_small: too many tokens for the ring";
   }
   const bool one = plan.row_tiles == 1;
   if (args.num_tokens <= 8) {
-    return one ? launch_ring_config<RingProduct<kE4M3, 8, 1>>(args, plan, stream)
-               : launch_ring_config<RingProduct<kE4M3, 8, 2>>(args, plan, stream);
+    return one ? launch_ring_config<RingProduct<Format, 8, 1>>(args, plan, stream)
+               : launch_ring_config<RingProduct<Format, 8, 2>>(args, plan, stream);
   }
-  return one ? launch_ring_config<RingProduct<kE4M3, 16, 1>>(args, plan, stream)
-             : launch_ring_config<RingProduct<kE4M3, 16, 2>>(args, plan, stream);
+  return one ? launch_ring_config<RingProduct<Format, 16, 1>>(args, plan, stream)
+             : launch_ring_config<RingProduct<Format, 16, 2>>(args, plan, stream);
 }
 
 // Stages that launch_ring would have, at least: of 16 tokens' sums.
-template <bool kE4M3>
+template <class Format>
 int64_t ring_stages(const LinearArgs& args, int row_tiles) {
-  return row_tiles == 1 ? RingConfig<RingProduct<kE4M3, 16, 1>>::stages(args)
-                        : RingConfig<RingProduct<kE4M3, 16, 2>>::stages(args);
+  return row_tiles == 1 ? RingConfig<RingProduct<Format, 16, 1>>::stages(args)
+                        : RingConfig<RingProduct<Format, 16, 2>>::stages(args);
 }
 
 DeviceStatus launch_ring_bf16(const LinearArgs& args, const SmallLinearPlan& plan,

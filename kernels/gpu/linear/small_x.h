@@ -1,0 +1,208 @@
+// x of the small-M product: in shared memory, as it is, or multiplied with a norm's weight, or as
+// f16 that narrow weights are multiplied with; or where it lies. Every thread of the block calls
+// stage(). C++20.
+#pragma once
+
+#include "kernels/gpu/linear/small_config.h"
+#include "kernels/gpu/vector_ops/row_io.h"
+
+namespace atom::gpu {
+
+// Barrier: of the threads that hold this class.
+template <class C, class Barrier>
+class SmallLinearX {
+ public:
+  // shared: the part of the block's that begins with the norm's sums.
+  __device__ SmallLinearX(const LinearArgs& args, uint8_t* shared)
+      : args_(args),
+        squares_(reinterpret_cast<float*>(shared)),
+        maxima_(reinterpret_cast<uint32_t*>(squares_ + C::kNormSquares)),
+        shared_x_(shared + (C::kNormSquares + C::kMaxima) * 4),
+        lane_(static_cast<int>(threadIdx.x) % kWarpSize),
+        warp_(static_cast<int>(threadIdx.x) / kWarpSize) {}
+
+  // x, or the norm's input times its weight, into shared memory.
+  __device__ __forceinline__ void stage() {
+    if constexpr (C::kSharedX) {
+      if (args_.norm_input != nullptr) {
+        stage_normed();
+      } else if constexpr (C::kF16) {
+        stage_plain();
+      } else {
+        const int pieces = static_cast<int>(args_.in_features) / 8;
+        const int count = static_cast<int>(args_.num_tokens) * pieces;
+#pragma unroll 4
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += C::kThreads) {
+          const int m = i / pieces;
+          store16(x_row(m) + (i - m * pieces) * 16, load16(args_.x + i * 8));
+        }
+      }
+      Barrier::wait();
+      if constexpr (C::kF16) {
+        scale_x();
+        Barrier::wait();
+      }
+    }
+  }
+
+  // The fragments of all tokens from value k on.
+  __device__ __forceinline__ void load(int k,
+                                       Vec16 (&x)[C::kTokenTiles][ProductTile::kTokenLoads]) const {
+#pragma unroll
+    for (int t = 0; t < C::kTokenTiles; ++t) {
+#pragma unroll
+      for (int l = 0; l < ProductTile::kTokenLoads; ++l) {
+        x[t][l] = l * 8 < C::kTokens ? load_x(t, l, k) : Vec16{};
+      }
+    }
+  }
+
+  // Exponent field of the power of two that brings a token's largest value to [2^14, 2^15).
+  __device__ __forceinline__ uint32_t scale_exponent(int token) const {
+    uint32_t top = 0;
+#pragma unroll
+    for (int w = 0; w < C::kWarps; ++w) {
+      top = max(top, maxima_[w * C::kTokens + token]);
+    }
+    return min(268U - (top >> 7), 253U);
+  }
+
+  // What a warp summed of a token's squares.
+  __device__ __forceinline__ float squares(int warp, int token) const {
+    return squares_[warp * 8 + token];
+  }
+
+ private:
+  __device__ __forceinline__ uint8_t* x_row(int token) const {
+    return shared_x_ + token * (static_cast<int>(args_.in_features) * 2 + C::kRowPadding);
+  }
+
+  // Loads of several tokens are in flight at once; a token's squares are summed in the same order
+  // whatever their number.
+  __device__ __forceinline__ void stage_normed() {
+    const int pieces = static_cast<int>(args_.in_features) / 8;
+    const int num_tokens = static_cast<int>(args_.num_tokens);
+    for (int first = 0; first < num_tokens; first += C::kStageTokens) {
+      float squares[C::kStageTokens] = {};
+      uint32_t tops[C::kStageTokens] = {};
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+        float values[C::kStageTokens][8];
+        float weight[8];
+#pragma unroll
+        for (int b = 0; b < C::kStageTokens; ++b) {
+          const int m = min(first + b, num_tokens - 1);
+          load8(args_.norm_input + m * args_.in_features + i * 8, values[b]);
+        }
+        load8(args_.norm_weight + i * 8, weight);
+#pragma unroll
+        for (int b = 0; b < C::kStageTokens; ++b) {
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            squares[b] += values[b][j] * values[b][j];
+            values[b][j] *= weight[j];
+          }
+          const Vec16 x = pack_bf16(values[b]);
+          raise<C>(tops[b], x);
+          if (first + b < num_tokens) {
+            store16(x_row(first + b) + i * 16, x);
+          }
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < C::kStageTokens; ++b) {
+        const float sum = reduce_lanes<SumOf>(squares[b]);
+        if (lane_ == 0 && first + b < num_tokens) {
+          squares_[warp_ * 8 + first + b] = sum;
+        }
+        keep_maximum(first + b, tops[b]);
+      }
+    }
+  }
+
+  // x as it is, and the largest value of each token.
+  __device__ __forceinline__ void stage_plain() {
+    constexpr int kTogether = 4;
+    const int pieces = static_cast<int>(args_.in_features) / 8;
+    const int num_tokens = static_cast<int>(args_.num_tokens);
+#pragma unroll 1
+    for (int first = 0; first < num_tokens; first += kTogether) {
+      uint32_t tops[kTogether] = {};
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+        Vec16 x[kTogether];
+#pragma unroll
+        for (int b = 0; b < kTogether; ++b) {
+          if (first + b < num_tokens) {
+            x[b] = load16(args_.x + (first + b) * static_cast<int>(args_.in_features) + i * 8);
+          }
+        }
+#pragma unroll
+        for (int b = 0; b < kTogether; ++b) {
+          if (first + b < num_tokens) {
+            raise<C>(tops[b], x[b]);
+            store16(x_row(first + b) + i * 16, x[b]);
+          }
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < kTogether; ++b) {
+        keep_maximum(first + b, tops[b]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void keep_maximum([[maybe_unused]] int token,
+                                               [[maybe_unused]] uint32_t top) {
+#if ATOM_GPU_CUDA
+    if constexpr (C::kF16) {
+      top = __reduce_max_sync(~0U, max(top & 0xffffU, top >> 16));
+      if (lane_ == 0 && token < static_cast<int>(args_.num_tokens)) {
+        maxima_[warp_ * C::kTokens + token] = top;
+      }
+    }
+#endif
+  }
+
+  // Staged bf16 to f16: each thread what it staged itself.
+  __device__ __forceinline__ void scale_x() {
+    const int pieces = static_cast<int>(args_.in_features) / 8;
+#pragma unroll 1
+    for (int m = 0; m < static_cast<int>(args_.num_tokens); ++m) {
+      const float scale = bits_to_float(scale_exponent(m) << 23);
+#pragma unroll 2
+      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+        Vec16 x = load16(x_row(m) + i * 16);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#if ATOM_GPU_CUDA
+          x.word[j] = pack_f16(bf16_low(x.word[j]) * scale, bf16_high(x.word[j]) * scale);
+#else
+          (void)scale;
+#endif
+        }
+        store16(x_row(m) + i * 16, x);
+      }
+    }
+  }
+
+  // Eight values of x from k on; tokens past the last repeat it, their sums are not stored.
+  __device__ __forceinline__ Vec16 load_x(int tile, int load, int k) const {
+    const int last = static_cast<int>(args_.num_tokens) - 1;
+    const int token = min(tile * ProductTile::kTokens + ProductTile::token(lane_, load), last);
+    if constexpr (C::kSharedX) {
+      return load16(x_row(token) + k * 2);
+    } else {
+      return load16(args_.x + token * static_cast<int>(args_.in_features) + k);
+    }
+  }
+
+  const LinearArgs& args_;
+  float* const squares_;     // [kWarps, 8]
+  uint32_t* const maxima_;   // [kWarps, kTokens] bits of bf16, where kF16
+  uint8_t* const shared_x_;  // [num_tokens, in_features] bf16, rows padded
+  const int lane_;
+  const int warp_;
+};
+
+}  // namespace atom::gpu
