@@ -106,9 +106,7 @@ void WeightLoader::load_expert(std::vector<LinearWeight>& packed, StackedExperts
   for (const StoredWeight& weight : stored) {
     done_with(weight);
   }
-  if (ctx_.runtime == nullptr) {
-    dummy_buffers_.clear();
-  }
+  clear_dummies();
 }
 
 void WeightLoader::stacked_experts(ExpertsWeight& out, const ExpertsParts& parts) {

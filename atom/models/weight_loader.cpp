@@ -99,6 +99,14 @@ const CheckpointTensor* WeightLoader::take(const std::string& name,
   return tensor;
 }
 
+// Packing made a copy. What lies on a device is used again.
+void WeightLoader::clear_dummies() {
+  quantized_dummies_.clear();
+  if (ctx_.runtime == nullptr) {
+    dummy_buffers_.clear();
+  }
+}
+
 WeightPart WeightLoader::dummy_part(int64_t rows, int64_t cols, Buffer& memory) {
   const int64_t count = rows * cols;
   if (memory.size() < count * 2) {
@@ -201,9 +209,10 @@ bool WeightLoader::find_sources(const std::vector<LinearPart>& parts, int64_t in
   for (const LinearPart& part : parts) {
     if (options_.dummy != DummyWeights::kNone) {
       const auto& groups = checkpoint_.config().quantization.groups;
-      Buffer& memory = dummy_buffers_[sources.size()];
       const bool quantized = !groups.empty() && precision == Precision::kMayQuantize &&
                              (ctx_.runtime == nullptr || ctx_.ops->reads_packed_linear);
+      Buffer& memory =
+          quantized ? quantized_dummies_.emplace_back() : dummy_buffers_[sources.size()];
       sources.push_back(quantized
                             ? dummy_quantized(groups[0].format, part.rows, in_features, memory)
                             : dummy_part(part.rows, in_features, memory));
@@ -228,9 +237,7 @@ void WeightLoader::linear(Linear& layer, std::vector<LinearPart> parts, int64_t 
     pack_parts(layer.weight, sources, parts.front().prefix, precision);
   }
   std::ranges::for_each(stored, [&](const StoredWeight& weight) { done_with(weight); });
-  if (ctx_.runtime == nullptr) {
-    dummy_buffers_.clear();  // packing made a copy
-  }
+  clear_dummies();
   load_bias(layer, parts);
 }
 

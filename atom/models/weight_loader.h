@@ -113,6 +113,7 @@ class WeightLoader : private TensorSource {
 
   float cache_scale(const std::string& prefix, const std::string& letter);
   WeightPart dummy_quantized(DataFormat format, int64_t rows, int64_t cols, Buffer& memory);
+  void clear_dummies();
   WeightPart dummy_part(int64_t rows, int64_t cols, Buffer& memory);
   Status pack(std::span<const WeightPart> sources, Precision precision, LinearWeight& out);
   // The values as f32 in host memory; empty after a failure.
@@ -151,7 +152,8 @@ class WeightLoader : private TensorSource {
   std::vector<std::string> ignored_prefixes_;
   std::vector<std::string> missing_;
   std::vector<std::string> problems_;
-  std::vector<Buffer> dummy_buffers_;  // memory of dummy parts, used again
+  std::vector<Buffer> dummy_buffers_;      // memory of bf16 dummy parts, where the model runs
+  std::vector<Buffer> quantized_dummies_;  // of quantised ones, on the host
   uint64_t dummy_state_ = 1;
   bool drafting_ = false;
 };

@@ -34,6 +34,7 @@ struct GoldenModel {
   double nmse_tolerance = 0;     // at the default dtype
   double rounded_tolerance = 0;  // of rounded_logits; 0: the format rounds no activations
   double near_tie = 0;           // logits; a greedy token may differ where the lead is smaller
+  double rounded_near_tie = 0;   // the same where activations are rounded; 0: not known
   // Of the draft layer, where there is one, for the last prompt and its greedy tokens.
   std::vector<float> draft_logits;    // of the last rows
   std::vector<int32_t> draft_argmax;  // of all rows

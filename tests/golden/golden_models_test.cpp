@@ -304,6 +304,21 @@ std::pair<int64_t, int64_t> greedy_agreement(Executor& executor, const GoldenMod
   return {equal, total};
 }
 
+// A device multiplies e4m3 checkpoints with activations rounded to e4m3, as the format says, where
+// there are many; the CPU does not round them. The committed models have no reference of that: the
+// pack's leads turn below 0.9 to 1.6.
+constexpr double kRoundedTie = 1.0;
+
+double near_tie_of(const GoldenModel& model, const Runner& runner) {
+  if (std::string_view(runner.dtype) == "float32") {
+    return kExactTie;
+  }
+  if (std::string_view(runner.device) == "cpu" || !model.name.contains("fp8")) {
+    return model.near_tie;
+  }
+  return model.rounded_near_tie > 0 ? model.rounded_near_tie : kRoundedTie;
+}
+
 TEST_P(GoldenModels, GreedyTokensMatchTransformers) {
   const bool has_gpu = open_gpu(DeviceType::kCuda, 0).has_value();
   std::printf("%-28s %9s %9s %9s   (greedy tokens equal before a near tie)\n", "model", "float32",
@@ -325,9 +340,8 @@ TEST_P(GoldenModels, GreedyTokensMatchTransformers) {
         continue;
       }
       ASSERT_TRUE(executor) << executor.error().message;
-      const bool exact = std::string_view(runner.dtype) == "float32";
       const auto [equal, total] =
-          greedy_agreement(**executor, model, exact ? kExactTie : model.near_tie, !is_gpu);
+          greedy_agreement(**executor, model, near_tie_of(model, runner), !is_gpu);
       std::printf("   %3ld/%-3ld", static_cast<long>(equal), static_cast<long>(total));
       std::fflush(stdout);
     }

@@ -12,9 +12,9 @@
 namespace atom::gpu {
 namespace {
 
-// Expanding a weight costs nine times its bytes: it pays where products are bound by arithmetic.
-// Not measured.
-constexpr int64_t kMostTiledTokens = 256;
+// Expanding a weight costs nine times its bytes: it pays where products are bound by arithmetic
+// (docs/gpu_kernels.md).
+constexpr int64_t kMostTiledTokens = 64;
 // Rows that are expanded at a time: whole tiles of the library's products.
 constexpr int64_t kExpandedRowMultiple = 256;
 
