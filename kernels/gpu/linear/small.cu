@@ -102,12 +102,13 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
                               : is_head            ? kSharedXLimit / 2
                                                    : 0;
   // Staging x as f16 costs more than it saves where a block has little to read.
-  const bool staged = e4m3 ? m == 1 || is_head || small : short_rows || few_rows;
+  const bool turned = is_nibbles(args.weight_dtype) && !ATOM_GPU_HIP;
+  const bool staged = turned ? true : e4m3 ? m == 1 || is_head || small : short_rows || few_rows;
   plan.shared_x = args.norm_input != nullptr || (staged && x_bytes <= most_shared);
   // Two row tiles read x half as often.
   const bool two =
       e4m3 ? !few_rows || args.num_tokens > 8 : (short_rows && !is_head) || !plan.shared_x;
-  plan.row_tiles = pair || two ? 2 : 1;
+  plan.row_tiles = pair || two || turned ? 2 : 1;
   return plan;
 }
 

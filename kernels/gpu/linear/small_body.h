@@ -44,6 +44,9 @@ class SmallLinear {
         first < num_passes ? (num_passes - first + stride - 1) / stride * rounds_ : 0;
     to_load_ = groups;
     to_multiply_ = groups;
+    if constexpr (C::kTurned) {
+      scales_ = Format::scales_of(args, 0);
+    }
     point_rows();
   }
 
@@ -102,10 +105,10 @@ class SmallLinear {
   // Tiles of a pass follow each other, or alternate between rows of gate and of up.
   __device__ __forceinline__ int first_row(int pass, int tile) const {
     if (pair_) {
-      return pass * (C::kPassRows / 2) + tile / 2 * ProductTile::kRows +
+      return pass * (C::kPassRows / 2) + tile / 2 * C::Tile::kRows +
              tile % 2 * static_cast<int>(args_.out_features / 2);
     }
-    return pass * C::kPassRows + tile * ProductTile::kRows;
+    return pass * C::kPassRows + tile * C::Tile::kRows;
   }
   __device__ __forceinline__ int row_limit(int tile) const {
     return static_cast<int>(pair_ && tile % 2 == 0 ? args_.out_features / 2 : args_.out_features);
@@ -113,13 +116,12 @@ class SmallLinear {
 
   // Byte of a row where this lane's piece of a chunk lies.
   __device__ __forceinline__ int piece_offset(int round, int chunk) const {
-    return ((round * C::kWarps + warp_) * C::kChunks + chunk) * 64 +
-           ProductTile::quarter(lane_) * 16;
+    return ((round * C::kWarps + warp_) * C::kChunks + chunk) * 64 + C::Tile::quarter(lane_) * 16;
   }
 
  private:
   using Format = typename C::Format;
-  using Group = typename Format::Group;
+  using Group = typename C::Group;
 
   static __device__ __forceinline__ int row_size(int in_features) {
     if constexpr (Format::kInterleaved) {
@@ -136,10 +138,13 @@ class SmallLinear {
   __device__ __forceinline__ void point_rows() {
 #pragma unroll
     for (int r = 0; r < C::kTiles; ++r) {
-      const int row = min(first_row(load_pass_, r) + ProductTile::row(lane_), row_limit(r) - 1);
-      const int within = C::kTiled ? row % ProductTile::kRows : 0;
+      const int row = min(first_row(load_pass_, r) + C::Tile::row(lane_), row_limit(r) - 1);
+      const int within = C::kTiled ? row % C::Tile::kRows : 0;
       rows_[r] =
           static_cast<uint32_t>(row - within) * static_cast<uint32_t>(row_bytes_ / 16) + within * 4;
+      if constexpr (C::kTurned) {
+        scale_rows_[r] = static_cast<uint32_t>(row);
+      }
     }
   }
 
@@ -151,7 +156,7 @@ class SmallLinear {
 #pragma unroll
     for (int u = 0; u < C::kChunks; ++u) {
       const int offset = piece_offset(load_round_, u);
-      const int address = C::kTiled ? (offset & ~63) * ProductTile::kRows + (offset & 63) : offset;
+      const int address = C::kTiled ? (offset & ~63) * C::Tile::kRows + (offset & 63) : offset;
 #pragma unroll
       for (int r = 0; r < C::kTiles; ++r) {
         if (offset < row_bytes_) {
@@ -162,7 +167,17 @@ class SmallLinear {
         }
       }
     }
-    if constexpr (Format::kScaleValues > 0) {
+    if constexpr (C::kTurned) {
+      const int group = load_round_ * C::kWarps + warp_;
+      if (group * C::kGroupValues < static_cast<int>(args_.in_features)) {
+#pragma unroll
+        for (int r = 0; r < C::kTiles; ++r) {
+          scales[r] = Format::load_turned(
+              scales_, static_cast<uint32_t>(group) * static_cast<uint32_t>(args_.out_features) +
+                           scale_rows_[r]);
+        }
+      }
+    } else if constexpr (Format::kScaleValues > 0) {
       const int group = load_round_ * C::kWarps + warp_;
 #pragma unroll
       for (int r = 0; r < C::kTiles; ++r) {
@@ -185,7 +200,7 @@ class SmallLinear {
   static constexpr int kPieceStep = Format::kInterleaved ? 32 : 8;
   __device__ __forceinline__ int value_of(int round, int chunk) const {
     if constexpr (Format::kInterleaved) {
-      return (round * C::kWarps + warp_) * C::kGroupValues + ProductTile::quarter(lane_) * 8;
+      return (round * C::kWarps + warp_) * C::kGroupValues + C::Tile::quarter(lane_) * 8;
     } else {
       // Weights beyond the row are zero; x is read from where it is defined.
       const int offset = piece_offset(round, chunk);
@@ -195,6 +210,57 @@ class SmallLinear {
 
   __device__ __forceinline__ void multiply(const Vec16 (&weights)[C::kLoads],
                                            const Group (&scales)[C::kTiles], int round) {
+    if constexpr (C::kTurned) {
+      return multiply_turned(weights, scales, round * C::kWarps + warp_);
+    } else {
+      multiply_tiles(weights, scales, round);
+    }
+  }
+
+  __device__ __forceinline__ void multiply_turned(const Vec16 (&weights)[C::kLoads],
+                                                  const Group (&scales)[C::kTiles], int group) {
+    const int first = group * C::kGroupValues;
+    if (first >= static_cast<int>(args_.in_features)) {
+      return;  // for the whole warp
+    }
+    float parts[4] = {};
+#pragma unroll
+    for (int p = 0; p < C::kPieces; ++p) {
+      Vec16 x[C::kTokenTiles][C::Tile::kTokenLoads];
+      x_.load(first + p * kPieceStep + C::Tile::quarter(lane_) * 8, x);
+      C::Tile::multiply_add(parts, x[0][0], Format::turned(weights[0], p),
+                            Format::turned(weights[1], p));
+      if constexpr (Format::kScaleValues == 32) {
+        add_turned(parts, scales, group * C::kPieces + p, p);
+      }
+    }
+    if constexpr (Format::kScaleValues == C::kGroupValues) {
+      add_turned(parts, scales, group, 0);
+    }
+  }
+
+  // The sums of values that share scale `at` of a row to those of the row; none are left.
+  __device__ __forceinline__ void add_turned(float (&parts)[4], const Group (&scales)[C::kTiles],
+                                             int at, int p) {
+    float2 x = {};
+    if constexpr (Format::kCentred) {
+      x = x_.sums(at);
+    }
+#pragma unroll
+    for (int r = 0; r < C::kTiles; ++r) {
+      const float scale = Format::turned_scale(scales[r], p);
+      const float zero = Format::turned_zero(scales[r], p);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float part = parts[2 * r + i];
+        sums_[r][0][i] += scale * (Format::kCentred ? part - zero * (i == 0 ? x.x : x.y) : part);
+        parts[2 * r + i] = 0.0F;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void multiply_tiles(const Vec16 (&weights)[C::kLoads],
+                                                 const Group (&scales)[C::kTiles], int round) {
     if constexpr (Format::kScaleValues == 0) {
       return add_products(weights, scales, round, sums_);
     }
@@ -208,7 +274,7 @@ class SmallLinear {
   __device__ __forceinline__ void add_products(const Vec16 (&weights)[C::kLoads],
                                                const Group (&scales)[C::kTiles], int round,
                                                float (&sums)[C::kTiles][C::kTokenTiles][4]) {
-    Vec16 x[C::kTokenTiles][ProductTile::kTokenLoads];
+    Vec16 x[C::kTokenTiles][C::Tile::kTokenLoads];
 #pragma unroll
     for (int u = 0; u < C::kChunks; ++u) {
       const int k = value_of(round, u);
@@ -269,7 +335,7 @@ class SmallLinear {
 #pragma unroll
       for (int t = 0; t < C::kTokenTiles; ++t) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < C::Tile::kSums; ++i) {
           sums_[r][t][i] = 0.0F;
         }
       }
@@ -284,7 +350,7 @@ class SmallLinear {
 #pragma unroll
       for (int i = 0; i < C::kSums; ++i) {
         buffer[warp_ * C::kPartials + (r * C::kSums + i) * kWarpSize + lane_] =
-            sums_[r][i / 4][i % 4];
+            sums_[r][i / C::Tile::kSums][i % C::Tile::kSums];
       }
     }
     parity_ ^= 1;
@@ -304,8 +370,9 @@ class SmallLinear {
     const int lane = e % kWarpSize;
     const int i = e / kWarpSize % C::kSums;
     const int tile = e / kWarpSize / C::kSums;
-    token = i / 4 * ProductTile::kTokens + ProductTile::sum_token(lane, i % 4);
-    row = first_row(pass_, tile) + ProductTile::sum_row(lane, i % 4);
+    const int sum = i % C::Tile::kSums;
+    token = i / C::Tile::kSums * C::Tile::kTokens + C::Tile::sum_token(lane, sum);
+    row = first_row(pass_, tile) + C::Tile::sum_row(lane, sum);
     return tile < C::kTiles && token < args_.num_tokens && row < row_limit(tile) &&
            !(pair_ && tile % 2 == 1);
   }
@@ -322,6 +389,9 @@ class SmallLinear {
     }
     if constexpr (C::kF16) {
       y *= bits_to_float((254U - x_.scale_exponent(token)) << 23);
+    }
+    if constexpr (C::kTurned) {
+      y *= Format::kTurnedFactor;
     }
     if (args_.norm_input != nullptr) {
       float squares = 0.0F;
@@ -368,7 +438,9 @@ class SmallLinear {
   Vec16 weights_[C::kDepth][C::kLoads];
   Group groups_[C::kDepth][C::kTiles];
   uint32_t rows_[C::kTiles];  // where the rows begin, in pieces of 16 bytes
-  float sums_[C::kTiles][C::kTokenTiles][4];
+  GroupScales scales_;        // of group 0, where the product is turned
+  uint32_t scale_rows_[C::kTiles] = {};
+  float sums_[C::kTiles][C::kTokenTiles][C::Tile::kSums];
   float old_ = 0.0F;    // of this thread's element: what out holds
   float scale_ = 1.0F;  // of its row
   int load_pass_;

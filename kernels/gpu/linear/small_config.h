@@ -2,9 +2,24 @@
 // parameter here, what it changes in small_body.h, and its launch. C++20.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/gpu/linear/weight_formats.h"
 
 namespace atom::gpu {
+
+// What a format is to either tile: its scales of a group, and 16-byte loads that a lane has under
+// way.
+template <class Format, bool kTurned>
+struct FormatOf {
+  using Group = typename Format::Group;
+  static constexpr int kInFlight = Format::kInFlight;
+};
+template <class Format>
+struct FormatOf<Format, true> {
+  using Group = typename Format::TurnedGroup;
+  static constexpr int kInFlight = Format::kTurnedInFlight;
+};
 
 template <class Format_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false,
           bool kSpareRegisters_ = false>
@@ -24,6 +39,10 @@ struct SmallLinearConfig {
   // f16's, which loses nothing of bf16 but values 2^-30 below the largest.
   static constexpr bool kF16 = Format::kTakesF16 && kSharedX && ATOM_GPU_CUDA != 0;
 
+  static constexpr bool kTurned = Format::kTurns && kF16 && kTokens == 8 && kTiles == 2;
+  using Tile = std::conditional_t<kTurned, TurnedTile, ProductTile>;
+  using Group = typename FormatOf<Format, kTurned>::Group;
+
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpSize;
   static constexpr int kGroupValues = 128;                  // of k; fixes the order of sums
@@ -33,20 +52,30 @@ struct SmallLinearConfig {
   static constexpr int kLoads = kTiles * kChunks;  // 16-byte loads of a group
   // Groups in flight: 16 loads, fewer where x needs the registers.
   static constexpr int kForX = kTokens > 16 ? 8 : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles : 16;
-  static constexpr int kInFlight = kForX < Format::kInFlight ? kForX : Format::kInFlight;
+  static constexpr int kMostInFlight = FormatOf<Format, kTurned>::kInFlight;
+  static constexpr int kInFlight = kTurned || kMostInFlight < kForX ? kMostInFlight : kForX;
   static constexpr int kDepth = kInFlight / kLoads > 1 ? kInFlight / kLoads : 2;
   static constexpr int kBlocksPerMultiprocessor = kTokens > 16 ? 1 : 2;
-  static constexpr int kTokenTiles = (kTokens + 15) / 16;
-  static constexpr int kSums = kTokens == 8 && ProductTile::kTokenLoads == 2 ? 2 : 4 * kTokenTiles;
-  static constexpr int kPassRows = kTiles * ProductTile::kRows;
+  static constexpr int kTokenTiles = (kTokens + Tile::kTokens - 1) / Tile::kTokens;
+  static constexpr int kSums =
+      kTokens == 8 && Tile::kTokenLoads == 2 ? 2 : Tile::kSums * kTokenTiles;
+  static constexpr int kPassRows = kTiles * Tile::kRows;
   static constexpr int kPartials = kTiles * kSums * kWarpSize;  // floats of a warp
   static constexpr int kPartialBytes = 2 * kWarps * kPartials * 4;
   static constexpr int kRowPadding = 64;           // bytes between rows of x: no bank conflicts
   static constexpr int kNormSquares = kWarps * 8;  // floats
   static constexpr int kMaxima = kF16 ? kWarps * kTokens : 0;  // words
 
+  // x is filled up with zeros to whole groups where the product reads those.
+  static __host__ __device__ constexpr int x_values(int in_features) {
+    return kTurned ? (in_features + kGroupValues - 1) / kGroupValues * kGroupValues : in_features;
+  }
   static constexpr int64_t shared_bytes(int64_t num_tokens, int64_t in_features) {
-    const int64_t x = kSharedX ? num_tokens * (in_features * 2 + kRowPadding) : 0;
+    const int64_t values = x_values(static_cast<int>(in_features));
+    int64_t x = kSharedX ? num_tokens * (values * 2 + kRowPadding) : 0;
+    if constexpr (kTurned) {
+      x += Format::kCentred ? values / Format::kScaleValues * kTokens * 4 : 0;
+    }
     return kPartialBytes + (kNormSquares + kMaxima) * 4 + x;
   }
 };

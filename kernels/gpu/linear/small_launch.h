@@ -2,6 +2,8 @@
 // small_<type>.cu so that they compile in parallel. C++20.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/gpu/linear/small_body.h"
 
 namespace atom::gpu {
@@ -42,14 +44,15 @@ DeviceStatus launch_small_config(const LinearArgs& args, const SmallLinearPlan& 
   const int64_t passes = (limit + rows - 1) / rows;
   const int64_t most =
       static_cast<int64_t>(multiprocessor_count()) * plan.blocks_per_multiprocessor;
-  const int64_t each = (passes + most - 1) / most;  // as evenly as whole passes go
+  // As evenly as whole passes go: over blocks, or over multiprocessors where each has several.
+  const int64_t each = C::kTurned ? 1 : (passes + most - 1) / most;
   const int64_t shared = C::shared_bytes(
       args.num_tokens < C::kTokens ? args.num_tokens : C::kTokens, args.in_features);
   if (shared > kMaxShared) {
     return "linear_small: x does not fit into shared memory";
   }
   const LaunchShape shape{
-      .grid = dim3(static_cast<unsigned>((passes + each - 1) / each),
+      .grid = dim3(static_cast<unsigned>(std::min(most, (passes + each - 1) / each)),
                    static_cast<unsigned>((args.num_tokens + C::kTokens - 1) / C::kTokens)),
       .block = dim3(C::kThreads),
       .shared_bytes = static_cast<unsigned>(shared),

@@ -29,6 +29,7 @@ struct GroupScales {
 // Formats without scales inside a row.
 struct NoGroup {};
 struct RowFormat {
+  static constexpr bool kTurns = false;
   static constexpr int kScaleValues = 0;  // of k that share a scale of sums; 0: all
   static constexpr bool kInterleaved = false;
   static constexpr int kInFlight = 16;  // loads of 16 bytes that a lane has under way
@@ -86,6 +87,7 @@ struct E4m3BlockFormat {
   static constexpr bool kTakesF16 = true;
   static constexpr bool kRowScales = false;
   static constexpr int kScaleValues = 128;
+  static constexpr bool kTurns = false;
   static constexpr bool kInterleaved = false;
   static constexpr int kInFlight = 12;
   static constexpr int kScaleBytes128 = 64;  // of 128 rows in a group
@@ -151,8 +153,14 @@ struct I8Format : RowFormat {
 
 // What both formats of four bits share: this lane's sums are of rows 2 i and 2 i + 1 of a tile (of
 // one row on HIP), whose scales lie behind each other.
+//
+// What TurnedTile multiplies (kTurns) costs an instruction a pair: turned(stored, p) leaves values
+// kTurnedFactor times too small, and where kSixteenths says so those of its odd words sixteen
+// times too large, which x makes up for. Where kCentred, zero points are still in, and are taken
+// off by the sums of x.
 struct NibbleFormat {
   static constexpr int kBits = 4;
+  static constexpr bool kTurns = true;
   static constexpr bool kTakesF16 = true;
   static constexpr bool kInterleaved = true;
 
@@ -182,6 +190,39 @@ struct U4Format : NibbleFormat {
     const int64_t bytes = u4_scales_bytes(args.out_features, args.in_features, kScaleValues);
     return {.scales = all + first * 2, .zeros = args.has_zeros ? all + bytes + first : nullptr};
   }
+  // Bits of a nibble as those of an f16: its number times 2^-24, which products take as it is.
+  static constexpr bool kCentred = true;
+  static constexpr bool kSixteenths = true;
+  static constexpr float kTurnedFactor = 16777216.0F;
+  static constexpr int kTurnedInFlight = kScaleValues == 128 ? 12 : 8;
+  struct TurnedGroup {
+    uint16_t scale[kScales];  // f16
+    uint32_t zeros;           // a byte each
+  };
+  // Of row `at % out_features` in group `at / out_features`; `all` is of group 0.
+  static __device__ __forceinline__ TurnedGroup load_turned(const GroupScales& all, uint32_t at) {
+    TurnedGroup out;
+    __builtin_memcpy(&out.scale,
+                     __builtin_assume_aligned(all.scales + at * (2 * kScales), 2 * kScales),
+                     2 * kScales);
+    out.zeros = 0x08080808U;
+    if (all.zeros != nullptr) {
+      out.zeros = kScales == 1 ? all.zeros[at] : reinterpret_cast<const uint32_t*>(all.zeros)[at];
+    }
+    return out;
+  }
+  static __device__ __forceinline__ float turned_scale(const TurnedGroup& group, int p) {
+    return from_f16<false>(group.scale[p % kScales]);
+  }
+  static __device__ __forceinline__ float turned_zero(const TurnedGroup& group, int p) {
+    return static_cast<float>(group.zeros >> (p % kScales * 8) & 0xffU);
+  }
+  static __device__ __forceinline__ Vec16 turned(const Vec16& stored, int p) {
+    const uint32_t word = stored.word[p];
+    const uint32_t rest = word >> 8;
+    return Vec16{{word & 0x000f000fU, word & 0x00f000f0U, rest & 0x000f000fU, rest & 0x00f000f0U}};
+  }
+
   static __device__ __forceinline__ Group find(const GroupScales& from, int sum_row, int row) {
     Group out;
     const uint8_t* mine = from.scales + sum_row * (2 * kScales);
@@ -257,6 +298,21 @@ struct E2m1Format : NibbleFormat {
   struct Group {
     uint32_t exponents[kSumRows];  // a byte for each 32 values
   };
+  static constexpr bool kCentred = false;
+  static constexpr bool kSixteenths = false;
+  static constexpr float kTurnedFactor = 1.0F;
+  static constexpr int kTurnedInFlight = 12;
+  using TurnedGroup = uint32_t;  // exponents
+  static __device__ __forceinline__ TurnedGroup load_turned(const GroupScales& all, uint32_t at) {
+    return reinterpret_cast<const uint32_t*>(all.scales)[at];
+  }
+  static __device__ __forceinline__ float turned_scale(TurnedGroup exponents, int p) {
+    return bits_to_float(((exponents >> (8 * p) & 0xffU) + 14U) << 23);
+  }
+  static __device__ __forceinline__ float turned_zero(TurnedGroup, int) { return 0.0F; }
+  static __device__ __forceinline__ Vec16 turned(const Vec16& stored, int p) {
+    return piece<true>(stored, p, Group{});
+  }
   static __device__ __forceinline__ GroupScales scales_of(const LinearArgs& args, int group) {
     return {.scales = reinterpret_cast<const uint8_t*>(args.scales) +
                       group * args.out_features * int64_t{4}};

@@ -13,6 +13,7 @@ namespace atom::gpu {
 
 struct ProductTile {
   static constexpr int kTokens = 16;
+  static constexpr int kSums = 4;  // of a lane
 #if ATOM_GPU_HIP
   static constexpr int kRows = 16;
   static constexpr int kTokenLoads = 1;  // 16-byte pieces of x a lane holds
@@ -84,5 +85,39 @@ struct ProductTile {
 #endif
   }
 };
+
+#if ATOM_GPU_HIP
+using TurnedTile = ProductTile;  // never multiplied with
+#else
+// The same product turned around, for eight tokens or fewer: two tiles of eight rows of W are the
+// 16-row operand, x is the 8-column one, so that half as many instructions read half as much x. In
+// f16.
+struct TurnedTile {
+  static constexpr int kTokens = 8;
+  static constexpr int kSums = 2;  // of a lane and a tile of rows
+  static constexpr int kRows = 8;
+  static constexpr int kTokenLoads = 1;
+
+  static __device__ __forceinline__ int row(int lane) { return lane / 4; }
+  static __device__ __forceinline__ int quarter(int lane) { return lane % 4; }
+  static __device__ __forceinline__ int token(int lane, int) { return lane / 4; }
+  static __device__ __forceinline__ int sum_row(int lane, int) { return lane / 4; }
+  static __device__ __forceinline__ int sum_token(int lane, int i) { return lane % 4 * 2 + i; }
+
+  // sums (two of the first tile, two of the second) += x . (first, second)^T.
+  static __device__ __forceinline__ void multiply_add(float (&sums)[4], const Vec16& x,
+                                                      const Vec16& first, const Vec16& second) {
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      asm volatile(
+          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+          "{%8,%9}, {%0,%1,%2,%3};"
+          : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+          : "r"(first.word[2 * step]), "r"(second.word[2 * step]), "r"(first.word[2 * step + 1]),
+            "r"(second.word[2 * step + 1]), "r"(x.word[2 * step]), "r"(x.word[2 * step + 1]));
+    }
+  }
+};
+#endif
 
 }  // namespace atom::gpu
