@@ -83,7 +83,9 @@ Result<GoldenModel> read_model(const fs::path& root, const std::string& name,
   ATOM_RETURN_IF_ERROR(read_drafts(folder / "weights.safetensors", model));
   if (const auto* rounded = reference.at("variants").as_object().if_contains("activations")) {
     model.rounded_tolerance = rounded->at("tolerance").at("nmse").to_number<double>();
-    model.rounded_near_tie = rounded->at("tolerance").at("near_tie").to_number<double>();
+    if (const auto* near_tie = rounded->at("tolerance").as_object().if_contains("near_tie")) {
+      model.rounded_near_tie = near_tie->to_number<double>();
+    }
     ATOM_RETURN_IF_ERROR(
         read_logits(folder / "activations.safetensors", &Prompt::rounded_logits, model.prompts));
   }

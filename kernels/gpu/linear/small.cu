@@ -10,6 +10,9 @@ namespace {
 // Two blocks of neighbouring products fit on a multiprocessor with it.
 constexpr int64_t kSharedXLimit = ATOM_GPU_HIP ? 24 << 10 : 96 << 10;
 
+// One block of TurnedTile's products: nibbles are slower any other way.
+constexpr int64_t kTurnedXLimit = 200 << 10;
+
 DeviceStatus check(const LinearArgs& args) {
   if (const DeviceStatus refused = check_linear_weight(args)) {
     return refused;
@@ -98,17 +101,23 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
   }
   const int64_t x_bytes = args.num_tokens * (args.in_features * 2 + 64);
   // Else through the caches, which leaves room for a second block.
-  const int64_t most_shared = args.num_tokens <= 8 ? kSharedXLimit
+  const bool turned = is_nibbles(args.weight_dtype) && !ATOM_GPU_HIP;
+  const int64_t most_shared = args.num_tokens <= 8 ? (turned ? kTurnedXLimit : kSharedXLimit)
                               : is_head            ? kSharedXLimit / 2
                                                    : 0;
   // Staging x as f16 costs more than it saves where a block has little to read.
-  const bool turned = is_nibbles(args.weight_dtype) && !ATOM_GPU_HIP;
   const bool staged = turned ? true : e4m3 ? m == 1 || is_head || small : short_rows || few_rows;
   plan.shared_x = args.norm_input != nullptr || (staged && x_bytes <= most_shared);
   // Two row tiles read x half as often.
   const bool two =
       e4m3 ? !few_rows || args.num_tokens > 8 : (short_rows && !is_head) || !plan.shared_x;
   plan.row_tiles = pair || two || turned ? 2 : 1;
+  if (turned && args.out_features >= 16384) {
+    plan.row_tiles = 4;  // sums meet half as often
+  }
+  if (plan.shared_x && x_bytes > kSharedXLimit) {
+    plan.blocks_per_multiprocessor = 1;
+  }
   return plan;
 }
 

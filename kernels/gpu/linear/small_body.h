@@ -223,13 +223,16 @@ class SmallLinear {
     if (first >= static_cast<int>(args_.in_features)) {
       return;  // for the whole warp
     }
-    float parts[4] = {};
+    float parts[C::kTiles / 2][4] = {};
 #pragma unroll
     for (int p = 0; p < C::kPieces; ++p) {
       Vec16 x[C::kTokenTiles][C::Tile::kTokenLoads];
       x_.load(first + p * kPieceStep + C::Tile::quarter(lane_) * 8, x);
-      C::Tile::multiply_add(parts, x[0][0], Format::turned(weights[0], p),
-                            Format::turned(weights[1], p));
+#pragma unroll
+      for (int r = 0; r < C::kTiles; r += 2) {
+        C::Tile::multiply_add(parts[r / 2], x[0][0], Format::turned(weights[r], p),
+                              Format::turned(weights[r + 1], p));
+      }
       if constexpr (Format::kScaleValues == 32) {
         add_turned(parts, scales, group * C::kPieces + p, p);
       }
@@ -240,8 +243,8 @@ class SmallLinear {
   }
 
   // The sums of values that share scale `at` of a row to those of the row; none are left.
-  __device__ __forceinline__ void add_turned(float (&parts)[4], const Group (&scales)[C::kTiles],
-                                             int at, int p) {
+  __device__ __forceinline__ void add_turned(float (&parts)[C::kTiles / 2][4],
+                                             const Group (&scales)[C::kTiles], int at, int p) {
     float2 x = {};
     if constexpr (Format::kCentred) {
       x = x_.sums(at);
@@ -252,9 +255,9 @@ class SmallLinear {
       const float zero = Format::turned_zero(scales[r], p);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float part = parts[2 * r + i];
+        float& part = parts[r / 2][r % 2 * 2 + i];
         sums_[r][0][i] += scale * (Format::kCentred ? part - zero * (i == 0 ? x.x : x.y) : part);
-        parts[2 * r + i] = 0.0F;
+        part = 0.0F;
       }
     }
   }

@@ -39,7 +39,7 @@ struct SmallLinearConfig {
   // f16's, which loses nothing of bf16 but values 2^-30 below the largest.
   static constexpr bool kF16 = Format::kTakesF16 && kSharedX && ATOM_GPU_CUDA != 0;
 
-  static constexpr bool kTurned = Format::kTurns && kF16 && kTokens == 8 && kTiles == 2;
+  static constexpr bool kTurned = Format::kTurns && kF16 && kTokens == 8 && kTiles >= 2;
   using Tile = std::conditional_t<kTurned, TurnedTile, ProductTile>;
   using Group = typename FormatOf<Format, kTurned>::Group;
 

@@ -107,6 +107,16 @@ DeviceStatus launch_small_packed(const LinearArgs& args, const SmallLinearPlan& 
   if (!plan.shared_x) {
     return launch_small_config<SmallLinearConfig<Format, 8, 2, false>>(args, plan, stream);
   }
+#if !ATOM_GPU_HIP
+  if constexpr (Format::kTurns) {
+    if constexpr (Format::kMostTurnedTiles == 4) {
+      if (plan.row_tiles == 4) {
+        return launch_small_config<SmallLinearConfig<Format, 8, 4, true>>(args, plan, stream);
+      }
+    }
+    return launch_small_config<SmallLinearConfig<Format, 8, 2, true>>(args, plan, stream);
+  }
+#endif
   return launch_small_tiles<Format, 8, true>(args, plan, stream);
 }
 

@@ -138,36 +138,56 @@ class SmallLinearX {
     }
   }
 
-  // x as it is, and the largest value of each token.
+  // x as it is, and the largest value of each token. Four loads of a thread are in flight: of one
+  // token along the row, of several across them.
   __device__ __forceinline__ void stage_plain() {
-    constexpr int kTogether = 4;
     const int pieces = static_cast<int>(args_.in_features) / 8;
     const int num_tokens = static_cast<int>(args_.num_tokens);
+    const int together = num_tokens > 1 ? kTogether : 1;
+    const int along = num_tokens > 1 ? 1 : kTogether;
 #pragma unroll 1
-    for (int first = 0; first < num_tokens; first += kTogether) {
+    for (int first = 0; first < num_tokens; first += together) {
       uint32_t tops[kTogether] = {};
 #pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
+      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += along * C::kThreads) {
         Vec16 x[kTogether];
+        // The b-th: of token first + b, or b rounds of the block further along the row.
+        const auto token = [&](int b) { return first + (num_tokens > 1 ? b : 0); };
+        const auto piece = [&](int b) { return i + (num_tokens > 1 ? 0 : b * C::kThreads); };
 #pragma unroll
         for (int b = 0; b < kTogether; ++b) {
-          if (first + b < num_tokens) {
-            x[b] = load16(args_.x + (first + b) * static_cast<int>(args_.in_features) + i * 8);
+          if (token(b) < num_tokens && piece(b) < pieces) {
+            x[b] = load16(args_.x + token(b) * static_cast<int>(args_.in_features) + piece(b) * 8);
           }
         }
 #pragma unroll
         for (int b = 0; b < kTogether; ++b) {
-          if (first + b < num_tokens) {
+          if (token(b) < num_tokens && piece(b) < pieces) {
             raise<C>(tops[b], x[b]);
-            store16(x_row(first + b) + i * 16, x[b]);
+            store16(x_row(token(b)) + piece(b) * 16, x[b]);
           }
         }
+      }
+      if (num_tokens == 1) {
+        keep_maximum(0, highest(tops));
+        return;
       }
 #pragma unroll
       for (int b = 0; b < kTogether; ++b) {
         keep_maximum(first + b, tops[b]);
       }
     }
+  }
+
+  static constexpr int kTogether = 4;
+
+  static __device__ __forceinline__ uint32_t
+  highest([[maybe_unused]] const uint32_t (&tops)[kTogether]) {
+#if ATOM_GPU_CUDA
+    return __vmaxu2(__vmaxu2(tops[0], tops[1]), __vmaxu2(tops[2], tops[3]));
+#else
+    return 0;  // nobody asks
+#endif
   }
 
   __device__ __forceinline__ void keep_maximum([[maybe_unused]] int token,

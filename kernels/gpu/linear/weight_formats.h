@@ -195,6 +195,7 @@ struct U4Format : NibbleFormat {
   static constexpr bool kSixteenths = true;
   static constexpr float kTurnedFactor = 16777216.0F;
   static constexpr int kTurnedInFlight = kScaleValues == 128 ? 12 : 8;
+  static constexpr int kMostTurnedTiles = kScaleValues == 128 ? 4 : 2;  // registers
   struct TurnedGroup {
     uint16_t scale[kScales];  // f16
     uint32_t zeros;           // a byte each
@@ -302,6 +303,7 @@ struct E2m1Format : NibbleFormat {
   static constexpr bool kSixteenths = false;
   static constexpr float kTurnedFactor = 1.0F;
   static constexpr int kTurnedInFlight = 12;
+  static constexpr int kMostTurnedTiles = 4;
   using TurnedGroup = uint32_t;  // exponents
   static __device__ __forceinline__ TurnedGroup load_turned(const GroupScales& all, uint32_t at) {
     return reinterpret_cast<const uint32_t*>(all.scales)[at];
