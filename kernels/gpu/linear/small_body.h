@@ -223,41 +223,44 @@ class SmallLinear {
     if (first >= static_cast<int>(args_.in_features)) {
       return;  // for the whole warp
     }
-    float parts[C::kTiles / 2][4] = {};
+    TurnedSums sums = {};
 #pragma unroll
     for (int p = 0; p < C::kPieces; ++p) {
       Vec16 x[C::kTokenTiles][C::Tile::kTokenLoads];
       x_.load(first + p * kPieceStep + C::Tile::quarter(lane_) * 8, x);
 #pragma unroll
       for (int r = 0; r < C::kTiles; r += 2) {
-        C::Tile::multiply_add(parts[r / 2], x[0][0], Format::turned(weights[r], p),
+        C::Tile::multiply_add(sums.parts[r / 2], x[0][0], Format::turned(weights[r], p),
                               Format::turned(weights[r + 1], p));
       }
+      if constexpr (Format::kCentred) {
+        C::Tile::multiply_add(sums.x, x[0][0], Format::turned_ones(), Format::turned_ones());
+      }
       if constexpr (Format::kScaleValues == 32) {
-        add_turned(parts, scales, group * C::kPieces + p, p);
+        add_turned(sums, scales, p);
+        sums = {};
       }
     }
     if constexpr (Format::kScaleValues == C::kGroupValues) {
-      add_turned(parts, scales, group, 0);
+      add_turned(sums, scales, 0);
     }
   }
 
-  // The sums of values that share scale `at` of a row to those of the row; none are left.
-  __device__ __forceinline__ void add_turned(float (&parts)[C::kTiles / 2][4],
-                                             const Group (&scales)[C::kTiles], int at, int p) {
-    float2 x = {};
-    if constexpr (Format::kCentred) {
-      x = x_.sums(at);
-    }
+  // Of values that share a scale: two tiles each, and of x alone.
+  struct TurnedSums {
+    float parts[(C::kTiles + 1) / 2][4];
+    float x[4];
+  };
+  __device__ __forceinline__ void add_turned(const TurnedSums& sums,
+                                             const Group (&scales)[C::kTiles], int p) {
 #pragma unroll
     for (int r = 0; r < C::kTiles; ++r) {
       const float scale = Format::turned_scale(scales[r], p);
       const float zero = Format::turned_zero(scales[r], p);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        float& part = parts[r / 2][r % 2 * 2 + i];
-        sums_[r][0][i] += scale * (Format::kCentred ? part - zero * (i == 0 ? x.x : x.y) : part);
-        part = 0.0F;
+        const float part = sums.parts[r / 2][r % 2 * 2 + i];
+        sums_[r][0][i] += scale * (Format::kCentred ? part - zero * sums.x[i] : part);
       }
     }
   }

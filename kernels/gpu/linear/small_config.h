@@ -14,11 +14,13 @@ template <class Format, bool kTurned>
 struct FormatOf {
   using Group = typename Format::Group;
   static constexpr int kInFlight = Format::kInFlight;
+  static constexpr float kOddFactor = 1.0F;
 };
 template <class Format>
 struct FormatOf<Format, true> {
   using Group = typename Format::TurnedGroup;
   static constexpr int kInFlight = Format::kTurnedInFlight;
+  static constexpr float kOddFactor = Format::kOddFactor;
 };
 
 template <class Format_, int kTokens_, int kTiles_, bool kSharedX_, bool kTiled_ = false,
@@ -42,6 +44,7 @@ struct SmallLinearConfig {
   static constexpr bool kTurned = Format::kTurns && kF16 && kTokens == 8 && kTiles >= 2;
   using Tile = std::conditional_t<kTurned, TurnedTile, ProductTile>;
   using Group = typename FormatOf<Format, kTurned>::Group;
+  static constexpr float kOddFactor = FormatOf<Format, kTurned>::kOddFactor;
 
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpSize;
@@ -52,7 +55,8 @@ struct SmallLinearConfig {
   static constexpr int kLoads = kTiles * kChunks;  // 16-byte loads of a group
   // Groups in flight: 16 loads, fewer where x needs the registers.
   static constexpr int kForX = kTokens > 16 ? 8 : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles : 16;
-  static constexpr int kMostInFlight = FormatOf<Format, kTurned>::kInFlight;
+  // Sums and scales of four tiles take the registers of some.
+  static constexpr int kMostInFlight = kTiles == 4 ? 8 : FormatOf<Format, kTurned>::kInFlight;
   static constexpr int kInFlight = kTurned || kMostInFlight < kForX ? kMostInFlight : kForX;
   static constexpr int kDepth = kInFlight / kLoads > 1 ? kInFlight / kLoads : 2;
   static constexpr int kBlocksPerMultiprocessor = kTokens > 16 ? 1 : 2;
@@ -72,10 +76,7 @@ struct SmallLinearConfig {
   }
   static constexpr int64_t shared_bytes(int64_t num_tokens, int64_t in_features) {
     const int64_t values = x_values(static_cast<int>(in_features));
-    int64_t x = kSharedX ? num_tokens * (values * 2 + kRowPadding) : 0;
-    if constexpr (kTurned) {
-      x += Format::kCentred ? values / Format::kScaleValues * kTokens * 4 : 0;
-    }
+    const int64_t x = kSharedX ? num_tokens * (values * 2 + kRowPadding) : 0;
     return kPartialBytes + (kNormSquares + kMaxima) * 4 + x;
   }
 };

@@ -39,11 +39,7 @@ class SmallLinearX {
       }
       Barrier::wait();
       if constexpr (C::kF16) {
-        if constexpr (C::kTurned) {
-          turn_x();
-        } else {
-          scale_x();
-        }
+        scale_x();
         Barrier::wait();
       }
     }
@@ -71,13 +67,6 @@ class SmallLinearX {
     return min(268U - (top >> 7), 253U);
   }
 
-  // kTurned, kCentred: sums of x, as it was staged, over the values that share scale `at`, of this
-  // lane's two tokens.
-  __device__ __forceinline__ float2 sums(int at) const {
-    return reinterpret_cast<const float2*>(
-        x_sums())[at * (C::kTokens / 2) + C::Tile::quarter(lane_)];
-  }
-
   // What a warp summed of a token's squares.
   __device__ __forceinline__ float squares(int warp, int token) const {
     return squares_[warp * 8 + token];
@@ -86,10 +75,6 @@ class SmallLinearX {
  private:
   __device__ __forceinline__ int row_stride() const {
     return C::x_values(static_cast<int>(args_.in_features)) * 2 + C::kRowPadding;
-  }
-  // [values that share a scale, kTokens] behind x
-  __device__ __forceinline__ float* x_sums() const {
-    return reinterpret_cast<float*>(shared_x_ + static_cast<int>(args_.num_tokens) * row_stride());
   }
   __device__ __forceinline__ uint8_t* x_row(int token) const {
     return shared_x_ + token * row_stride();
@@ -202,82 +187,34 @@ class SmallLinearX {
 #endif
   }
 
-  // Staged bf16 to f16: each thread what it staged itself.
+  // Staged bf16 to f16, each thread what it staged itself; zeros behind it. Odd words are made
+  // smaller where their weights come larger (kOddFactor).
   __device__ __forceinline__ void scale_x() {
     const int pieces = static_cast<int>(args_.in_features) / 8;
+    const int all = C::x_values(static_cast<int>(args_.in_features)) / 8;
 #pragma unroll 1
     for (int m = 0; m < static_cast<int>(args_.num_tokens); ++m) {
       const float scale = bits_to_float(scale_exponent(m) << 23);
-#pragma unroll 2
+#pragma unroll kScaledTogether
       for (int i = static_cast<int>(threadIdx.x); i < pieces; i += C::kThreads) {
         Vec16 x = load16(x_row(m) + i * 16);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
 #if ATOM_GPU_CUDA
-          x.word[j] = pack_f16(bf16_low(x.word[j]) * scale, bf16_high(x.word[j]) * scale);
+          const float by = j % 2 == 1 ? scale / C::kOddFactor : scale;
+          x.word[j] = pack_f16(bf16_low(x.word[j]) * by, bf16_high(x.word[j]) * by);
 #else
           (void)scale;
 #endif
         }
         store16(x_row(m) + i * 16, x);
       }
-    }
-  }
-
-  // As scale_x, and what the formats want of x: odd words' values by sixteen, sums, zeros behind
-  // it.
-  __device__ __forceinline__ void turn_x() {
-    const int pieces = static_cast<int>(args_.in_features) / 8;
-    const int all = C::x_values(static_cast<int>(args_.in_features)) / 8;
-#pragma unroll 1
-    for (int m = 0; m < static_cast<int>(args_.num_tokens); ++m) {
-      const float scale = bits_to_float(scale_exponent(m) << 23);
-#pragma unroll 1
-      for (int first = warp_ * kWarpSize; first < all; first += C::kThreads) {
-        const int i = first + lane_;
-        Vec16 x = i < pieces ? load16(x_row(m) + i * 16) : Vec16{};
-        const float sum = turn_piece(x, scale);
-        if (i < all) {
-          store16(x_row(m) + i * 16, x);
-        }
-        if constexpr (C::Format::kCentred) {
-          keep_sum(i, all, m, sum);
-        }
+      if (pieces + static_cast<int>(threadIdx.x) < all) {
+        store16(x_row(m) + (pieces + static_cast<int>(threadIdx.x)) * 16, Vec16{});
       }
     }
   }
-
-  // bf16 to f16 in place; their sum.
-  __device__ __forceinline__ float turn_piece([[maybe_unused]] Vec16& x,
-                                              [[maybe_unused]] float scale) const {
-    float sum = 0.0F;
-#if ATOM_GPU_CUDA
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float by = C::Format::kSixteenths && j % 2 == 1 ? scale / 16 : scale;
-      x.word[j] = pack_f16(bf16_low(x.word[j]) * by, bf16_high(x.word[j]) * by);
-      const float both = from_f16<false>(x.word[j]) + from_f16<true>(x.word[j]);
-      sum += C::Format::kSixteenths && j % 2 == 1 ? 16 * both : both;
-    }
-#endif
-    return sum;
-  }
-
-  // Over the lanes whose pieces share a scale, in the same order always.
-  __device__ __forceinline__ void keep_sum([[maybe_unused]] int i, [[maybe_unused]] int all,
-                                           [[maybe_unused]] int token,
-                                           [[maybe_unused]] float sum) const {
-#if ATOM_GPU_CUDA
-    constexpr int kLanes = C::Format::kScaleValues / 8;
-#pragma unroll
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(~0U, sum, offset);
-    }
-    if (i % kLanes == 0 && i < all) {
-      x_sums()[i / kLanes * C::kTokens + token] = sum / C::Format::kTurnedFactor;
-    }
-#endif
-  }
+  static constexpr int kScaledTogether = C::kTurned ? 4 : 2;
 
   // Eight values of x from k on; tokens past the last repeat it, their sums are not stored.
   __device__ __forceinline__ Vec16 load_x(int tile, int load, int k) const {

@@ -155,9 +155,8 @@ struct I8Format : RowFormat {
 // one row on HIP), whose scales lie behind each other.
 //
 // What TurnedTile multiplies (kTurns) costs an instruction a pair: turned(stored, p) leaves values
-// kTurnedFactor times too small, and where kSixteenths says so those of its odd words sixteen
-// times too large, which x makes up for. Where kCentred, zero points are still in, and are taken
-// off by the sums of x.
+// kTurnedFactor times too small, and those of its odd words kOddFactor times too large, which x
+// makes up for. Where kCentred, zero points are still in, and are taken off by products of ones.
 struct NibbleFormat {
   static constexpr int kBits = 4;
   static constexpr bool kTurns = true;
@@ -192,7 +191,11 @@ struct U4Format : NibbleFormat {
   }
   // Bits of a nibble as those of an f16: its number times 2^-24, which products take as it is.
   static constexpr bool kCentred = true;
-  static constexpr bool kSixteenths = true;
+  static constexpr float kOddFactor = 16.0F;
+  // A one in every place, as turned() leaves it.
+  static __device__ __forceinline__ Vec16 turned_ones() {
+    return Vec16{{0x00010001U, 0x00100010U, 0x00010001U, 0x00100010U}};
+  }
   static constexpr float kTurnedFactor = 16777216.0F;
   static constexpr int kTurnedInFlight = kScaleValues == 128 ? 12 : 8;
   static constexpr int kMostTurnedTiles = kScaleValues == 128 ? 4 : 2;  // registers
@@ -300,7 +303,8 @@ struct E2m1Format : NibbleFormat {
     uint32_t exponents[kSumRows];  // a byte for each 32 values
   };
   static constexpr bool kCentred = false;
-  static constexpr bool kSixteenths = false;
+  static constexpr float kOddFactor = 1.0F;
+  static __device__ __forceinline__ Vec16 turned_ones() { return Vec16{}; }
   static constexpr float kTurnedFactor = 1.0F;
   static constexpr int kTurnedInFlight = 12;
   static constexpr int kMostTurnedTiles = 4;
