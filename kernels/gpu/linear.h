@@ -112,7 +112,7 @@ DeviceStatus linear(LinearContext* context, const LinearArgs& args, DeviceStream
 
 // How the own kernel spreads a product over the device; chosen by linear() from the shape.
 struct SmallLinearPlan {
-  int row_tiles = 1;  // 8-row tiles of a warp at a time (CUDA; 16 on HIP): 1, 2, or 4 of nibbles
+  int row_tiles = 1;  // 8-row tiles of a warp at a time (CUDA; 16 on HIP): 1 or 2
   int blocks_per_multiprocessor = 1;
   bool shared_x = true;  // x lies in shared memory, else every warp reads it through the caches
   bool chained = true;   // may start before the kernel before it has ended

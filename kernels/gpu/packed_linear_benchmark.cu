@@ -116,9 +116,6 @@ void measure_few(const WeightPool& pool, const Buffers& b, const Format& f, doub
   constexpr SmallLinearPlan kPlans[] = {
       {.row_tiles = 1, .blocks_per_multiprocessor = 2},
       {.row_tiles = 2, .blocks_per_multiprocessor = 2},
-      {.row_tiles = 4, .blocks_per_multiprocessor = 2},
-      {.row_tiles = 2, .blocks_per_multiprocessor = 1},
-      {.row_tiles = 4, .blocks_per_multiprocessor = 1},
       {.row_tiles = 2, .blocks_per_multiprocessor = 2, .shared_x = false}};
   for (const int64_t m : {1, 2, 4, 8, 16}) {
     double layer_us = 0;
@@ -129,8 +126,8 @@ void measure_few(const WeightPool& pool, const Buffers& b, const Format& f, doub
       const double us = small_us(pool, b, f, shape, m, nullptr);
       layer_us += us;
       layer_bytes += bytes;
-      std::printf("%-13s %-11s M%-2d %6.2f us %5.0f GB/s %3.0f %% | 1s 2s 4s 2o 4o 2d:", f.name,
-                  shape.name, static_cast<int>(m), us, bytes / us / 1e3, bytes / us / 1e1 / roof);
+      std::printf("%-13s %-11s M%-2d %6.2f us %5.0f GB/s %3.0f %% | 1s 2s 2d:", f.name, shape.name,
+                  static_cast<int>(m), us, bytes / us / 1e3, bytes / us / 1e1 / roof);
       for (const SmallLinearPlan& plan : kPlans) {
         std::printf(" %5.0f", bytes / small_us(pool, b, f, shape, m, &plan) / 1e3);
       }

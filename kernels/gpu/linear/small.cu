@@ -112,9 +112,6 @@ SmallLinearPlan choose_small_plan(const LinearArgs& args) {
   const bool two =
       e4m3 ? !few_rows || args.num_tokens > 8 : (short_rows && !is_head) || !plan.shared_x;
   plan.row_tiles = pair || two || turned ? 2 : 1;
-  if (turned && args.out_features >= 16384) {
-    plan.row_tiles = 4;  // sums meet half as often
-  }
   if (plan.shared_x && x_bytes > kSharedXLimit) {
     plan.blocks_per_multiprocessor = 1;
   }

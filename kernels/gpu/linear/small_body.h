@@ -44,9 +44,6 @@ class SmallLinear {
         first < num_passes ? (num_passes - first + stride - 1) / stride * rounds_ : 0;
     to_load_ = groups;
     to_multiply_ = groups;
-    if constexpr (C::kTurned) {
-      scales_ = Format::scales_of(args, 0);
-    }
     point_rows();
   }
 
@@ -119,7 +116,7 @@ class SmallLinear {
     return ((round * C::kWarps + warp_) * C::kChunks + chunk) * 64 + C::Tile::quarter(lane_) * 16;
   }
 
- private:
+ protected:
   using Format = typename C::Format;
   using Group = typename C::Group;
 
@@ -142,9 +139,6 @@ class SmallLinear {
       const int within = C::kTiled ? row % C::Tile::kRows : 0;
       rows_[r] =
           static_cast<uint32_t>(row - within) * static_cast<uint32_t>(row_bytes_ / 16) + within * 4;
-      if constexpr (C::kTurned) {
-        scale_rows_[r] = static_cast<uint32_t>(row);
-      }
     }
   }
 
@@ -167,17 +161,7 @@ class SmallLinear {
         }
       }
     }
-    if constexpr (C::kTurned) {
-      const int group = load_round_ * C::kWarps + warp_;
-      if (group * C::kGroupValues < static_cast<int>(args_.in_features)) {
-#pragma unroll
-        for (int r = 0; r < C::kTiles; ++r) {
-          scales[r] = Format::load_turned(
-              scales_, static_cast<uint32_t>(group) * static_cast<uint32_t>(args_.out_features) +
-                           scale_rows_[r]);
-        }
-      }
-    } else if constexpr (Format::kScaleValues > 0) {
+    if constexpr (Format::kScaleValues > 0) {
       const int group = load_round_ * C::kWarps + warp_;
 #pragma unroll
       for (int r = 0; r < C::kTiles; ++r) {
@@ -210,63 +194,6 @@ class SmallLinear {
 
   __device__ __forceinline__ void multiply(const Vec16 (&weights)[C::kLoads],
                                            const Group (&scales)[C::kTiles], int round) {
-    if constexpr (C::kTurned) {
-      return multiply_turned(weights, scales, round * C::kWarps + warp_);
-    } else {
-      multiply_tiles(weights, scales, round);
-    }
-  }
-
-  __device__ __forceinline__ void multiply_turned(const Vec16 (&weights)[C::kLoads],
-                                                  const Group (&scales)[C::kTiles], int group) {
-    const int first = group * C::kGroupValues;
-    if (first >= static_cast<int>(args_.in_features)) {
-      return;  // for the whole warp
-    }
-    TurnedSums sums = {};
-#pragma unroll
-    for (int p = 0; p < C::kPieces; ++p) {
-      Vec16 x[C::kTokenTiles][C::Tile::kTokenLoads];
-      x_.load(first + p * kPieceStep + C::Tile::quarter(lane_) * 8, x);
-#pragma unroll
-      for (int r = 0; r < C::kTiles; r += 2) {
-        C::Tile::multiply_add(sums.parts[r / 2], x[0][0], Format::turned(weights[r], p),
-                              Format::turned(weights[r + 1], p));
-      }
-      if constexpr (Format::kCentred) {
-        C::Tile::multiply_add(sums.x, x[0][0], Format::turned_ones(), Format::turned_ones());
-      }
-      if constexpr (Format::kScaleValues == 32) {
-        add_turned(sums, scales, p);
-        sums = {};
-      }
-    }
-    if constexpr (Format::kScaleValues == C::kGroupValues) {
-      add_turned(sums, scales, 0);
-    }
-  }
-
-  // Of values that share a scale: two tiles each, and of x alone.
-  struct TurnedSums {
-    float parts[(C::kTiles + 1) / 2][4];
-    float x[4];
-  };
-  __device__ __forceinline__ void add_turned(const TurnedSums& sums,
-                                             const Group (&scales)[C::kTiles], int p) {
-#pragma unroll
-    for (int r = 0; r < C::kTiles; ++r) {
-      const float scale = Format::turned_scale(scales[r], p);
-      const float zero = Format::turned_zero(scales[r], p);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float part = sums.parts[r / 2][r % 2 * 2 + i];
-        sums_[r][0][i] += scale * (Format::kCentred ? part - zero * sums.x[i] : part);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void multiply_tiles(const Vec16 (&weights)[C::kLoads],
-                                                 const Group (&scales)[C::kTiles], int round) {
     if constexpr (Format::kScaleValues == 0) {
       return add_products(weights, scales, round, sums_);
     }

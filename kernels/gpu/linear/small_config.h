@@ -41,7 +41,7 @@ struct SmallLinearConfig {
   // f16's, which loses nothing of bf16 but values 2^-30 below the largest.
   static constexpr bool kF16 = Format::kTakesF16 && kSharedX && ATOM_GPU_CUDA != 0;
 
-  static constexpr bool kTurned = Format::kTurns && kF16 && kTokens == 8 && kTiles >= 2;
+  static constexpr bool kTurned = Format::kTurns && kF16 && kTokens == 8 && kTiles == 2;
   using Tile = std::conditional_t<kTurned, TurnedTile, ProductTile>;
   using Group = typename FormatOf<Format, kTurned>::Group;
   static constexpr float kOddFactor = FormatOf<Format, kTurned>::kOddFactor;
@@ -55,8 +55,7 @@ struct SmallLinearConfig {
   static constexpr int kLoads = kTiles * kChunks;  // 16-byte loads of a group
   // Groups in flight: 16 loads, fewer where x needs the registers.
   static constexpr int kForX = kTokens > 16 ? 8 : kTokens == 16 && !kSharedX ? 4 + 8 / kTiles : 16;
-  // Sums and scales of four tiles take the registers of some.
-  static constexpr int kMostInFlight = kTiles == 4 ? 8 : FormatOf<Format, kTurned>::kInFlight;
+  static constexpr int kMostInFlight = FormatOf<Format, kTurned>::kInFlight;
   static constexpr int kInFlight = kTurned || kMostInFlight < kForX ? kMostInFlight : kForX;
   static constexpr int kDepth = kInFlight / kLoads > 1 ? kInFlight / kLoads : 2;
   static constexpr int kBlocksPerMultiprocessor = kTokens > 16 ? 1 : 2;

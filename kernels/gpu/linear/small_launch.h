@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "kernels/gpu/linear/small_body.h"
+#include "kernels/gpu/linear/turned_body.h"
 
 namespace atom::gpu {
 
@@ -26,8 +26,9 @@ __global__ void ATOM_LAUNCH_BOUNDS(C::kThreads, C::kBlocksPerMultiprocessor)
   args.out = static_cast<uint8_t*>(args.out) + token * width * (wide ? 4 : 2);
   args.num_tokens = args.num_tokens - token < C::kTokens ? args.num_tokens - token : C::kTokens;
 
-  SmallLinear<C> product(args, reinterpret_cast<uint8_t*>(shared), static_cast<int>(blockIdx.x),
-                         static_cast<int>(gridDim.x), num_passes);
+  using Product = std::conditional_t<C::kTurned, TurnedLinear<C>, SmallLinear<C>>;
+  Product product(args, reinterpret_cast<uint8_t*>(shared), static_cast<int>(blockIdx.x),
+                  static_cast<int>(gridDim.x), num_passes);
   product.prefetch();
   allow_next();
   wait_previous();
@@ -109,11 +110,6 @@ DeviceStatus launch_small_packed(const LinearArgs& args, const SmallLinearPlan& 
   }
 #if !ATOM_GPU_HIP
   if constexpr (Format::kTurns) {
-    if constexpr (Format::kMostTurnedTiles == 4) {
-      if (plan.row_tiles == 4) {
-        return launch_small_config<SmallLinearConfig<Format, 8, 4, true>>(args, plan, stream);
-      }
-    }
     return launch_small_config<SmallLinearConfig<Format, 8, 2, true>>(args, plan, stream);
   }
 #endif

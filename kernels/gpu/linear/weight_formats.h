@@ -197,8 +197,7 @@ struct U4Format : NibbleFormat {
     return Vec16{{0x00010001U, 0x00100010U, 0x00010001U, 0x00100010U}};
   }
   static constexpr float kTurnedFactor = 16777216.0F;
-  static constexpr int kTurnedInFlight = kScaleValues == 128 ? 12 : 8;
-  static constexpr int kMostTurnedTiles = kScaleValues == 128 ? 4 : 2;  // registers
+  static constexpr int kTurnedInFlight = 8;
   struct TurnedGroup {
     uint16_t scale[kScales];  // f16
     uint32_t zeros;           // a byte each
@@ -306,8 +305,7 @@ struct E2m1Format : NibbleFormat {
   static constexpr float kOddFactor = 1.0F;
   static __device__ __forceinline__ Vec16 turned_ones() { return Vec16{}; }
   static constexpr float kTurnedFactor = 1.0F;
-  static constexpr int kTurnedInFlight = 12;
-  static constexpr int kMostTurnedTiles = 4;
+  static constexpr int kTurnedInFlight = 8;
   using TurnedGroup = uint32_t;  // exponents
   static __device__ __forceinline__ TurnedGroup load_turned(const GroupScales& all, uint32_t at) {
     return reinterpret_cast<const uint32_t*>(all.scales)[at];
