@@ -364,6 +364,10 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args) {
 std::string api_key_from_environment() { return trimmed(environment("ATOM_API_KEY")); }
 std::string openai_api_key_from_environment() { return trimmed(environment("OPENAI_API_KEY")); }
 
+bool environment_wants_pytorch_records() {
+  return !environment("SAVE_TO_PYTORCH_BENCHMARK_FORMAT").empty();
+}
+
 bool environment_allows_colour() {
   const std::string term = environment("TERM");
   return environment("NO_COLOR").empty() && !term.empty() && term != "dumb";

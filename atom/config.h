@@ -136,6 +136,8 @@ Result<EngineConfig> make_engine_config(const EngineArgs& args);
 std::string api_key_from_environment();
 // OPENAI_API_KEY, what clients send; empty when unset.
 std::string openai_api_key_from_environment();
+// SAVE_TO_PYTORCH_BENCHMARK_FORMAT is set, whatever to.
+bool environment_wants_pytorch_records();
 // NO_COLOR is unset or empty, and TERM names a terminal that is not dumb.
 bool environment_allows_colour();
 

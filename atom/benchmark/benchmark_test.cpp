@@ -10,6 +10,7 @@
 
 #include "atom/benchmark/compare.h"
 #include "atom/benchmark/metrics.h"
+#include "atom/benchmark/pytorch_records.h"
 #include "atom/benchmark/result_file.h"
 #include "tests/support/byte_tokenizer.h"
 
@@ -219,6 +220,80 @@ TEST(Metrics, FollowTheirDefinitions) {
         "p99.9_e2el_ms", "std_itl_ms", "itls", "errors"})
     EXPECT_TRUE(out.contains(key)) << key;
   EXPECT_THAT(failure_reasons(load, 5), ElementsAre("1 x HTTP 500"));
+}
+
+std::optional<SpeculationCounters> counters(const char* text) {
+  return read_speculation(boost::json::parse(text));
+}
+
+TEST(Speculation, IsWhatTheServerCountedInBetween) {
+  for (const char* none : {"null", "[]", "{}", R"({"enabled": false})", R"({"enabled": "yes"})"})
+    EXPECT_FALSE(counters(none)) << none;
+  const auto before = counters(R"({"enabled": true, "total_drafts": 10, "total_draft_tokens": 30,
+      "total_accepted_tokens": 6, "distribution": {"0": 7, "2": 3}})");
+  const auto after = counters(R"({"enabled": true, "total_drafts": 14, "total_draft_tokens": 42,
+      "total_accepted_tokens": 12, "distribution": {"0": 9, "1": 1, "2": 4, "3": 1}})");
+  ASSERT_TRUE(before && after);
+  EXPECT_FALSE(speculation_between(*after, *after));   // nothing was drafted
+  EXPECT_FALSE(speculation_between(*after, *before));  // the server started anew
+  const auto stats = speculation_between(*before, *after);
+  ASSERT_TRUE(stats);
+  EXPECT_DOUBLE_EQ(stats->acceptance_rate, 6 / 12.0);
+  EXPECT_DOUBLE_EQ(stats->acceptance_length, 1 + 6 / 4.0);
+  EXPECT_DOUBLE_EQ(stats->tokens_per_forward, 1 + 6 / 5.0);
+  EXPECT_THAT(stats->per_position, ElementsAre(3 / 4.0, 2 / 4.0, 1 / 4.0));
+  BenchmarkMetrics metrics = compute_metrics(two_requests(), {}, nullptr);
+  metrics.speculation = stats;
+  EXPECT_THAT(metrics_table(metrics, two_requests(), {}),
+              HasSubstr("---------------Speculative Decoding---------------\n"
+                        "Acceptance rate (%):                     50.00     \n"
+                        "Acceptance length:                       2.50      \n"
+                        "Drafts:                                  4         \n"
+                        "Draft tokens:                            12        \n"
+                        "Accepted tokens:                         6         \n"
+                        "Per-position acceptance (%):\n"
+                        "  Position 0:                            75.00     \n"));
+  boost::json::object out;
+  append_metrics(metrics, two_requests(), {}, false, out);
+  EXPECT_EQ(out["spec_decode_acceptance_rate"], 50.0);
+  EXPECT_EQ(out["spec_decode_per_position_acceptance_rates"].as_array().size(), 3);
+  EXPECT_EQ(out["acceptance_rate"], 0.5);
+}
+
+TEST(Speculation, AnOlderServerTellsItsAveragesAlone) {
+  const auto told =
+      counters(R"({"enabled": true, "average_tokens_per_forward": 1.7, "acceptance_rate": 0.7})");
+  ASSERT_TRUE(told);
+  const auto stats = speculation_between(*told, *told);
+  ASSERT_TRUE(stats);
+  EXPECT_DOUBLE_EQ(stats->acceptance_length, 1.7);
+  BenchmarkMetrics metrics = compute_metrics(two_requests(), {}, nullptr);
+  metrics.speculation = stats;
+  EXPECT_THAT(metrics_table(metrics, two_requests(), {}), Not(HasSubstr("Drafts:")));
+  boost::json::object out;
+  append_metrics(metrics, two_requests(), {}, false, out);
+  EXPECT_FALSE(out.contains("spec_decode_num_drafts"));
+}
+
+TEST(PytorchRecords, OneForEachMetric) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("pytorch_" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  const boost::json::object result{{"backend", "vllm"},   {"mean_ttft_ms", 1.5},
+                                   {"p99_itl_ms", 2.0},   {"p90_itl_ms", 1.0},
+                                   {"ttfts", {0.1, 0.2}}, {"tensor_parallel_size", "4"}};
+  ASSERT_TRUE(write_serving_pytorch_records(
+      folder / "r.x.json", {.model = "m", .arguments = R"({"seed": 1, "api_key": "k"})"}, result));
+  std::string text;
+  std::getline(std::ifstream(folder / "r.x.pytorch.json"), text);
+  EXPECT_EQ(boost::json::parse(text).as_array().at(0), boost::json::parse(R"({
+      "benchmark": {"name": "ATOM benchmark",
+                    "extra_info": {"args": {"seed": 1, "tensor_parallel_size": "4"}}},
+      "model": {"name": "m"},
+      "metric": {"name": "mean_ttft_ms", "benchmark_values": [1.5],
+                 "extra_info": {"backend": "vllm", "p90_itl_ms": 1.0, "tensor_parallel_size": "4"}}})"));
+  EXPECT_EQ(boost::json::parse(text).as_array().size(), 2);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Metrics, PercentilesAsNumpy) {

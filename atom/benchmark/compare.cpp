@@ -100,6 +100,7 @@ Result<ResultSet> load_results(const std::string& prefix) {
   for (const auto& entry : files) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(start) || !name.ends_with(".json")) continue;
+    if (name.ends_with(".pytorch.json")) continue;  // the same result in another form
     ATOM_ASSIGN_OR_RETURN(ResultPoint point, load_point(entry.path()));
     std::string config = name.substr(start.size(), name.size() - start.size() - 5);
     while (config.starts_with('_') || config.starts_with('-')) config.erase(0, 1);

@@ -132,6 +132,7 @@ class Run {
     auto active = std::make_shared<Active>();
     active->index = index;
     active->sent = active->last = Clock::now();
+    result_.requests[index].start = seconds_between({}, active->sent);
     client_.send(
         std::move(post),
         [this, active](std::string_view bytes, Clock::time_point now) {

@@ -39,6 +39,7 @@ struct RequestResult {
   int64_t prompt_len = 0;                  // tokens
   std::optional<int64_t> output_len = {};  // tokens, as the server counted them
   std::string text = {};
+  double start = 0;  // of the steady clock, when the request was sent
   double ttft = 0;
   double latency = 0;  // to the last piece of the answer
   std::vector<double> itl = {};

@@ -68,6 +68,34 @@ std::string rule(std::string_view title, char fill) {
   return line + "\n";
 }
 
+std::string speculation_table(const SpeculationStats& stats) {
+  std::string out = rule("Speculative Decoding", '-');
+  out += row("Acceptance rate (%):", 100 * stats.acceptance_rate);
+  out += row("Acceptance length:", stats.acceptance_length);
+  if (stats.drafts) out += row("Drafts:", *stats.drafts);
+  if (stats.draft_tokens) out += row("Draft tokens:", *stats.draft_tokens);
+  if (stats.accepted_tokens) out += row("Accepted tokens:", *stats.accepted_tokens);
+  if (!stats.per_position.empty()) out += "Per-position acceptance (%):\n";
+  for (size_t i = 0; i < stats.per_position.size(); ++i)
+    out += row(str_format("  Position {}:", i), 100 * stats.per_position[i]);
+  return out;
+}
+
+// vLLM's keys, then those of ATOM's client.
+void append_speculation(const SpeculationStats& stats, boost::json::object& out) {
+  out["spec_decode_acceptance_rate"] = 100 * stats.acceptance_rate;
+  out["spec_decode_acceptance_length"] = stats.acceptance_length;
+  if (stats.drafts) out["spec_decode_num_drafts"] = *stats.drafts;
+  if (stats.draft_tokens) out["spec_decode_draft_tokens"] = *stats.draft_tokens;
+  if (stats.accepted_tokens) out["spec_decode_accepted_tokens"] = *stats.accepted_tokens;
+  if (stats.drafts) {
+    out["spec_decode_per_position_acceptance_rates"] =
+        boost::json::array(stats.per_position.begin(), stats.per_position.end());
+  }
+  out["accept_length"] = stats.tokens_per_forward;
+  out["acceptance_rate"] = stats.acceptance_rate;
+}
+
 int64_t output_tokens(const RequestResult& request, const Tokenizer* tokenizer) {
   if (request.output_len) return *request.output_len;
   if (tokenizer != nullptr)
@@ -157,6 +185,7 @@ std::string metrics_table(const BenchmarkMetrics& metrics, const LoadResult& loa
                  latency.percentiles[i]);
     }
   }
+  if (metrics.speculation) out += speculation_table(*metrics.speculation);
   return out + std::string(50, '=') + "\n";
 }
 
@@ -179,11 +208,12 @@ void append_metrics(const BenchmarkMetrics& metrics, const LoadResult& load,
     out["unfinished"] = metrics.unfinished;
   }
   if (detailed) {
-    boost::json::array input_lens, output_lens, ttfts, itls, texts, errors;
+    boost::json::array input_lens, output_lens, starts, ttfts, itls, texts, errors;
     for (size_t i = 0; i < load.requests.size(); ++i) {
       const RequestResult& request = load.requests[i];
       input_lens.emplace_back(request.prompt_len);
       output_lens.emplace_back(metrics.output_lens[i]);
+      starts.emplace_back(request.start);
       ttfts.emplace_back(request.ttft);
       itls.emplace_back(boost::json::array(request.itl.begin(), request.itl.end()));
       texts.emplace_back(request.text);
@@ -191,6 +221,7 @@ void append_metrics(const BenchmarkMetrics& metrics, const LoadResult& load,
     }
     out["input_lens"] = std::move(input_lens);
     out["output_lens"] = std::move(output_lens);
+    out["start_times"] = std::move(starts);
     out["ttfts"] = std::move(ttfts);
     out["itls"] = std::move(itls);
     out["generated_texts"] = std::move(texts);
@@ -208,6 +239,7 @@ void append_metrics(const BenchmarkMetrics& metrics, const LoadResult& load,
           latency.percentiles[i];
     }
   }
+  if (metrics.speculation) append_speculation(*metrics.speculation, out);
 }
 
 std::vector<std::string> failure_reasons(const LoadResult& load, size_t limit) {

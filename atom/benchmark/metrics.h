@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "atom/benchmark/load_generator.h"
+#include "atom/benchmark/speculation.h"
 #include "atom/tokenizer/tokenizer.h"
 
 namespace atom {
@@ -39,6 +40,7 @@ struct BenchmarkMetrics {
   double total_token_throughput = 0;
   std::map<std::string, LatencySummary> latency = {};  // ttft, tpot, itl, e2el
   std::vector<int64_t> output_lens = {};               // 0 for a failed request
+  std::optional<SpeculationStats> speculation = {};    // of the server, where it tells
 };
 
 // `tokenizer` counts the tokens of answers whose length the server did not tell; may be nullptr.

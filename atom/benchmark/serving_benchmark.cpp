@@ -11,6 +11,7 @@
 
 #include "atom/benchmark/http_load_client.h"
 #include "atom/benchmark/model_text.h"
+#include "atom/benchmark/pytorch_records.h"
 #include "atom/benchmark/result_file.h"
 #include "atom/core/json.h"
 #include "atom/core/json_text.h"
@@ -170,6 +171,21 @@ json::object result_json(const ServingBenchmarkOptions& options, const LoadResul
   return out;
 }
 
+// Returns the file's path.
+Result<std::string> save_result(const ServingBenchmarkOptions& options, const LoadResult& load,
+                                const BenchmarkMetrics& metrics) {
+  const std::string date = date_now();
+  const std::filesystem::path path =
+      std::filesystem::path(options.result_dir) / result_name(options, date);
+  const json::object result = result_json(options, load, metrics, date);
+  ATOM_RETURN_IF_ERROR(write_result_file(path, json_text(result)));
+  if (!options.pytorch_arguments.empty()) {
+    ATOM_RETURN_IF_ERROR(write_serving_pytorch_records(
+        path, {.model = options.model, .arguments = options.pytorch_arguments}, result));
+  }
+  return path.string();
+}
+
 std::string traffic_lines(const ServingBenchmarkOptions& options) {
   std::string law = "Poisson process";
   if (options.burstiness != 1.0) law = "Gamma distribution";
@@ -220,19 +236,19 @@ Result<ServingBenchmarkResult> run_serving_benchmark(const ServingBenchmarkOptio
   ATOM_RETURN_IF_ERROR(warm_up(options, load, samples[0], sink));
   ATOM_RETURN_IF_ERROR(profiler(options, "/start_profile", sink));
   sink.print(traffic_lines(options));
+  const auto drafted_before = read_speculation(ask_server(options, "/debug/mtp_stats"));
   ATOM_ASSIGN_OR_RETURN(const LoadResult result, generate_load(load, samples, random, sink.hooks));
   const Status profiled = profiler(options, "/stop_profile", sink);
   ServingBenchmarkResult out{
       .metrics = compute_metrics(result, options.metrics, text.tokenizer.get()),
       .stopped = result.stopped};
+  if (drafted_before) {
+    if (const auto after = read_speculation(ask_server(options, "/debug/mtp_stats")))
+      out.metrics.speculation = speculation_between(*drafted_before, *after);
+  }
   print_result(options, result, out.metrics, sink);
   if (options.save_result) {
-    const std::string date = date_now();
-    const std::filesystem::path path =
-        std::filesystem::path(options.result_dir) / result_name(options, date);
-    ATOM_RETURN_IF_ERROR(
-        write_result_file(path, json_text(result_json(options, result, out.metrics, date))));
-    out.result_path = path.string();
+    ATOM_ASSIGN_OR_RETURN(out.result_path, save_result(options, result, out.metrics));
   }
   ATOM_RETURN_IF_ERROR(profiled);
   return out;

@@ -39,6 +39,8 @@ struct ServingBenchmarkOptions {
   bool save_detailed = true;  // per-request lists in the result file
   std::string result_dir = {};
   std::string result_filename = {};  // empty: made of backend, rate, model and date
+  // The command's flags as a JSON object; not empty: PyTorch's records are written too.
+  std::string pytorch_arguments = {};
 };
 
 struct BenchmarkSink {

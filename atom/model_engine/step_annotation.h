@@ -8,8 +8,8 @@
 namespace atom {
 
 // "prefill[bs=B tok=T ctx=C]" for a step that computes any prompt tokens, else
-// "decode[bs=B tok=T d=0 spec=S]". B: sequences; T: tokens; C: the longest context at its end; S:
-// drafted tokens of a sequence, at most.
+// "decode[bs=B tok=T d=D spec=S]". B: sequences; T: tokens; C: the longest context at its end; D:
+// drafted tokens that the step verifies; S: those of one sequence, at most.
 std::string step_annotation(const ScheduledBatch& batch);
 
 }  // namespace atom

@@ -41,8 +41,10 @@ RANDOM = ("--dataset-name", "random", "--random-input-len", "12", "--random-outp
 def test_the_command_of_the_guide(bench, tmp_path):
     done = bench("--backend=vllm", *RANDOM, "--random-range-ratio", "0.8", "--num-prompts=20", "--max-concurrency=4",
                  "--request-rate=inf", "--save-result", "--percentile-metrics=ttft,tpot,itl,e2el",
-                 f"--result-dir={tmp_path}", "--result-filename=r.json", "--metadata", "gpu=none", "--goodput", "ttft:10000 e2el:20000")
+                 f"--result-dir={tmp_path}", "--result-filename=r.json", "--metadata", "gpu=none", "--goodput", "ttft:10000 e2el:20000",
+                 "--api-key", "secret", env={"SAVE_TO_PYTORCH_BENCHMARK_FORMAT": "1"})
     assert done.returncode == 0, done.stderr
+    assert "Speculative Decoding" not in done.stdout
     assert re.search(r"^Successful requests: +20 *$", done.stdout, re.M)
     assert re.search(r"^P99 E2EL \(ms\): +[\d.]+ *$", done.stdout, re.M)
     result = json.loads((tmp_path / "r.json").read_text())
@@ -53,11 +55,44 @@ def test_the_command_of_the_guide(bench, tmp_path):
     assert all(4 <= n <= 6 for n in result["output_lens"])
     for i, itl in enumerate(result["itls"]):
         assert len(itl) <= result["output_lens"][i] - 1  # tokens that are ready together share an event
+    assert len(result["start_times"]) == 20 and max(result["start_times"]) < time.monotonic()
+    assert max(result["start_times"]) - min(result["start_times"]) < result["duration"]
     assert result["mean_ttft_ms"] == pytest.approx(1e3 * sum(result["ttfts"]) / 20)
     for metric in ("ttft", "tpot", "itl", "e2el"):
         for statistic in ("mean", "median", "std", "p99"):
             assert f"{statistic}_{metric}_ms" in result
     assert result["server"]["version"]
+    records = json.loads((tmp_path / "r.pytorch.json").read_text())
+    assert len(records) == 12 and {record["model"]["name"] for record in records} == {MODEL}
+    mean = next(record["metric"] for record in records if record["metric"]["name"] == "mean_ttft_ms")
+    assert mean["benchmark_values"] == [result["mean_ttft_ms"]]
+    assert mean["extra_info"]["completed"] == 20 and mean["extra_info"]["mean_e2el_ms"] and "ttfts" not in mean["extra_info"]
+    assert "mean_tpot_ms" not in mean["extra_info"] and mean["extra_info"]["input_lens"] == result["input_lens"]
+    args = records[0]["benchmark"]["extra_info"]["args"]
+    assert (args["num_prompts"], args["request_rate"], args["ignore_eos"], args["tokenizer"]) == (20, "inf", True, None)
+    assert not any("secret" in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_drafts_of_the_server_are_reported(atom, tmp_path):
+    server = Server("--served-model-name", MODEL, "--method", "ngram", "--num-speculative-tokens", "3", model=MODEL,
+                    log=str(tmp_path / "log.txt"))
+    try:
+        done = atom("bench", "serve", "--model", MODEL, "--base-url", server.base, "--dataset-name", "random", "--random-input-len", "12",
+                    "--random-output-len", "200", "--ignore-eos", "--num-prompts", "4", "--max-concurrency", "1", "--save-result",
+                    "--result-dir", str(tmp_path), "--result-filename", "r.json")
+        drafted = server.metric("vllm:spec_decode_num_draft_tokens_total")
+    finally:
+        server.kill()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^-+Speculative Decoding-+\nAcceptance rate \(%\): +[\d.]+ *\nAcceptance length: +[\d.]+ *\nDrafts: ", done.stdout, re.M)
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert 0 < result["spec_decode_draft_tokens"] < drafted  # those of the test request are not the run's
+    accepted = result["spec_decode_accepted_tokens"]
+    assert result["spec_decode_acceptance_rate"] == pytest.approx(100 * accepted / result["spec_decode_draft_tokens"])
+    assert result["spec_decode_acceptance_length"] == pytest.approx(1 + accepted / result["spec_decode_num_drafts"])
+    rates = result["spec_decode_per_position_acceptance_rates"]
+    assert 1 <= len(rates) <= 3 and sum(rates) * result["spec_decode_num_drafts"] == pytest.approx(accepted)
+    assert not (tmp_path / "r.pytorch.json").exists()
 
 
 def test_chat_and_arrivals(bench):
@@ -207,7 +242,7 @@ def test_wrong_input_is_one_line(atom, arguments, status, words):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["sweep"], ["compare"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["sweep"], ["compare"], ["throughput"], ["latency"]])
 def test_help(atom, command):
     done = atom("bench", *command, "--help")
     assert done.returncode == 0
@@ -246,7 +281,7 @@ OFFLINE = ["--model", MODEL, "--device", "cpu", "--input-len", "12"]
 
 def test_throughput_without_a_server(atom, tmp_path):
     done = atom("bench", "throughput", *OFFLINE, "--output-len", "6", "--num-prompts", "20", "--n", "2",
-                "--num-warmups", "3", "--output-json", str(tmp_path / "r.json"))
+                "--num-warmups", "3", "--output-json", str(tmp_path / "r.json"), env={"SAVE_TO_PYTORCH_BENCHMARK_FORMAT": "1"})
     assert done.returncode == 0, done.stderr
     rates = re.search(r"^Throughput: ([\d.]+) requests/s, ([\d.]+) total tokens/s, ([\d.]+) output tokens/s$", done.stdout, re.M)
     prompt, output = (int(re.search(rf"^Total num {kind} tokens:  (\d+)$", done.stdout, re.M)[1]) for kind in ("prompt", "output"))
@@ -257,6 +292,11 @@ def test_throughput_without_a_server(atom, tmp_path):
     assert result["requests_per_second"] == pytest.approx(20 / result["elapsed_time"])
     assert float(rates[1]) == pytest.approx(result["requests_per_second"], abs=0.01)
     assert float(rates[2]) / float(rates[3]) == pytest.approx((prompt + output) / output, rel=1e-2)
+    records = json.loads((tmp_path / "r.pytorch.json").read_text())
+    assert [r["metric"]["name"] for r in records] == ["requests_per_second", "tokens_per_second"]
+    assert records[1]["metric"]["benchmark_values"] == [result["tokens_per_second"]]
+    assert records[0]["metric"]["extra_info"] == {k: result[k] for k in ("elapsed_time", "num_requests", "total_num_tokens")}
+    assert records[0]["benchmark"]["extra_info"]["args"]["n"] == 2
 
 
 def test_throughput_of_a_file_and_what_does_not_fit(atom, tmp_path):

@@ -15,6 +15,9 @@ int bench_latency_command(const Arguments& arguments);
 // The parts of "a,b,c"; empty ones are left out.
 std::vector<std::string> split_list(const std::string& text, char separator);
 
+// As it was typed, but without the value of --api-key: it is kept in results.
+std::string command_line(const std::string& command, const Arguments& arguments);
+
 // Values of flags that ServingBenchmarkOptions keeps in another form.
 struct ServingFlags {
   ServingBenchmarkOptions options;
@@ -34,8 +37,8 @@ void add_server_choice_flags(FlagSet& flags, ServingFlags& out);  // where and w
 void add_dataset_flags(FlagSet& flags, ServingFlags& out);
 void add_load_flags(FlagSet& flags, ServingFlags& out);
 void add_result_flags(FlagSet& flags, ServingFlags& out);
-// After parsing: fills `options` from the text values.
-Status finish_serving_flags(ServingFlags& flags);
+// After parsing: fills `options` from the text values. `set` are the flags that were parsed.
+Status finish_serving_flags(const FlagSet& set, ServingFlags& flags);
 
 // Prints to stdout, draws the progress bar on a terminal's stderr, stops on Ctrl-C.
 BenchmarkSink terminal_sink(bool progress_bar);

@@ -57,6 +57,22 @@ std::vector<std::string> split_list(const std::string& text, char separator) {
   return parts;
 }
 
+std::string command_line(const std::string& command, const Arguments& arguments) {
+  std::string line = command;
+  bool is_key = false;
+  for (const std::string& argument : arguments) {
+    const std::string name = argument.substr(0, argument.find('='));
+    const bool names_key = name == "--api-key" || name == "--api_key";
+    if (is_key) {
+      line += " ...";
+    } else {
+      line += " " + (names_key && name.size() < argument.size() ? name + "=..." : argument);
+    }
+    is_key = !is_key && names_key && name.size() == argument.size();
+  }
+  return line;
+}
+
 void add_server_choice_flags(FlagSet& flags, ServingFlags& out) {
   ServingBenchmarkOptions& options = out.options;
   flags.group("Server");
@@ -255,7 +271,7 @@ void add_result_flags(FlagSet& flags, ServingFlags& out) {
       &out.ignored);
 }
 
-Status finish_serving_flags(ServingFlags& flags) {
+Status finish_serving_flags(const FlagSet& set, ServingFlags& flags) {
   ServingBenchmarkOptions& options = flags.options;
   if (options.model.empty()) return flag_error("--model", "needed");
   if (flags.request_rate != "inf") {
@@ -265,6 +281,7 @@ Status finish_serving_flags(ServingFlags& flags) {
   if (options.base_url.empty())
     options.base_url = str_format("http://{}:{}", flags.host, flags.port);
   while (options.base_url.ends_with('/')) options.base_url.pop_back();
+  if (environment_wants_pytorch_records()) options.pytorch_arguments = set.settings();
   if (options.api_key.empty()) options.api_key = openai_api_key_from_environment();
   for (const std::string& words : flags.metadata) {
     for (const std::string& pair : split_list(words, ' ')) {

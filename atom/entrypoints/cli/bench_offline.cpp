@@ -6,7 +6,9 @@
 #include <numeric>
 
 #include "atom/benchmark/model_text.h"
+#include "atom/benchmark/pytorch_records.h"
 #include "atom/benchmark/result_file.h"
+#include "atom/config.h"
 #include "atom/core/json_text.h"
 #include "atom/core/splitmix64.h"
 #include "atom/entrypoints/cli/bench_command.h"
@@ -33,6 +35,7 @@ struct Workload {
   bool profile = false;
   bool verbose = false;
   std::string output_json;
+  std::string settings;  // the flags as a JSON object
 };
 
 // What both commands have.
@@ -148,9 +151,22 @@ Result<double> timed_profiled(const Workload& work, LLMEngine& engine, const Pro
   return seconds;
 }
 
-Status save(const Workload& work, const json::object& result) {
+// `metrics`: the keys of `result` whose values are measurements.
+Status save(const Workload& work, const json::object& result,
+            std::initializer_list<std::pair<std::string_view, std::string_view>> metrics) {
   if (work.output_json.empty()) return {};
-  return write_result_file(work.output_json, json_text(result));
+  ATOM_RETURN_IF_ERROR(write_result_file(work.output_json, json_text(result)));
+  if (!environment_wants_pytorch_records()) return {};
+  json::object values;
+  json::object extra_info = result;
+  for (const auto& [key, name] : metrics) {
+    const json::value& value = result.at(key);
+    values[name] = value.is_array() ? value : json::array{value};
+    extra_info.erase(key);
+  }
+  return write_pytorch_records(work.output_json,
+                               {.model = work.engine.model, .arguments = work.settings}, values,
+                               extra_info);
 }
 
 // After Ctrl-C there is nothing to report.
@@ -197,7 +213,7 @@ Result<Sampled> sample(const Workload& work, const LLMEngine& engine) {
   return out;
 }
 
-Result<int> run_throughput(const Workload& work, bool /*seed_given*/) {
+Result<int> run_throughput(const Workload& work) {
   ATOM_ASSIGN_OR_RETURN(const auto engine, start(work));
   ATOM_ASSIGN_OR_RETURN(const Sampled work_list, sample(work, *engine));
   const auto warm = std::min(static_cast<size_t>(work.num_warmups), work_list.prompts.size());
@@ -222,11 +238,14 @@ Result<int> run_throughput(const Workload& work, bool /*seed_given*/) {
     return kExitFailure;
   }
   ATOM_RETURN_IF_ERROR(
-      save(work, {{"elapsed_time", seconds},
-                  {"num_requests", work_list.prompts.size()},
-                  {"total_num_tokens", work_list.prompt_tokens + work_list.output_tokens},
-                  {"requests_per_second", requests / seconds},
-                  {"tokens_per_second", total / seconds}}));
+      save(work,
+           {{"elapsed_time", seconds},
+            {"num_requests", work_list.prompts.size()},
+            {"total_num_tokens", work_list.prompt_tokens + work_list.output_tokens},
+            {"requests_per_second", requests / seconds},
+            {"tokens_per_second", total / seconds}},
+           {{"requests_per_second", "requests_per_second"},
+            {"tokens_per_second", "tokens_per_second"}}));
   return kExitOk;
 }
 
@@ -243,7 +262,7 @@ Prompts random_prompts(const Workload& work, const LLMEngine& engine, int64_t in
   return prompts;
 }
 
-Result<int> run_latency(const Workload& work, bool /*seed_given*/) {
+Result<int> run_latency(const Workload& work) {
   const int64_t input_len = work.input_len.value_or(32);
   const int64_t output_len = work.output_len.value_or(128);
   ATOM_ASSIGN_OR_RETURN(const auto engine, start(work));
@@ -273,20 +292,33 @@ Result<int> run_latency(const Workload& work, bool /*seed_given*/) {
     percentiles[std::to_string(percentile)] = value;
   }
   if (!write_out(text)) return kExitFailure;
-  ATOM_RETURN_IF_ERROR(save(work, {{"avg_latency", mean},
-                                   {"latencies", json::value_from(latencies)},
-                                   {"percentiles", std::move(percentiles)}}));
+  ATOM_RETURN_IF_ERROR(save(work,
+                            {{"avg_latency", mean},
+                             {"latencies", json::value_from(latencies)},
+                             {"percentiles", std::move(percentiles)}},
+                            {{"latencies", "latency"}}));
   return interrupted() ? kExitInterrupted : kExitOk;
+}
+
+int run_offline(const Arguments& arguments, FlagSet (*make_flags)(Workload&),
+                Result<int> (*run)(const Workload&)) {
+  Workload work;
+  FlagSet flags = make_flags(work);
+  int status = kExitOk;
+  if (!parse_or_exit(flags, arguments, status)) return status;
+  work.settings = flags.settings();
+  const Result<int> result = run(work);
+  return result ? *result : report_error(result.error());
 }
 
 }  // namespace
 
 int bench_throughput_command(const Arguments& arguments) {
-  return run_with_flags(arguments, throughput_flags, run_throughput);
+  return run_offline(arguments, throughput_flags, run_throughput);
 }
 
 int bench_latency_command(const Arguments& arguments) {
-  return run_with_flags(arguments, latency_flags, run_latency);
+  return run_offline(arguments, latency_flags, run_latency);
 }
 
 }  // namespace atom::cli

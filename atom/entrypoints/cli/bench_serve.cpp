@@ -23,10 +23,9 @@ int bench_serve_command(const Arguments& arguments) {
             &serving.seed);
   int status = kExitOk;
   if (!parse_or_exit(flags, arguments, status)) return status;
-  if (const Status finished = finish_serving_flags(serving); !finished)
+  if (const Status finished = finish_serving_flags(flags, serving); !finished)
     return report_error(finished.error());
-  serving.options.command_line = "atom bench serve";
-  for (const std::string& argument : arguments) serving.options.command_line += " " + argument;
+  serving.options.command_line = command_line("atom bench serve", arguments);
   catch_interrupts();
   const auto result = run_serving_benchmark(serving.options, terminal_sink(!serving.disable_tqdm));
   if (!result) return report_error(result.error());

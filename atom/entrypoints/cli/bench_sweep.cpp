@@ -33,8 +33,8 @@ Result<std::pair<int64_t, int64_t>> parse_lengths(const std::string& text) {
   return out;
 }
 
-Status finish(SweepFlags& flags) {
-  ATOM_RETURN_IF_ERROR(finish_serving_flags(flags.serving));
+Status finish(const FlagSet& set, SweepFlags& flags) {
+  ATOM_RETURN_IF_ERROR(finish_serving_flags(set, flags.serving));
   SweepOptions& sweep = flags.sweep;
   if (!flags.lengths.empty()) sweep.lengths.clear();
   for (const std::string& text : flags.lengths) {
@@ -104,9 +104,8 @@ int bench_sweep_command(const Arguments& arguments) {
   add_result_flags(flags, out.serving);
   int status = kExitOk;
   if (!parse_or_exit(flags, arguments, status)) return status;
-  if (const Status finished = finish(out); !finished) return report_error(finished.error());
-  out.sweep.base.command_line = "atom bench sweep";
-  for (const std::string& argument : arguments) out.sweep.base.command_line += " " + argument;
+  if (const Status finished = finish(flags, out); !finished) return report_error(finished.error());
+  out.sweep.base.command_line = command_line("atom bench sweep", arguments);
   catch_interrupts();
   const auto summary = run_sweep(out.sweep, terminal_sink(!out.serving.disable_tqdm));
   if (!summary) return report_error(summary.error());

@@ -3,11 +3,13 @@
 #include "atom/entrypoints/cli/flag_set.h"
 
 #include <algorithm>
+#include <boost/json.hpp>
 #include <charconv>
 #include <cmath>
 #include <utility>
 
 #include "atom/core/check.h"
+#include "atom/core/json_text.h"
 #include "atom/core/log.h"
 
 namespace atom::cli {
@@ -137,6 +139,30 @@ Result<std::vector<int>> parse_int_list(const FlagSpec& spec, std::string_view t
   return items;
 }
 
+std::string to_json(bool value) { return value ? "true" : "false"; }
+std::string to_json(int64_t value) { return std::to_string(value); }
+std::string to_json(int value) { return std::to_string(value); }
+std::string to_json(double value) {
+  std::string out;
+  append_json_number(out, value);
+  return out;
+}
+std::string to_json(const std::string& value) {
+  return value.empty() ? "null" : boost::json::serialize(boost::json::string(value));
+}
+
+template <class T>
+std::string to_json(const std::optional<T>& value) {
+  return value ? to_json(*value) : "null";
+}
+
+template <class T>
+std::string to_json(const std::vector<T>& values) {
+  std::string out;
+  for (const T& value : values) out += (out.empty() ? "" : ", ") + to_json(value);
+  return "[" + out + "]";
+}
+
 // Levenshtein distance with transposition of neighbours, early out above `limit`.
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
@@ -193,7 +219,8 @@ FlagSet::FlagSet(std::string usage, std::string summary)
 void FlagSet::group(std::string title) { current_group_ = std::move(title); }
 void FlagSet::positional(std::string flag) { positional_ = std::move(flag); }
 
-void FlagSet::add_flag(FlagSpec spec, Arity arity, FlagValue value,
+template <class Target>
+void FlagSet::add_flag(FlagSpec spec, Arity arity, FlagValue value, const Target* target,
                        std::function<Status(std::string_view)> set) {
   ATOM_CHECK(std::as_const(*this).find(spec.name) == nullptr) << "two rows for " << spec.name;
   Flag flag;
@@ -202,31 +229,32 @@ void FlagSet::add_flag(FlagSpec spec, Arity arity, FlagValue value,
   flag.arity = arity;
   flag.value = value;
   flag.set = std::move(set);
+  flag.json = [target] { return to_json(*target); };
   flags_.push_back(std::move(flag));
 }
 
 void FlagSet::add(FlagSpec spec, std::string* target) {
   show_default(spec, *target);
   auto set = text_setter(spec, target);
-  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, std::move(set));
+  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, target, std::move(set));
 }
 
 void FlagSet::add(FlagSpec spec, std::optional<std::string>* target) {
   auto set = text_setter(spec, target);
-  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, std::move(set));
+  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, target, std::move(set));
 }
 
 template <class Number>
 void FlagSet::add_number(FlagSpec spec, Number* target) {
   show_default(spec, *target);
   auto set = number_setter<Number>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, value_kind<Number>(), std::move(set));
+  add_flag(std::move(spec), Arity::kOne, value_kind<Number>(), target, std::move(set));
 }
 
 template <class Number>
 void FlagSet::add_number(FlagSpec spec, std::optional<Number>* target) {
   auto set = number_setter<Number>(spec, target);
-  add_flag(std::move(spec), Arity::kOne, value_kind<Number>(), std::move(set));
+  add_flag(std::move(spec), Arity::kOne, value_kind<Number>(), target, std::move(set));
 }
 
 void FlagSet::add(FlagSpec spec, int* target) { add_number(std::move(spec), target); }
@@ -252,7 +280,7 @@ void FlagSet::add(FlagSpec spec, std::vector<int>* target) {
     target->insert(target->end(), items.begin(), items.end());
     return {};
   };
-  add_flag(std::move(spec), Arity::kList, FlagValue::kIntegerList,
+  add_flag(std::move(spec), Arity::kList, FlagValue::kIntegerList, target,
            [target, set](std::string_view value) -> Status {
              if (value.empty()) {  // a new occurrence starts a new list
                target->clear();
@@ -263,7 +291,7 @@ void FlagSet::add(FlagSpec spec, std::vector<int>* target) {
 }
 
 void FlagSet::add(FlagSpec spec, std::vector<std::string>* target) {
-  add_flag(std::move(spec), Arity::kOne, FlagValue::kText,
+  add_flag(std::move(spec), Arity::kOne, FlagValue::kText, target,
            [target](std::string_view value) -> Status {
              target->emplace_back(value);
              return {};
@@ -272,15 +300,16 @@ void FlagSet::add(FlagSpec spec, std::vector<std::string>* target) {
 }
 
 void FlagSet::add_switch(FlagSpec spec, bool* target) {
-  add_flag(std::move(spec), Arity::kNone, FlagValue::kNone, [target](std::string_view) -> Status {
-    *target = true;
-    return {};
-  });
+  add_flag(std::move(spec), Arity::kNone, FlagValue::kNone, target,
+           [target](std::string_view) -> Status {
+             *target = true;
+             return {};
+           });
 }
 
 void FlagSet::add_on_off(FlagSpec spec, bool* target) {
   if (spec.default_text.empty()) spec.default_text = *target ? "on" : "off";
-  add_flag(std::move(spec), Arity::kNone, FlagValue::kOnOff,
+  add_flag(std::move(spec), Arity::kNone, FlagValue::kOnOff, target,
            [target](std::string_view value) -> Status {
              *target = value != "no";
              return {};
@@ -291,7 +320,7 @@ void FlagSet::add_on_off(FlagSpec spec, bool* target) {
 void FlagSet::add_optional_value(FlagSpec spec, std::optional<std::string>* target,
                                  std::string implied) {
   auto set = text_setter(spec, target);
-  add_flag(std::move(spec), Arity::kOptional, FlagValue::kOptionalText, std::move(set));
+  add_flag(std::move(spec), Arity::kOptional, FlagValue::kOptionalText, target, std::move(set));
   flags_.back().implied = std::move(implied);
 }
 
@@ -319,6 +348,16 @@ std::vector<FlagRow> FlagSet::rows() const {
         {.spec = flag.spec, .group = flag.group, .value = flag.value, .implied = flag.implied});
   }
   return rows;
+}
+
+std::string FlagSet::settings() const {
+  std::string out;
+  for (const Flag& flag : flags_) {
+    std::string name = canonical(flag.spec.name).substr(2);
+    std::replace(name.begin(), name.end(), '-', '_');
+    out += str_format("{}\"{}\": {}", out.empty() ? "" : ", ", name, flag.json());
+  }
+  return "{" + out + "}";
 }
 
 bool FlagSet::given(std::string_view name) const {

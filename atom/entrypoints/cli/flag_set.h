@@ -73,6 +73,9 @@ class FlagSet {
   bool given(std::string_view name) const;  // was this flag (either spelling) on the command line?
   std::string help() const;                 // fits 100 columns
   std::vector<FlagRow> rows() const;
+  // All flags and their values now, a JSON object with the names that argparse would give:
+  // {"max_num_seqs": 256, …}. A text that is empty, or a value that was not given, is null.
+  std::string settings() const;
 
  private:
   enum class Arity { kNone, kOptional, kOne, kList };
@@ -85,10 +88,12 @@ class FlagSet {
     bool repeatable = false;
     std::string implied = {};
     std::function<Status(std::string_view)> set = {};
+    std::function<std::string()> json = {};  // the value now
     int times_given = 0;
   };
 
-  void add_flag(FlagSpec spec, Arity arity, FlagValue value,
+  template <class Target>
+  void add_flag(FlagSpec spec, Arity arity, FlagValue value, const Target* target,
                 std::function<Status(std::string_view)> set);
   template <class Number>
   void add_number(FlagSpec spec, Number* target);

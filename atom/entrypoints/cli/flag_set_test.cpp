@@ -257,5 +257,26 @@ TEST(FlagSet, HelpFitsTheTerminal) {
   }
 }
 
+TEST(FlagSet, SettingsAreJson) {
+  std::string text = "a \"b\"", nothing;
+  std::optional<int64_t> not_given;
+  std::vector<std::string> list = {"x", "y"};
+  double ratio = 0.5;
+  bool on = false;
+  int count = 3;
+  FlagSet flags("atom test [FLAGS]", "A test.");
+  flags.add({.name = "--some_text"}, &text);
+  flags.add({.name = "--nothing"}, &nothing);
+  flags.add({.name = "--not-given"}, &not_given);
+  flags.add({.name = "--list"}, &list);
+  flags.add({.name = "--ratio"}, &ratio);
+  flags.add({.name = "--count"}, &count);
+  flags.add_on_off({.name = "--on"}, &on);
+  ASSERT_TRUE(flags.parse({"--on", "--count=4"}));
+  EXPECT_EQ(flags.settings(),
+            "{\"some_text\": \"a \\\"b\\\"\", \"nothing\": null, \"not_given\": null, "
+            "\"list\": [\"x\", \"y\"], \"ratio\": 0.5, \"count\": 4, \"on\": true}");
+}
+
 }  // namespace
 }  // namespace atom::cli

@@ -175,7 +175,8 @@ std::optional<http::Response> ApiServer::tokenizer_info(Call&) {
   return http::Response{.body = std::move(body)};
 }
 
-// The fields of ATOM's endpoint; `distribution`: forwards by the number of drafts they accepted.
+// The fields of ATOM's endpoint, and total_drafts: forwards that verified any; `distribution`:
+// forwards by the number of drafts they accepted.
 std::optional<http::Response> ApiServer::mtp_stats(Call&) {
   const EngineStats stats = engine_.stats();
   const DraftStats& drafts = stats.drafts;
@@ -191,10 +192,11 @@ std::optional<http::Response> ApiServer::mtp_stats(Call&) {
         (distribution.empty() ? "\"" : ",\"") + std::to_string(accepted) + "\":";
     append_int(distribution += key, at_least - more);
     append_decimal(percent += key, 100.0 * static_cast<double>(at_least - more) /
-                                      static_cast<double>(drafts.num_forwards));
+                                       static_cast<double>(drafts.num_forwards));
   }
   std::string body =
       stats.draft_method == DraftMethod::kNone ? "{\"enabled\":false" : "{\"enabled\":true";
+  append_int(body += ",\"total_drafts\":", drafts.num_drafts);
   append_int(body += ",\"total_draft_tokens\":", drafts.num_draft_tokens);
   append_int(body += ",\"total_accepted_tokens\":", drafts.num_accepted_tokens);
   append_decimal(body += ",\"acceptance_rate\":", drafts.acceptance_rate());
