@@ -36,7 +36,8 @@ Scheduler::Scheduler(SchedulerOptions options)
   ATOM_CHECK(options_.max_model_len <= options_.num_blocks * options_.block_size)
       << "a sequence of " << options_.max_model_len << " tokens must fit the cache";
   if (options_.speculative.method != DraftMethod::kNone) {
-    draft_policy_.emplace(options_.speculative.num_tokens, options_.speculative.adaptive);
+    draft_policy_.emplace(options_.speculative.num_tokens, options_.speculative.adaptive,
+                          drafts_by_layer());
   }
 }
 
@@ -156,6 +157,7 @@ const ScheduledBatch& Scheduler::schedule(double now) {
   // A prompt's part of the draft layer's cache is kept though drafts are given up: they may pay
   // with another load, and the prefix cache may give it to others.
   batch_.drafting = keep_drafting_ || (drafts_by_layer() && planned_prompt_);
+  mark_behind();
   measured_.valid = num_decodes > 0 && batch_.sequences.size() == num_decodes;
   measured_.started = now;
   if (!batch_.sequences.empty()) {
@@ -309,6 +311,7 @@ bool Scheduler::admit(Sequence& sequence) {
     return false;
   }
   sequence.draft_token_ids.clear();
+  sequence.draft_layer_behind = false;
   blocks_.acquire(match.blocks);
   sequence.block_table = std::move(match.blocks);
   for (int64_t i = 0; i < num_new; ++i) {

@@ -138,6 +138,7 @@ class Scheduler {
   // Speculative decoding (scheduler_drafts.cpp).
   bool drafts_by_layer() const { return options_.speculative.method == DraftMethod::kMtp; }
   void plan_draft_length(double now);
+  void mark_behind();
   void count_tokens(const Flight& flight, const StepOutput& output);
   // How many drafts a step with this budget may verify: every running sequence gets a token before
   // any draft, and prompts get half of the rest.
@@ -197,9 +198,7 @@ class Scheduler {
   struct {  // the last step, where it was of decoding sequences alone
     bool valid = false;
     double started = 0;
-    double seconds = 0;
-    double draft_seconds = 0;
-    int64_t num_tokens = 0;
+    DraftStep step;
   } measured_;
 
   SequenceId next_sequence_id_ = 1;

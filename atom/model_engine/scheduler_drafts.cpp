@@ -13,12 +13,25 @@ void Scheduler::plan_draft_length(double now) {
     return;
   }
   if (measured_.valid && in_flight_.empty() && !running_.empty()) {
-    const double seconds = measured_.seconds > 0 ? measured_.seconds : now - measured_.started;
-    draft_policy_->observe(measured_.num_tokens, seconds, measured_.draft_seconds);
+    if (measured_.step.seconds <= 0) {
+      measured_.step.seconds = now - measured_.started;
+    }
+    draft_policy_->observe(measured_.step);
   }
   measured_ = {};
-  draft_length_ = draft_policy_->choose(static_cast<int64_t>(running_.size()));
+  draft_length_ = draft_policy_->choose(
+      {.num_sequences = static_cast<int64_t>(running_.size()),
+       .num_behind = std::ranges::count_if(running_, &Sequence::draft_layer_behind)});
   keep_drafting_ = drafts_by_layer() && !draft_policy_->gave_up();
+}
+
+void Scheduler::mark_behind() {
+  if (!drafts_by_layer() || batch_.drafting) {
+    return;
+  }
+  for (const FlightEntry& entry : planned_.entries) {
+    entry.sequence->draft_layer_behind = true;
+  }
 }
 
 int64_t Scheduler::budget_for_drafts(int64_t budget) const {
@@ -88,10 +101,20 @@ int Scheduler::num_next_drafts(const Sequence& sequence) const {
 }
 
 void Scheduler::count_tokens(const Flight& flight, const StepOutput& output) {
-  if (flight.step + 1 == next_step_) {
-    measured_.num_tokens = static_cast<int64_t>(output.rows.size());
-    measured_.seconds = output.seconds;
-    measured_.draft_seconds = output.draft_seconds;
+  if (flight.step + 1 != next_step_) {
+    return;
+  }
+  measured_.step.num_tokens = static_cast<int64_t>(output.rows.size());
+  measured_.step.seconds = output.seconds;
+  measured_.step.draft_seconds = output.draft_seconds;
+  size_t row = 0;
+  for (const FlightEntry& entry : flight.entries) {
+    const int64_t behind = entry.sequence->draft_layer_behind ? 1 : 0;
+    ++measured_.step.load.num_sequences;
+    measured_.step.load.num_behind += behind;
+    for (; row < output.rows.size() && output.rows[row].id == entry.sequence->id; ++row) {
+      measured_.step.num_tokens_behind += behind;
+    }
   }
 }
 

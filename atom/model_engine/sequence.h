@@ -40,6 +40,7 @@ struct Sequence {
   std::vector<int32_t> draft_token_ids;  // guesses of the next tokens, for the next step to verify
   std::optional<NgramIndex> ngrams;      // of token_ids, as far as it was asked
   int draft_limit = kMaxDraftTokens;     // by what became of its latest drafts
+  bool draft_layer_behind = false;       // has not seen tokens that were computed without it
 
   std::vector<int32_t> block_table;
   PrefixChain chain;                      // blocks of block_table that the prefix cache knows
