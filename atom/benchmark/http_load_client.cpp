@@ -12,6 +12,7 @@
 #include <optional>
 #include <unordered_set>
 
+#include "atom/benchmark/arrival_clock.h"
 #include "atom/core/printable.h"
 
 namespace atom {
@@ -94,6 +95,7 @@ struct HttpLoadClient::Impl {
       received = false;
       if (!impl.idle.empty()) {
         socket = std::move(impl.idle.back());
+        clock.emplace(socket.native_handle());
         impl.idle.pop_back();
         reused = true;
         write();
@@ -108,6 +110,7 @@ struct HttpLoadClient::Impl {
             error_code ignored;
             self->socket.set_option(tcp::no_delay(true), ignored);
             self->socket.non_blocking(true, ignored);
+            self->clock.emplace(self->socket.native_handle());
             self->write();
           });
     }
@@ -132,8 +135,10 @@ struct HttpLoadClient::Impl {
 
     void read() {
       error_code error;
-      const size_t size = socket.read_some(asio::buffer(impl.read_buffer), error);
-      const Clock::time_point now = Clock::now();
+      std::error_code failed;
+      const auto [size, arrived] = clock->read(impl.read_buffer, failed);
+      if (failed) error.assign(failed.value(), boost::system::system_category());
+      if (size == 0 && !failed) error = asio::error::eof;
       if (error == asio::error::would_block || error == asio::error::try_again) return wait();
       if (error == asio::error::eof) {
         error_code at_end;
@@ -142,35 +147,45 @@ struct HttpLoadClient::Impl {
       }
       if (error) return fail(error);
       received = true;
-      pending.append(impl.read_buffer.data(), size);
-      parse(now, error);
+      take({impl.read_buffer.data(), size}, arrived, error);
       if (ended) return;  // a callback cancelled everything
       if (error) return fail(error);
       if (parser->is_done()) return finish({});
       wait();
     }
 
-    // Gives what is complete in `pending` to the parser, and its body to on_data.
-    void parse(Clock::time_point now, error_code& error) {
+    // What the parser cannot use yet waits in `pending` for what comes next.
+    void take(std::string_view bytes, Clock::time_point arrived, error_code& error) {
+      if (pending.empty()) {
+        bytes.remove_prefix(parse(bytes, arrived, error));
+        pending = bytes;
+      } else {
+        pending += bytes;
+        pending.erase(0, parse(pending, arrived, error));
+      }
+    }
+
+    // Gives what is complete to the parser, and its body to on_data. Returns how much that was.
+    size_t parse(std::string_view bytes, Clock::time_point arrived, error_code& error) {
       size_t at = 0;
-      while (at < pending.size() && !parser->is_done()) {
+      while (at < bytes.size() && !parser->is_done()) {
         auto& body = parser->get().body();
         body.data = impl.body_buffer.data();
         body.size = impl.body_buffer.size();
         body.more = true;
         error = {};
-        at += parser->put(asio::buffer(pending.data() + at, pending.size() - at), error);
+        at += parser->put(asio::buffer(bytes.data() + at, bytes.size() - at), error);
         const size_t got = impl.body_buffer.size() - body.size;
-        if (got > 0) on_data({impl.body_buffer.data(), got}, now);
-        if (ended) return;
+        if (got > 0) on_data({impl.body_buffer.data(), got}, arrived);
+        if (ended) return at;
         if (error == http::error::need_buffer) error = {};
         if (error == http::error::need_more) {
           error = {};
           break;
         }
-        if (error) return;
+        if (error) return at;
       }
-      pending.erase(0, at);
+      return at;
     }
 
     void fail(const error_code& error) {
@@ -198,6 +213,7 @@ struct HttpLoadClient::Impl {
 
     Impl& impl;
     tcp::socket socket;
+    std::optional<ArrivalClock> clock;  // of `socket`, once it is open
     std::string request;
     OnData on_data;
     OnEnd on_end;

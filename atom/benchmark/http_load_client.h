@@ -1,6 +1,6 @@
 // HttpLoadClient: many POST requests at once to one server from one thread, each answer's bytes
-// handed on as they arrive with the time of arrival. HTTP/1.1 without TLS; connections are kept
-// and used again. Knows nothing of JSON or of what is measured.
+// handed on with the time at which they arrived at the socket (arrival_clock.h). HTTP/1.1 without
+// TLS; connections are kept and used again. Knows nothing of JSON or of what is measured.
 #pragma once
 
 #include <chrono>
@@ -31,7 +31,7 @@ struct HttpOutcome {
 class HttpLoadClient {
  public:
   using Clock = std::chrono::steady_clock;
-  using OnData = std::function<void(std::string_view bytes, Clock::time_point now)>;
+  using OnData = std::function<void(std::string_view bytes, Clock::time_point arrived)>;
   using OnEnd = std::function<void(const HttpOutcome&)>;
 
   // Nothing is opened: is it a URL that create() takes?

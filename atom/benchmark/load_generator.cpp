@@ -142,7 +142,7 @@ class Run {
   }
 
   void received(Active& active, std::string_view bytes, Clock::time_point now) {
-    constexpr size_t kKept = 1 << 20;
+    constexpr size_t kKept = 4096;  // of an error, for its message
     if (!options_.backend->streams || active.body.size() < kKept) active.body.append(bytes);
     if (!options_.backend->streams) return;
     RequestResult& result = result_.requests[active.index];
