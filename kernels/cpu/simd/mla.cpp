@@ -3,8 +3,10 @@
 // attention.cpp. The context is cut into parts of kMlaPartKeys keys at absolute positions; each
 // part is summed up alone and merged into the parts before it, so that parts may be computed by
 // several threads and a result has the same bits however a prompt is cut and work is divided.
+// A bf16 cache is multiplied as it is (attention_pairs.h) where the processor and the shape allow.
 #include <math.h>
 
+#include "kernels/cpu/simd/attention_pairs.h"
 #include "kernels/cpu/simd/attention_tiles.h"
 #include "kernels/cpu/simd/isa_kernels.h"
 #include "kernels/cpu/simd/vec.h"
@@ -25,6 +27,11 @@ struct RowSums {
 struct Workspace {
   alignas(64) float keys[kMaxRow][kKeys];            // transposed: one vector holds 16 keys
   alignas(64) float values[kKeys * kMaxLatentRank];  // [kKeys, width]
+  // The same of pairs: words of two neighbouring values of a key, of a value of two neighbours.
+  alignas(64) uint32_t key_pairs[kMaxRow / 2][kKeys];
+  alignas(64) uint32_t value_pairs[kKeys / 2 * kMaxLatentRank];
+  alignas(64) uint16_t query_bf16[kMaxRows][kMaxRow];
+  alignas(64) uint16_t weights_bf16[kMaxRows][kKeys];
   alignas(64) float acc[kMaxRows * kMaxLatentRank];  // [rows, width], of the current part
   alignas(64) float states[kMaxRows * kMaxState];    // of the parts before it
   alignas(64) float scores[kMaxRows][kKeys];
@@ -136,6 +143,114 @@ void attend_block(const MlaAttentionArgs& args, int64_t rows, int64_t begin, Wor
   }
 }
 
+// The products of run(): of the cache expanded to f32.
+template <DType kType>
+struct Expanded {
+  static void convert_query(const MlaShape&, int64_t, Workspace&) {}
+  static void load(const MlaAttentionArgs& args, const int32_t* blocks, int64_t begin,
+                   int64_t count, Workspace& w) {
+    load_keys<kType>(args, blocks, begin, count, w);
+  }
+  static void attend(const MlaAttentionArgs& args, int64_t rows, int64_t begin, Workspace& w) {
+    attend_block(args, rows, begin, w);
+  }
+};
+
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+// Cache rows are whole vectors of words, latents whole vectors of values.
+bool fits_pairs(const MlaShape& shape) {
+  return (shape.rank + shape.rope) % 32 == 0 && shape.rank % 16 == 0;
+}
+
+// Of a bf16 cache as it is.
+struct Pairs {
+  static void convert_query(const MlaShape& shape, int64_t row, Workspace& w) {
+    for (int64_t i = 0; i < shape.rank + shape.rope; i += 16) {
+      store_bf16(w.query_bf16[row] + i, f_load(w.query[row] + i));
+    }
+  }
+
+  // As load_keys; of a last pair the second half is zero.
+  static void load(const MlaAttentionArgs& args, const int32_t* blocks, int64_t begin,
+                   int64_t count, Workspace& w) {
+    const PagedKvCache& cache = args.cache;
+    const int64_t size = args.shape.rank + args.shape.rope;
+    const int64_t width = args.shape.rank;
+    const uint16_t* rows[kKeys];
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t position = begin + j;
+      const int64_t slot =
+          blocks[position / cache.block_size] * cache.block_size + position % cache.block_size;
+      rows[j] = static_cast<const uint16_t*>(cache.k) + slot * size;
+    }
+    alignas(64) float tile[16][16] = {};
+    for (int64_t j = 0; j < count; j += 16) {
+      const int64_t filled = count - j < 16 ? count - j : 16;
+      for (int64_t r = filled; r < 16; ++r) {
+        f_store(tile[r], f_zero());
+      }
+      for (int64_t i = 0; i < size; i += 32) {
+        for (int64_t r = 0; r < filled; ++r) {
+          i_store(tile[r], i_load(rows[j + r] + i));
+        }
+        transpose16(&tile[0][0], reinterpret_cast<float*>(&w.key_pairs[i / 2][j]), kKeys);
+      }
+    }
+    for (int64_t j = 0; j < count; j += 2) {
+      for (int64_t i = 0; i < width; i += 16) {
+        const I second = j + 1 < count ? i_shl<16>(i_load_u16(rows[j + 1] + i)) : i_zero();
+        i_store(w.value_pairs + j / 2 * width + i, i_or(i_load_u16(rows[j] + i), second));
+      }
+    }
+  }
+
+  // As attend_block.
+  static void attend(const MlaAttentionArgs& args, int64_t rows, int64_t begin, Workspace& w) {
+    const int64_t width = args.shape.rank;
+    const int64_t seen = visible(w, rows - 1, begin).end;  // tokens follow each other: the most
+    memset(w.scores, 0, sizeof(w.scores[0]) * static_cast<size_t>(rows));
+    multiply_pair_rows({.a = w.query_bf16[0],
+                        .a_stride = kMaxRow,
+                        .b = w.key_pairs[0],
+                        .stride = kKeys,
+                        .count = args.shape.rank + args.shape.rope,
+                        .c = w.scores[0]},
+                       rows, padded(seen));
+    for (int64_t r = 0; r < rows; ++r) {
+      const Range keys = visible(w, r, begin);
+      if (keys.end == 0) {
+        continue;
+      }
+      const F shrink =
+          softmax_block(w.scores[r], keys, args.scale, &w.sums[r].top, w.sums[r].total);
+      for (int64_t j = 0; j < kKeys; j += 16) {
+        store_bf16(w.weights_bf16[r] + j, f_load(w.scores[r] + j));
+      }
+      for (int64_t i = 0; i < width; i += 16) {
+        f_store(w.acc + r * width + i, f_mul(f_load(w.acc + r * width + i), shrink));
+      }
+    }
+    for (int64_t r = 0; r < rows;) {
+      const Range keys = visible(w, r, begin);
+      int64_t end = r + 1;
+      while (end < rows && visible(w, end, begin).end == keys.end) {
+        ++end;
+      }
+      if (keys.end > 0) {
+        multiply_pair_rows({.a = w.weights_bf16[r],
+                            .a_stride = kKeys,
+                            .b = w.value_pairs,
+                            .stride = width,
+                            .count = keys.end,
+                            .c = w.acc + r * width},
+                           end - r, width);
+      }
+      r = end;
+    }
+  }
+};
+#endif
+
 // A state is [width] sums of weighted values, [16] lanes of the sum of weights, the largest score.
 void empty_state(float* state, int64_t width) {
   memset(state, 0, sizeof(float) * static_cast<size_t>(width + 32));
@@ -189,7 +304,7 @@ void start_part(int64_t rows, int64_t width, Workspace& w) {
 }
 
 // Rows `rows` of the item over the keys of one part.
-template <DType kType>
+template <class Products>
 void run_part(const MlaAttentionArgs& args, const MlaItem& item, Range rows, int64_t part,
               Workspace& w) {
   const int64_t width = padded(args.shape.rank);
@@ -200,11 +315,12 @@ void run_part(const MlaAttentionArgs& args, const MlaItem& item, Range rows, int
   const int64_t last = w.last[count - 1];  // tokens follow each other, so the largest
   const int64_t part_end = (part + 1) * kMlaPartKeys;
   for (int64_t begin = part * kMlaPartKeys; begin <= last && begin < part_end; begin += kKeys) {
-    load_keys<kType>(args, blocks, begin, last + 1 - begin < kKeys ? last + 1 - begin : kKeys, w);
+    const int64_t filled = last + 1 - begin < kKeys ? last + 1 - begin : kKeys;
+    Products::load(args, blocks, begin, filled, w);
     const int64_t next = begin + kKeys;
     prefetch_keys(args, blocks, next, last + 1 < next + kKeys ? last + 1 : next + kKeys,
-                  (args.shape.rank + args.shape.rope) * cache_value_bytes(kType));
-    attend_block(args, count, begin, w);
+                  (args.shape.rank + args.shape.rope) * cache_value_bytes(args.cache.dtype));
+    Products::attend(args, count, begin, w);
   }
   const int64_t size = mla_state_size(args.shape);
   for (int64_t r = 0; r < count; ++r) {
@@ -222,7 +338,7 @@ void run_part(const MlaAttentionArgs& args, const MlaItem& item, Range rows, int
   }
 }
 
-template <DType kType>
+template <class Products>
 void run(const MlaAttentionArgs& args, const MlaItem& item) {
   const int64_t size = mla_state_size(args.shape);
   const int64_t query_size = args.shape.rank + args.shape.rope;
@@ -233,10 +349,11 @@ void run(const MlaAttentionArgs& args, const MlaItem& item) {
       const RowPlace at = place(args, item, row + r);
       w.query[r] = args.query + at.row * query_size;
       w.last[r] = at.last;
+      Products::convert_query(args.shape, r, w);
       empty_state(w.states + r * size, padded(args.shape.rank));
     }
     for (int64_t part = item.part_begin; part < item.part_end; ++part) {
-      run_part<kType>(args, item, rows, part, w);
+      run_part<Products>(args, item, rows, part, w);
     }
     for (int64_t r = 0; item.states == nullptr && r < rows.end - rows.begin; ++r) {
       write_row(args, w.states + r * size, place(args, item, row + r).row);
@@ -273,11 +390,16 @@ void mla_cache_write(const MlaCacheWriteArgs& args, Range tokens) {
 void mla_attention(const MlaAttentionArgs& args, const MlaItem& item) {
   switch (args.cache.dtype) {
     case DType::kF32:
-      return run<DType::kF32>(args, item);
+      return run<Expanded<DType::kF32>>(args, item);
     case DType::kBF16:
-      return run<DType::kBF16>(args, item);
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+      if (fits_pairs(args.shape)) {
+        return run<Pairs>(args, item);
+      }
+#endif
+      return run<Expanded<DType::kBF16>>(args, item);
     default:
-      return run<DType::kF8E4M3>(args, item);
+      return run<Expanded<DType::kF8E4M3>>(args, item);
   }
 }
 
