@@ -101,10 +101,12 @@ class ExpertLinear {
     ctx_.arena->rewind(scratch);
   }
 
-  const uint8_t* first_read_next(int64_t expert) const {
-    return next_.empty()
-               ? nullptr
-               : static_cast<const uint8_t*>(next_[static_cast<size_t>(expert)].packed.data());
+  // After the last job: the first of the next product. Without one, what is in the cache already:
+  // nothing is known of what follows.
+  const uint8_t* first_read_next(const Job& first) const {
+    return next_.empty() ? first.args.weight
+                         : static_cast<const uint8_t*>(
+                               next_[static_cast<size_t>(first.expert)].packed.data());
   }
 
   size_t make_jobs(size_t s, std::span<Job> jobs) {
@@ -135,7 +137,7 @@ class ExpertLinear {
       }
     }
     for (size_t i = 0; i < count; ++i) {
-      jobs[i].args.next = i + 1 < count ? jobs[i + 1].args.weight : first_read_next(jobs[0].expert);
+      jobs[i].args.next = i + 1 < count ? jobs[i + 1].args.weight : first_read_next(jobs[0]);
     }
     return count;
   }
