@@ -5,8 +5,8 @@
 // Up to kFewTokens tokens: two kernels that read the rows of the chosen experts once and nothing
 // else (moe/expert_rows.h, expert_sums.h). More: pairs (token, choice) are sorted by expert and go
 // through grouped products, on Hopper sm90/grouped_experts.cu, elsewhere the first of those two
-// kernels. Weights that are not bf16 go there only where an expert has many tokens, expanded to
-// bf16 first.
+// kernels; bf16 weights go there from half as many tokens on. Weights that are not bf16 go there
+// only where an expert has many tokens, expanded to bf16 first.
 //
 // Equal results: a token's result is summed in an order that depends on the shapes only, within one
 // of these ways; between them it differs by rounding. With `invariant` every number of tokens takes

@@ -466,6 +466,7 @@ void test_all_experts() {
     test_experts({tokens, 6, 2, 72, 24, Spread::kSame, true, false, true, true});
     test_experts({tokens, 4, 1, 2048, 16, Spread::kEven, true, true, true});
     test_experts({tokens, 5, 4, 64, 1288, Spread::kEven, true, true, false, true});
+    test_experts({tokens, 3, 2, 64, 5000, Spread::kEven, false, false, true, true});
     test_experts({tokens, 40, 32, 64, 32, Spread::kEven, false, false, true, true});
     test_experts({tokens, 1, 1, 8, 8});
     test_experts({tokens, 128, 8, 320, 200, Spread::kEven, false, false, false, false, true});
@@ -473,6 +474,8 @@ void test_all_experts() {
   test_experts({300, 4, 2, 192, 320, Spread::kEven, true, true});
   test_experts({300, 4, 2, 192, 320, Spread::kSame, false, false, true, true});
   test_experts({700, 16, 8, 128, 64});
+  test_experts({160, 3, 2, 128, 264, Spread::kSame});
+  test_experts({161, 3, 2, 128, 264, Spread::kSame});
   for (const auto& [dtype, scale_rows] :
        {std::pair{DType::kF8E4M3, 8}, {DType::kF8E4M3, 1}, {DType::kF4E2M1, 0}}) {
     for (const int64_t tokens : {1, 5, 8, 40, 130}) {  // the last: expanded first

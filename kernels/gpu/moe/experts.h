@@ -156,7 +156,7 @@ struct E4m3Experts {
                                                      int rows, int lane, Row& row) {
     const auto place = [&](int i) {
       const int64_t at = first + min(ProductTile::sum_row(lane, i), rows - 1);
-      return at / weight.scale_rows * weight.scale_cols;
+      return (weight.scale_rows == 8 ? at / 8 : at) * weight.scale_cols;
     };
     row.scales = static_cast<const float*>(weight.scales) + place(0);
     row.second = static_cast<int>(place(1) - place(0));

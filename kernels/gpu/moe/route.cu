@@ -1,6 +1,6 @@
 // Choosing experts: a warp holds all scores of a token in registers. Ties go to the lower expert,
 // NaN counts as the lowest number, as on the CPU. norm_route puts norm and router product before
-// it: every warp computes the logits of one expert for all tokens, its weights asked for before the
+// it: every warp computes the logit of one expert for one token, its weights asked for before the
 // kernel before this one has ended.
 #include "kernels/gpu/moe.h"
 #include "kernels/gpu/primitives/fresh.h"
@@ -214,67 +214,98 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const RouteArgs args) {
 
 constexpr int kPieces = 8;  // 16-byte pieces of a weight row that a lane holds at a time
 
-// Every token's normed row, as bf16 in shared memory [num_tokens, hidden_size]: a warp a token, or
-// with one token all of them. Four loads of a lane are in flight; squares are summed in an order
-// that depends on hidden_size only.
-__device__ void stage_normed(const NormRouteArgs& args, uint16_t* shared_x, float* sums) {
-  const int size = static_cast<int>(args.hidden_size);
-  const int num_tokens = static_cast<int>(args.route.num_tokens);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  // Part p of a token's squares is of the pieces p, p + kWarps, ... of a warp's width each.
-  for (int i = warp; i < num_tokens * kWarps; i += kWarps) {
-    const int m = i / kWarps;
-    const float* row = args.residual + static_cast<int64_t>(m) * size;
-    float squares = 0.0F;
-#pragma unroll 4
-    for (int at = (i % kWarps * kWarpSize + lane) * 4; at < size; at += kThreads * 4) {
-      const float4 v = *reinterpret_cast<const float4*>(row + at);
-      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    }
-    squares = reduce_lanes<SumOf>(squares);
-    if (lane == 0) {
-      sums[i] = squares;
+// A token's normed row as bf16 in shared memory, and in memory by the blocks of the first experts.
+// kHeld pieces of a thread stay in registers between the sum of squares and the scaling, their norm
+// weights are there before the wait.
+class NormedRow {
+ public:
+  __device__ NormedRow(const NormRouteArgs& args, int64_t token, uint16_t* shared_x)
+      : args_(args),
+        pieces_(static_cast<int>(args.hidden_size) / 4),
+        row_(args.residual + token * args.hidden_size),
+        out_(blockIdx.x == 0 ? args.x + token * args.hidden_size : nullptr),
+        shared_x_(shared_x) {}
+
+  __device__ __forceinline__ void prefetch() {
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      weights_[h] = at(h) < pieces_ ? load4(args_.norm_weight, at(h)) : float4{};
     }
   }
-  __syncthreads();
-  const int pieces = size / 4;
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < num_tokens * pieces; i += kThreads) {
-    const int m = i / pieces;
-    const int at = (i - m * pieces) * 4;
+
+  __device__ __forceinline__ void stage(float* sums) {
+    float4 held[kHeld];
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      held[h] = at(h) < pieces_ ? load4(row_, at(h)) : float4{};
+    }
     float squares = 0.0F;
 #pragma unroll
-    for (int part = 0; part < kWarps; ++part) {
-      squares += sums[m * kWarps + part];
+    for (int h = 0; h < kHeld; ++h) {
+      squares += square(held[h]);
     }
-    const float scale = 1.0F / sqrtf(squares / static_cast<float>(size) + args.eps);
-    const float4 v = *reinterpret_cast<const float4*>(args.residual + int64_t{4} * i);
-    const float4 w = *reinterpret_cast<const float4*>(args.norm_weight + at);
+#pragma unroll 4
+    for (int i = at(kHeld); i < pieces_; i += kThreads) {
+      squares += square(load4(row_, i));
+    }
+    squares = reduce_block<SumOf>(squares, sums);
+    const float scale = 1.0F / sqrtf(squares / static_cast<float>(args_.hidden_size) + args_.eps);
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      if (at(h) < pieces_) {
+        keep(at(h), held[h], weights_[h], scale);
+      }
+    }
+#pragma unroll 4
+    for (int i = at(kHeld); i < pieces_; i += kThreads) {
+      keep(i, load4(row_, i), load4(args_.norm_weight, i), scale);
+    }
+    __syncthreads();
+  }
+
+ private:
+  static constexpr int kHeld = 3;
+
+  static __device__ __forceinline__ int at(int h) {
+    return static_cast<int>(threadIdx.x) + h * kThreads;
+  }
+  static __device__ __forceinline__ float4 load4(const float* from, int piece) {
+    return *reinterpret_cast<const float4*>(from + int64_t{4} * piece);
+  }
+  static __device__ __forceinline__ float square(const float4& v) {
+    return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+  }
+  __device__ __forceinline__ void keep(int piece, const float4& v, const float4& w, float scale) {
     const uint2 packed = {pack_bf16(v.x * scale * w.x, v.y * scale * w.y),
                           pack_bf16(v.z * scale * w.z, v.w * scale * w.w)};
-    *reinterpret_cast<uint2*>(shared_x + int64_t{4} * i) = packed;
-    if (blockIdx.x == 0) {
-      *reinterpret_cast<uint2*>(args.x + int64_t{4} * i) = packed;
+    *reinterpret_cast<uint2*>(shared_x_ + 4 * piece) = packed;
+    if (out_ != nullptr) {
+      *reinterpret_cast<uint2*>(out_ + 4 * piece) = packed;
     }
   }
-  __syncthreads();
-}
 
+  const NormRouteArgs& args_;
+  const int pieces_;
+  const float* row_;
+  uint16_t* out_;
+  uint16_t* shared_x_;
+  float4 weights_[kHeld];
+};
+
+// A block: eight experts of one token.
 template <int kEach>
 __global__ void ATOM_LAUNCH_BOUNDS(kThreads, 1) norm_route_kernel(const NormRouteArgs args) {
   extern __shared__ __align__(16) uint8_t memory[];
-  __shared__ float sums[kFewTokens * kWarps];
+  __shared__ float sums[kWarps];
   __shared__ bool is_last;
   auto* shared_x = reinterpret_cast<uint16_t*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int size = static_cast<int>(args.hidden_size);
-  const int pieces = size / 8;
-  const int num_tokens = static_cast<int>(args.route.num_tokens);
+  const int pieces = static_cast<int>(args.hidden_size) / 8;
+  const auto token = static_cast<int64_t>(blockIdx.y);
   const int expert = static_cast<int>(blockIdx.x) * kWarps + warp;
   const bool has_expert = expert < static_cast<int>(args.route.num_experts);
-  const uint16_t* row = args.router + static_cast<int64_t>(has_expert ? expert : 0) * size;
+  const uint16_t* row = args.router + (has_expert ? expert : 0) * args.hidden_size;
   Vec16 weights[kPieces];
   const auto load = [&](int first) {
 #pragma unroll
@@ -283,11 +314,14 @@ __global__ void ATOM_LAUNCH_BOUNDS(kThreads, 1) norm_route_kernel(const NormRout
       weights[p] = at < pieces ? load16(row + at * 8) : Vec16{};
     }
   };
+  NormedRow normed(args, token, shared_x);
   load(0);
+  normed.prefetch();
+  const float bias = args.bias == nullptr || !has_expert ? 0.0F : args.bias[expert];
   allow_next();
   wait_previous();
-  stage_normed(args, shared_x, sums);
-  float totals[kFewTokens] = {};
+  normed.stage(sums);
+  float totals[2] = {};
   for (int first = 0; first < pieces; first += kPieces * kWarpSize) {
     if (first > 0) {
       load(first);
@@ -296,41 +330,31 @@ __global__ void ATOM_LAUNCH_BOUNDS(kThreads, 1) norm_route_kernel(const NormRout
     for (int p = 0; p < kPieces; ++p) {
       const int at = min(first + p * kWarpSize + lane, pieces - 1);
       float w[8];
+      float x[8];
       unpack_bf16(weights[p], w);
+      unpack_bf16(load16(shared_x + at * 8), x);
 #pragma unroll
-      for (int m = 0; m < kFewTokens; ++m) {
-        if (m < num_tokens) {
-          float x[8];
-          unpack_bf16(load16(shared_x + m * size + at * 8), x);
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            totals[m] += w[i] * x[i];
-          }
-        }
+      for (int i = 0; i < 8; ++i) {
+        totals[i % 2] += w[i] * x[i];
       }
     }
   }
-#pragma unroll
-  for (int m = 0; m < kFewTokens; ++m) {
-    if (m < num_tokens) {
-      const float total = reduce_lanes<SumOf>(totals[m]);
-      if (lane == 0 && has_expert) {
-        args.logits[m * args.route.logits_stride + expert] =
-            total + (args.bias == nullptr ? 0.0F : args.bias[expert]);
-      }
-    }
+  const float total = reduce_lanes<SumOf>(totals[0] + totals[1]);
+  if (lane == 0 && has_expert) {
+    args.logits[token * args.route.logits_stride + expert] = total + bias;
   }
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    is_last = atomicAdd(args.counter, 1) == static_cast<int>(gridDim.x) - 1;
+    __threadfence();
+    const auto blocks = static_cast<int>(gridDim.x * gridDim.y);
+    is_last = atomicAdd(args.counter, 1) == blocks - 1;
     if (is_last) {
       *args.counter = 0;
+      __threadfence();
     }
   }
   __syncthreads();
-  if (is_last && warp < num_tokens) {
-    __threadfence();
+  if (is_last && warp < static_cast<int>(args.route.num_tokens)) {
     Chooser<kEach>(args.route, warp).run();
   }
 }
@@ -355,7 +379,7 @@ DeviceStatus launch_route(const RouteArgs& args, DeviceStream stream) {
 
 template <int kEach>
 DeviceStatus launch_norm_route(const NormRouteArgs& args, DeviceStream stream) {
-  const int64_t shared = args.route.num_tokens * args.hidden_size * 2;
+  const int64_t shared = args.hidden_size * 2;
   constexpr int kMost = ATOM_GPU_HIP ? 63 << 10 : 200 << 10;
   if (shared > kMost) {
     return "norm_route: x does not fit into shared memory";
@@ -368,7 +392,8 @@ DeviceStatus launch_norm_route(const NormRouteArgs& args, DeviceStream stream) {
   }
   return launch_chained(
       kernel,
-      {.grid = dim3(static_cast<unsigned>((args.route.num_experts + kWarps - 1) / kWarps)),
+      {.grid = dim3(static_cast<unsigned>((args.route.num_experts + kWarps - 1) / kWarps),
+                    static_cast<unsigned>(args.route.num_tokens)),
        .block = dim3(kThreads),
        .shared_bytes = static_cast<unsigned>(shared),
        .stream = static_cast<cudaStream_t>(stream)},
