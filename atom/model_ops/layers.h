@@ -105,8 +105,10 @@ struct MlaAttention {
                     const PagedKvCache& cache) const;
 
  private:
-  // -> [num_tokens, num_heads * (nope + rope)]
-  Tensor project_queries(const ExecContext& ctx, const Tensor& x) const;
+  // To the cache, and to the query [num_tokens, num_heads * (rank + rope)].
+  void write(const ExecContext& ctx, const MlaCacheWriteParams& params) const;
+  // -> values [num_tokens, num_heads * v_head_dim]
+  Tensor attend(const ExecContext& ctx, const Tensor& query, const PagedKvCache& cache) const;
 };
 
 // down(silu(gate(x)) * up(x))

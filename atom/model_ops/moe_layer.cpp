@@ -13,16 +13,15 @@ RouterParams MoeMlp::routing(const ExecContext& ctx, int64_t num_tokens) const {
 
 Tensor MoeMlp::operator()(const ExecContext& ctx, const Tensor& x) const {
   const bool shared = shared_experts.gate_up_proj.weight.defined();
-  Tensor out = shared ? shared_experts(ctx, x)
-                      : ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), x.dim(1)});
-  const int64_t scratch = ctx.arena->mark();
+  // First the choice: on a device, weights of the shared experts are on their way meanwhile.
   const RouterParams choice = routing(ctx, x.dim(0));
   ctx.ops->linear(ctx, x, router.weight, choice.logits);
   ctx.ops->route(ctx, choice);
+  Tensor out = shared ? shared_experts(ctx, x)
+                      : ctx.arena->allocate(ctx.ops->activation_dtype, {x.dim(0), x.dim(1)});
   ctx.ops->fused_experts(
       ctx, experts,
       {.x = x, .ids = choice.ids, .weights = choice.weights, .out = out, .add = shared});
-  ctx.arena->rewind(scratch);
   return out;
 }
 

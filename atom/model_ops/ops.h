@@ -169,6 +169,13 @@ struct OpTable {
   // `weights` as pack_linear packed them, from one part of num_heads * heads_row_stride rows.
   void (*linear_heads)(const ExecContext& ctx, const HeadsWeight& weights,
                        const LinearHeadsParams& params) = nullptr;
+  // mla_cache_write, then linear_heads of its q with `key_up` into its query. nullptr: the two ops.
+  void (*mla_queries)(const ExecContext& ctx, const MlaCacheWriteParams& params,
+                      const HeadsWeight& key_up) = nullptr;
+  // mla_attention, then linear_heads of its out with `value_up`: values [num_tokens, num_heads *
+  // out_features of a head]. What params.out holds afterwards is not said. nullptr: the two ops.
+  void (*mla_values)(const ExecContext& ctx, const MlaAttentionParams& params,
+                     const HeadsWeight& value_up, const Tensor& values) = nullptr;
   // A layer of a small step in fewer passes, for up to max_fused_tokens tokens (0: the backend has
   // none of these). Same shapes and meaning as the ops they stand for; roundings may differ.
   int64_t max_fused_tokens = 0;

@@ -141,6 +141,8 @@ TracedOps make_traced_ops(const OpTable& base) {
   trace_op<"atom::mla_cache_write", &OpTable::mla_cache_write>(table);
   trace_op<"atom::mla_attention", &OpTable::mla_attention>(table);
   trace_op<"atom::linear_heads", &OpTable::linear_heads>(table);
+  trace_op<"atom::mla_queries", &OpTable::mla_queries>(table);
+  trace_op<"atom::mla_values", &OpTable::mla_values>(table);
   trace_op<"atom::norm_linear", &OpTable::norm_linear>(table);
   trace_op<"atom::norm_linear_silu_mul", &OpTable::norm_linear_silu_mul>(table);
   trace_op<"atom::linear_add", &OpTable::linear_add>(table);

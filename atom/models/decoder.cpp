@@ -176,6 +176,8 @@ Tensor Decoder::forward(const ExecContext& ctx, const Tensor& token_ids,
   Tensor residual = embed_tokens_(ctx, token_ids);
   const Tensor cos_sin = rotary_(ctx);
   const std::span<const DecoderLayer> layers = main_layers();
+  // Norms inside products cost more than they save where two products read a norm, as those of
+  // latent attention do.
   if (token_ids.dim(0) <= ctx.ops->max_fused_tokens && !ctx.batch_invariant &&
       !layers.front().latent_attn.defined()) {
     for (size_t i = 0; i < layers.size(); ++i) {

@@ -69,4 +69,13 @@ struct LinearHeadsArgs {
 };
 DeviceStatus linear_heads(const LinearHeadsArgs& args, DeviceStream stream);
 
+// mla_cache_write and the product of its q with the keys' up-projection into its query, in one
+// kernel where there are few tokens.
+DeviceStatus mla_queries(const MlaCacheWriteArgs& write, const LinearHeadsArgs& key_up,
+                         DeviceStream stream);
+// mla_attention and the product of its out with the values' up-projection. What `out` holds
+// afterwards is not said; where few tokens have their keys divided, it rounds to bf16 only once.
+DeviceStatus mla_attention_values(const MlaAttentionArgs& args, const LinearHeadsArgs& value_up,
+                                  DeviceStream stream);
+
 }  // namespace atom::gpu

@@ -31,6 +31,7 @@ struct Case {
   int block_size = 16;
   bool e4m3 = false;
   bool invariant = false;
+  bool repeats_rows = false;  // the cache holds 64 different ones: to be made quickly
   std::vector<Span> spans;
 };
 
@@ -158,6 +159,91 @@ class Scene {
     }
   }
 
+  // What runs in one kernel against the same in two.
+  void check_fused() {
+    const MlaShape& shape = c_.shape;
+    const auto heads = static_cast<size_t>(shape.num_heads);
+    const auto tokens = static_cast<size_t>(starts_.back());
+    constexpr int kValues = 24;  // of a head
+    const auto rank = static_cast<size_t>(shape.rank);
+    const DeviceArray<uint16_t> keys(
+        to_bf16(values(heads * ((rank + 15) / 16 * 16) * static_cast<size_t>(shape.nope))));
+    const DeviceArray<uint16_t> up(to_bf16(values(heads * 32 * rank)));
+    const DeviceArray<uint16_t> q(to_bf16(q_)), latent(to_bf16(padded_latent()));
+    const DeviceArray<float> norm(norm_), cos_sin(cos_sin_);
+    const DeviceArray<int64_t> slots(slots_);
+    const DeviceArray<int32_t> tables(tables_), starts(starts_), lens(lens_);
+    DeviceArray<float> partials(static_cast<size_t>(mla_partial_floats(shape)));
+    DeviceArray<uint16_t> query(query_.size()), out(tokens * heads * rank);
+    DeviceArray<uint8_t> rows(rows_);
+    DeviceArray<uint16_t> result(tokens * heads * kValues);
+    const auto token_count = starts_.back();
+    const LinearHeadsArgs key_up{.x = q.data(),
+                                 .weight = keys.data(),
+                                 .out = query.data(),
+                                 .num_tokens = token_count,
+                                 .num_heads = static_cast<int32_t>(shape.num_heads),
+                                 .in_features = static_cast<int32_t>(shape.nope),
+                                 .out_features = static_cast<int32_t>(shape.rank),
+                                 .row_stride = (shape.rank + 15) / 16 * 16,
+                                 .x_stride = shape.nope + shape.rope,
+                                 .out_stride = row_size()};
+    const LinearHeadsArgs value_up{.x = out.data(),
+                                   .weight = up.data(),
+                                   .out = result.data(),
+                                   .num_tokens = token_count,
+                                   .num_heads = static_cast<int32_t>(shape.num_heads),
+                                   .in_features = static_cast<int32_t>(shape.rank),
+                                   .out_features = kValues,
+                                   .row_stride = 32,
+                                   .x_stride = shape.rank,
+                                   .out_stride = kValues};
+    MlaCacheWriteArgs write{.shape = shape,
+                            .q = q.data(),
+                            .latent = latent.data(),
+                            .latent_stride = latent_stride(),
+                            .query = query.data(),
+                            .norm = norm.data(),
+                            .norm_eps = 1e-6F,
+                            .cos_sin = cos_sin.data(),
+                            .slot_mapping = slots.data(),
+                            .cache = host_cache(rows_),
+                            .num_tokens = token_count};
+    write.cache.k = rows.data();
+    MlaAttentionArgs attention{.shape = shape,
+                               .query = query.data(),
+                               .out = out.data(),
+                               .scale = scale(),
+                               .cache = write.cache,
+                               .metadata = metadata(),
+                               .partials = partials.data()};
+    attention.metadata.query_start = starts.data();
+    attention.metadata.context_lens = lens.data();
+    attention.metadata.block_tables = tables.data();
+    (void)mla_cache_write(write, stream());
+    (void)linear_heads(key_up, stream());
+    (void)mla_attention(attention, stream());
+    (void)linear_heads(value_up, stream());
+    const std::vector<uint16_t> queries = query.get();
+    const std::vector<uint8_t> cached = rows.get();
+    const std::vector<float> wanted = from_bf16(result.get());
+    for (int round = 0; round < 2; ++round) {
+      query.fill(0xff);
+      rows.set(rows_);
+      out.fill(0xff);
+      result.fill(0xff);
+      (void)mla_queries(write, key_up, stream());
+      const bool same = query.get() == queries && rows.get() == cached;
+      (void)mla_attention_values(attention, value_up, stream());
+      const double error = error_of(from_bf16(result.get()), wanted);
+      const double us = time_us(5, [&](int) { (void)mla_queries(write, key_up, stream()); });
+      report(same, c_, "queries", 0, us);
+      const double values_us =
+          time_us(5, [&](int) { (void)mla_attention_values(attention, value_up, stream()); });
+      report(error < kTolerance, c_, "values", error, values_us);
+    }
+  }
+
   // Leaves the first sequences of the step.
   void keep(size_t count) {
     lens_.resize(count);
@@ -240,6 +326,7 @@ class Scene {
   void fill_cache(size_t slots) {
     const size_t size = static_cast<size_t>(row_size()) * (c_.e4m3 ? 1 : 2);
     rows_.assign(slots * size, 0xff);
+    std::vector<std::vector<float>> made;
     for (size_t s = 0; s < lens_.size(); ++s) {
       for (int p = 0; p < lens_[s]; ++p) {
         const auto block = static_cast<size_t>(
@@ -247,7 +334,11 @@ class Scene {
         uint8_t* row = rows_.data() + (block * static_cast<size_t>(c_.block_size) +
                                        static_cast<size_t>(p % c_.block_size)) *
                                           size;
-        const std::vector<float> real = values(static_cast<size_t>(row_size()));
+        if (made.size() < 64 || !c_.repeats_rows) {
+          made.push_back(values(static_cast<size_t>(row_size())));
+        }
+        const std::vector<float>& real =
+            c_.repeats_rows ? made[static_cast<size_t>(p) % made.size()] : made.back();
         for (size_t i = 0; i < real.size(); ++i) {
           if (c_.e4m3) {
             row[i] = f32_to_f8e4m3(real[i] / 0.05F);
@@ -331,6 +422,10 @@ void attention_cases() {
               7)
             .check_attention();
       }
+      for (const std::vector<Span>& spans :
+           {std::vector<Span>{{700, 1}}, {{300, 1}, {1, 1}, {65, 3}}, mixed}) {
+        Scene({.name = "fused", .shape = shape, .e4m3 = e4m3, .spans = spans}, 11).check_fused();
+      }
       Scene({.name = "alone", .shape = shape, .e4m3 = e4m3, .spans = {{1500, 1}}}, 9)
           .check_attention();
       Scene({.name = "one", .shape = shape, .e4m3 = e4m3, .spans = {{1, 1}}}, 9).check_attention();
@@ -407,16 +502,20 @@ void heads_cases() {
 // Time of decode attention alone; bytes of the cache once, and products.
 void speed() {
   for (const int heads : {16, 128}) {
-    for (const auto& [seqs, context] : {std::pair{1, 4096}, {8, 4096}, {64, 4096}}) {
-      Case c{.name = "speed", .shape = kShapes[0]};
-      c.shape.num_heads = heads;
-      c.spans.assign(static_cast<size_t>(seqs), Span{context, 1});
-      double us = 0;
-      Scene scene(c, 3);
-      (void)scene.run(false, &us);
-      const double keys = static_cast<double>(seqs) * context;
-      std::printf("speed H%d B%d x %d: %.1f us, %.0f GB/s, %.0f TFLOP/s\n", heads, seqs, context,
-                  us, keys * 1152 / us * 1e-3, keys * heads * 2 * (576 + 512) / us * 1e-6);
+    for (const int page : {16, 64}) {
+      for (const auto& [seqs, context] :
+           {std::pair{1, 256}, {1, 4096}, {8, 4096}, {64, 4096}, {128, 1024}}) {
+        Case c{.name = "speed", .shape = kShapes[0], .block_size = page, .repeats_rows = true};
+        c.shape.num_heads = heads;
+        c.spans.assign(static_cast<size_t>(seqs), Span{context, 1});
+        double us = 0;
+        Scene scene(c, 3);
+        (void)scene.run(false, &us);
+        const double keys = static_cast<double>(seqs) * context;
+        std::printf("speed H%d page %d B%d x %d: %.1f us, %.0f GB/s, %.0f TFLOP/s\n", heads, page,
+                    seqs, context, us, keys * 1152 / us * 1e-3,
+                    keys * heads * 2 * (576 + 512) / us * 1e-6);
+      }
     }
   }
 }
@@ -426,12 +525,14 @@ void speed() {
 
 int main(int argc, char** argv) {
   using namespace atom::gpu::device_test;
+  (void)std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (argc > 1 && std::strcmp(argv[1], "speed") == 0) {
+    speed();
+    return 0;
+  }
   heads_cases();
   attention_cases();
   invariance_cases();
-  if (argc > 1 && std::strcmp(argv[1], "speed") == 0) {
-    speed();
-  }
   std::printf("mla: %d passed, %d failed\n", passed, failures);
   return failures == 0 ? 0 : 1;
 }

@@ -9,7 +9,8 @@
 // linear_ops.cpp     linear                                          (kernels/gpu/linear.h)
 // attention_ops.cpp  paged_attention      (kernels/gpu/attention.h, portable_attention.h)
 // moe_ops.cpp        route, fused_experts, norm_route               (kernels/gpu/moe.h)
-// mla_ops.cpp        mla_cache_write, mla_attention, linear_heads    (kernels/gpu/mla.h)
+// mla_ops.cpp        mla_cache_write, mla_attention, linear_heads, mla_queries, mla_values
+//                                                                     (kernels/gpu/mla.h)
 // backend.cpp        the table, the context, steps and sampling      (step.h, sampler.h)
 #pragma once
 

@@ -7,6 +7,7 @@
 #include "kernels/gpu/attention/mma.h"
 #include "kernels/gpu/mla.h"
 #include "kernels/gpu/mla/hopper.h"
+#include "kernels/gpu/mla/merge.h"
 #include "kernels/gpu/mla/portable.h"
 #include "kernels/gpu/mla/tile.h"
 #include "kernels/gpu/primitives/launch.h"
@@ -400,40 +401,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-constexpr int kMergeThreads = 128;
-constexpr int kMaxSplits = 32;  // one a lane
-
-// A block a row.
-__global__ void __launch_bounds__(kMergeThreads)
-    mla_merge_kernel(const MlaAttentionArgs args, const int splits) {
-  __shared__ float factors[kMaxSplits];
-  wait_previous();
-  allow_next();
-  const int64_t rows = args.metadata.num_tokens * args.shape.num_heads;
-  const int64_t rank = args.shape.rank;
-  const int64_t row = blockIdx.x;
-  if (threadIdx.x < kMaxSplits) {  // a warp: each lane a split
-    const auto split = static_cast<int>(threadIdx.x);
-    const float* state = args.partials + splits * rows * rank + (split * rows + row) * 2;
-    const float largest = split < splits ? state[0] : -INFINITY;
-    const float top = reduce_lanes<MaxOf>(largest);
-    const float weight = top == -INFINITY ? 0.0F : exp2f(largest - top);
-    const float total = reduce_lanes<SumOf>(split < splits ? weight * state[1] : 0.0F);
-    factors[split] = total > 0.0F ? weight * args.cache.k_scale / total : 0.0F;
-  }
-  __syncthreads();
-  for (int64_t i = threadIdx.x; i < rank; i += kMergeThreads) {
-    float sum = 0.0F;
-#pragma unroll 8
-    for (int split = 0; split < splits; ++split) {
-      // What a split without keys left behind is not read.
-      const float factor = factors[split];
-      sum += factor == 0.0F ? 0.0F : factor * args.partials[(split * rows + row) * rank + i];
-    }
-    args.out[row * rank + i] = to_bf16(sum);
-  }
-}
-
 constexpr int kMostRows = 64;
 
 // A step as blocks of `rows` rows.
@@ -455,25 +422,16 @@ MlaCut cut_step(const MlaAttentionArgs& args, int rows) {
       grid.one_token ? meta.num_seqs : meta.num_tokens / grid.tile_tokens + meta.num_seqs;
   const int64_t tiles = cut.token_tiles * grid.head_tiles;
   if (!args.batch_invariant) {
-    grid.splits = static_cast<int>(
-        std::clamp<int64_t>(multiprocessor_count() / std::max<int64_t>(1, tiles), 1, kMaxSplits));
+    grid.splits = static_cast<int>(std::clamp<int64_t>(
+        multiprocessor_count() / std::max<int64_t>(1, tiles), 1, kMaxMlaSplits));
   }
   return cut;
 }
 
-DeviceStatus merge(const MlaAttentionArgs& args, int splits, cudaStream_t stream) {
-  if (splits == 1) {
-    return nullptr;
-  }
-  const auto rows = static_cast<unsigned>(args.metadata.num_tokens * args.shape.num_heads);
-  return launch_chained(mla_merge_kernel,
-                        {.grid = dim3(rows), .block = dim3(kMergeThreads), .stream = stream}, args,
-                        splits);
-}
-
 template <class T>
-DeviceStatus launch_mla(const MlaAttentionArgs& args, cudaStream_t stream) {
+DeviceStatus launch_mla(const MlaAttentionArgs& args, cudaStream_t stream, int& splits) {
   const auto [grid, token_tiles] = cut_step(args, T::kRows);
+  splits = grid.splits;
   const auto kernel = mla_attention_kernel<T>;
   static const cudaError_t prepared =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -481,32 +439,30 @@ DeviceStatus launch_mla(const MlaAttentionArgs& args, cudaStream_t stream) {
   if (prepared != cudaSuccess) {
     return status_of(prepared);
   }
-  if (const DeviceStatus failed = launch_chained(
-          kernel,
-          {.grid = dim3(static_cast<unsigned>(token_tiles), static_cast<unsigned>(grid.head_tiles),
-                        static_cast<unsigned>(grid.splits)),
-           .block = dim3(kThreads),
-           .shared_bytes = T::kSharedBytes,
-           .stream = stream},
-          args, grid)) {
-    return failed;
-  }
-  return merge(args, grid.splits, stream);
+  return launch_chained(
+      kernel,
+      {.grid = dim3(static_cast<unsigned>(token_tiles), static_cast<unsigned>(grid.head_tiles),
+                    static_cast<unsigned>(grid.splits)),
+       .block = dim3(kThreads),
+       .shared_bytes = T::kSharedBytes,
+       .stream = stream},
+      args, grid);
 }
 
+// What is left to join: the result, or the sums of `splits` parts of the keys.
 template <bool kE4M3>
-DeviceStatus launch_mla_of(const MlaAttentionArgs& args, cudaStream_t stream) {
+DeviceStatus launch_mla_of(const MlaAttentionArgs& args, cudaStream_t stream, int& splits) {
 #ifdef ATOM_GPU_SM90A
   if (mla_hopper_takes(args)) {
     const auto [grid, token_tiles] = cut_step(args, kMlaHopperRows);
-    const DeviceStatus failed = launch_mla_hopper(args, grid, token_tiles, stream);
-    return failed ? failed : merge(args, grid.splits, stream);
+    splits = grid.splits;
+    return launch_mla_hopper(args, grid, token_tiles, stream);
   }
 #endif
   // Few rows leave room for many keys in flight. Invariance wants one kernel for all steps.
   const bool few = args.metadata.max_query_len == 1 && args.shape.num_heads <= 16;
-  return few && !args.batch_invariant ? launch_mla<MlaTraits<1, 64, kE4M3>>(args, stream)
-                                      : launch_mla<MlaTraits<4, 32, kE4M3>>(args, stream);
+  return few && !args.batch_invariant ? launch_mla<MlaTraits<1, 64, kE4M3>>(args, stream, splits)
+                                      : launch_mla<MlaTraits<4, 32, kE4M3>>(args, stream, splits);
 }
 
 }  // namespace
@@ -522,10 +478,9 @@ int64_t mla_partial_floats(const MlaShape&) { return 0; }
 
 #endif
 
-DeviceStatus mla_attention(const MlaAttentionArgs& args, DeviceStream stream) {
-  if (args.metadata.num_tokens == 0 || args.metadata.num_seqs == 0) {
-    return nullptr;
-  }
+namespace {
+
+DeviceStatus check(const MlaAttentionArgs& args) {
   if (args.metadata.block_size <= 0 ||
       (args.metadata.block_size & (args.metadata.block_size - 1)) != 0) {
     return "mla_attention: block_size is not a power of two";
@@ -533,14 +488,49 @@ DeviceStatus mla_attention(const MlaAttentionArgs& args, DeviceStream stream) {
   if (args.shape.rank > kMaxLatentRank || args.shape.rope > kMaxLatentRope) {
     return "mla_attention: rank and rope are up to 512 and 64";
   }
+  return nullptr;
+}
+
+// value_up: nullptr, or the product that follows.
+DeviceStatus attend(const MlaAttentionArgs& args, const LinearHeadsArgs* value_up,
+                    DeviceStream stream) {
+  if (args.metadata.num_tokens == 0 || args.metadata.num_seqs == 0) {
+    return nullptr;
+  }
+  if (const DeviceStatus refused = check(args)) {
+    return refused;
+  }
+  DeviceStatus failed = nullptr;
 #if ATOM_GPU_CUDA
   if (!args.portable && args.shape.rank % 8 == 0 && args.shape.rope % 8 == 0) {
     const auto on = static_cast<cudaStream_t>(stream);
-    return args.cache.dtype == DType::kBF16 ? launch_mla_of<false>(args, on)
-                                            : launch_mla_of<true>(args, on);
+    int splits = 1;
+    failed = args.cache.dtype == DType::kBF16 ? launch_mla_of<false>(args, on, splits)
+                                              : launch_mla_of<true>(args, on, splits);
+    if (failed == nullptr && value_up != nullptr && merges_values(args, *value_up, splits)) {
+      return merge_mla_values(args, *value_up, splits, stream);
+    }
+    if (failed == nullptr && splits > 1) {
+      failed = merge_mla(args, splits, stream);
+    }
+  } else {
+    failed = portable_mla_attention(args, stream);
   }
+#else
+  failed = portable_mla_attention(args, stream);
 #endif
-  return portable_mla_attention(args, stream);
+  return failed != nullptr || value_up == nullptr ? failed : linear_heads(*value_up, stream);
+}
+
+}  // namespace
+
+DeviceStatus mla_attention(const MlaAttentionArgs& args, DeviceStream stream) {
+  return attend(args, nullptr, stream);
+}
+
+DeviceStatus mla_attention_values(const MlaAttentionArgs& args, const LinearHeadsArgs& value_up,
+                                  DeviceStream stream) {
+  return attend(args, &value_up, stream);
 }
 
 }  // namespace atom::gpu

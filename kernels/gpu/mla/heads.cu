@@ -1,118 +1,63 @@
-// A small product per head: x of few tokens or many with the head's own weight. A warp computes
-// kTokens tokens x kRows rows straight from global memory: 16-byte pieces of row-major rows are the
-// fragments (primitives/mma.h).
-#include "kernels/gpu/mla.h"
+// Products per head alone, and those of the queries together with what else a token begins with.
+#include "kernels/gpu/mla/cache_row.h"
+#include "kernels/gpu/mla/heads_tile.h"
 #include "kernels/gpu/primitives/launch.h"
-#include "kernels/gpu/primitives/mma.h"
 
 namespace atom::gpu {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kStep = 32;  // values of in_features at a time
+constexpr int kThreads = kHeadsWarps * kWarpSize;
 
-// Values [at, at + 8) of a row, zeros from `size` on; rows begin anywhere where not kAligned.
-template <bool kAligned>
-__device__ __forceinline__ Vec16 load_values(const uint16_t* row, int at, int size) {
-  Vec16 values{};
-  if constexpr (kAligned) {
-    if (at < size) {
-      values = load16(row + at);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t low = at + 2 * i < size ? row[at + 2 * i] : 0U;
-      const uint32_t high = at + 2 * i + 1 < size ? row[at + 2 * i + 1] : 0U;
-      values.word[i] = low | (high << 16);
-    }
-  }
-  return values;
-}
-
-// Grid: (row tiles / kWarps, token groups, heads). kTokenTiles: tiles of tokens that share a warp's
-// weights.
-template <int kTokenTiles, bool kAligned>
-__global__ void __launch_bounds__(kWarps* kWarpSize)
-    linear_heads_kernel(const LinearHeadsArgs args) {
-  using Tile = ProductTile;
-  // Steps whose weights are on their way together; many tokens have other loads to wait with.
-  constexpr int kAhead = kTokenTiles == 1 ? 4 : 1;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int first_row = (static_cast<int>(blockIdx.x) * kWarps + warp) * Tile::kRows;
-  const int64_t first_token = int64_t{blockIdx.y} * kTokenTiles * Tile::kTokens;
-  const int64_t head = blockIdx.z;
-  const int offset = Tile::quarter(lane) * 8;
-  const bool row_valid = first_row + Tile::row(lane) < args.out_features;
-  const uint16_t* weight =
-      args.weight + (head * args.row_stride + first_row + Tile::row(lane)) * args.in_features;
+// Grid: (rows, tokens, heads).
+template <class Tile>
+__global__ void __launch_bounds__(kThreads) linear_heads_kernel(const LinearHeadsArgs args) {
+  Tile tile(args, blockIdx.z);
+  tile.prefetch();
   wait_previous();
   allow_next();
-  if (first_row >= args.out_features) {
-    return;
-  }
-  const uint16_t* x[kTokenTiles][Tile::kTokenLoads];
-  bool token_valid[kTokenTiles][Tile::kTokenLoads];
-#pragma unroll
-  for (int tile = 0; tile < kTokenTiles; ++tile) {
-#pragma unroll
-    for (int load = 0; load < Tile::kTokenLoads; ++load) {
-      const int64_t token = first_token + tile * Tile::kTokens + Tile::token(lane, load);
-      token_valid[tile][load] = token < args.num_tokens;
-      x[tile][load] = args.x + (token * args.num_heads + head) * args.x_stride;
-    }
-  }
-  const Vec16 zeros{};
-  float sums[kTokenTiles][4] = {};
-  for (int begin = 0; begin < args.in_features; begin += kAhead * kStep) {
-    Vec16 w[kAhead];
-#pragma unroll
-    for (int step = 0; step < kAhead; ++step) {
-      const int k = begin + step * kStep + offset;
-      w[step] = row_valid ? load_values<kAligned>(weight, k, args.in_features) : zeros;
-    }
-#pragma unroll
-    for (int step = 0; step < kAhead; ++step) {
-      const int k = begin + step * kStep + offset;
-#pragma unroll
-      for (int tile = 0; tile < kTokenTiles; ++tile) {
-        Vec16 pieces[Tile::kTokenLoads];
-#pragma unroll
-        for (int load = 0; load < Tile::kTokenLoads; ++load) {
-          pieces[load] = token_valid[tile][load]
-                             ? load_values<kAligned>(x[tile][load], k, args.in_features)
-                             : zeros;
-        }
-        Tile::multiply_add(sums[tile], pieces, w[step]);
-      }
-    }
-  }
-#pragma unroll
-  for (int tile = 0; tile < kTokenTiles; ++tile) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t token = first_token + tile * Tile::kTokens + Tile::sum_token(lane, i);
-      const int row = first_row + Tile::sum_row(lane, i);
-      if (token < args.num_tokens && row < args.out_features) {
-        args.out[(token * args.num_heads + head) * args.out_stride + row] = to_bf16(sums[tile][i]);
-      }
-    }
-  }
+  tile.run();
 }
 
-template <int kTokenTiles, bool kAligned>
+template <class Tile>
 DeviceStatus launch_heads(const LinearHeadsArgs& args, DeviceStream stream) {
-  constexpr int kRows = kWarps * ProductTile::kRows;
-  constexpr int kTokens = kTokenTiles * ProductTile::kTokens;
-  return launch_chained(
-      linear_heads_kernel<kTokenTiles, kAligned>,
-      {.grid = dim3(static_cast<unsigned>((args.out_features + kRows - 1) / kRows),
-                    static_cast<unsigned>((args.num_tokens + kTokens - 1) / kTokens),
-                    static_cast<unsigned>(args.num_heads)),
-       .block = dim3(kWarps * kWarpSize),
-       .stream = static_cast<cudaStream_t>(stream)},
-      args);
+  return launch_chained(linear_heads_kernel<Tile>,
+                        {.grid = heads_grid<Tile>(args, args.num_heads),
+                         .block = dim3(kThreads),
+                         .stream = static_cast<cudaStream_t>(stream)},
+                        args);
+}
+
+// Rows of up to 128 values are asked for at once.
+using QueriesTile = HeadsTile<1, 4, true>;
+
+// Grid: (rows, tokens, 1 + heads); the first slice writes the cache.
+__global__ void __launch_bounds__(kThreads)
+    mla_queries_kernel(const MlaCacheWriteArgs write, const LinearHeadsArgs key_up) {
+  __shared__ float sums[kHeadsWarps];
+  const int64_t begin = int64_t{blockIdx.y} * QueriesTile::kTokens;
+  const int64_t left = write.num_tokens - begin;
+  const int64_t end = begin + (left < QueriesTile::kTokens ? left : QueriesTile::kTokens);
+  if (blockIdx.z == 0) {
+    wait_previous();
+    allow_next();
+    for (int64_t token = begin + blockIdx.x; token < end; token += gridDim.x) {
+      write_cache_row<kThreads>(write, token, sums);
+      __syncthreads();
+    }
+    return;
+  }
+  const int64_t head = int64_t{blockIdx.z} - 1;
+  QueriesTile tile(key_up, head);
+  tile.prefetch();
+  wait_previous();
+  allow_next();
+  if (blockIdx.x == 0) {
+    const int half = static_cast<int>(write.shape.rope) / 2;
+    for (int i = static_cast<int>(threadIdx.x); i < (end - begin) * half; i += kThreads) {
+      rotate_query(write, begin + i / half, head, i % half);
+    }
+  }
+  tile.run();
 }
 
 }  // namespace
@@ -121,11 +66,30 @@ DeviceStatus linear_heads(const LinearHeadsArgs& args, DeviceStream stream) {
   if (args.num_tokens == 0) {
     return nullptr;
   }
-  if (args.in_features % 8 != 0 || args.x_stride % 8 != 0) {
-    return launch_heads<1, false>(args, stream);
+  if (!heads_are_aligned(args)) {
+    return launch_heads<HeadsTile<1, 4, false>>(args, stream);
   }
-  return args.num_tokens <= ProductTile::kTokens ? launch_heads<1, true>(args, stream)
-                                                 : launch_heads<4, true>(args, stream);
+  if (args.num_tokens > ProductTile::kTokens) {
+    return launch_heads<HeadsTile<4, 1, true>>(args, stream);
+  }
+  return args.in_features <= 128 ? launch_heads<HeadsTile<1, 4, true>>(args, stream)
+                                 : launch_heads<HeadsTile<1, 16, true>>(args, stream);
+}
+
+DeviceStatus mla_queries(const MlaCacheWriteArgs& write, const LinearHeadsArgs& key_up,
+                         DeviceStream stream) {
+  if (write.num_tokens == 0) {
+    return nullptr;
+  }
+  if (write.num_tokens > QueriesTile::kTokens || !heads_are_aligned(key_up)) {
+    const DeviceStatus failed = mla_cache_write(write, stream);
+    return failed ? failed : linear_heads(key_up, stream);
+  }
+  return launch_chained(mla_queries_kernel,
+                        {.grid = heads_grid<QueriesTile>(key_up, 1 + write.shape.num_heads),
+                         .block = dim3(kThreads),
+                         .stream = static_cast<cudaStream_t>(stream)},
+                        write, key_up);
 }
 
 }  // namespace atom::gpu
