@@ -12,7 +12,8 @@ namespace {
 
 constexpr int kFirstSteps = 16;  // of the longest drafts, before anything else is tried
 constexpr int kTrialSteps = 8;
-constexpr int kFewSteps = 12;  // between trials until every candidate has been measured ...
+constexpr int kFewSteps = 12;     // between the first trials, until every candidate is measured ...
+constexpr int kFirstTrials = 16;  // of a load
 constexpr int kLeastSteps = 64;
 constexpr int kMostSteps = 2048;      // ... and after: as many as keep
 constexpr double kTrialCost = 0.005;  // ... trials of what is worse below this share of all steps
@@ -213,7 +214,7 @@ void DraftPolicy::end_trial(Load& load) const {
     cost.add(tried / usual, load.tried.size(), kCostWindow);
   }
   const Trial next = next_trial(load);
-  load.steps_to_trial = kFewSteps;
+  load.steps_to_trial = ++load.num_trials <= kFirstTrials ? kFewSteps : kLeastSteps;
   if (is_measured(load, next.length)) {
     const double loss = 1 - rate(load, next.length) / rate(load, load.best);
     load.steps_to_trial = static_cast<int>(

@@ -81,6 +81,7 @@ class DraftPolicy {
     int trial_steps = 0;
     Samples tried;
     int next_candidate = 0;
+    int num_trials = 0;
   };
 
   Load& load_of(int64_t num_sequences);
