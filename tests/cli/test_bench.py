@@ -272,7 +272,7 @@ def test_scripts_of_the_original(tmp_path):
     finally:
         os.kill(int((tmp_path / f"atom_server_{port}.pid").read_text()), signal.SIGTERM)
     died = script("start_atom_server.sh", "/nowhere/model", "1", port)
-    assert (died.returncode, died.stdout) == (1, "Server process died\n")
+    assert died.returncode == 1 and died.stdout.endswith("Server process died\n")  # the first one may still be stopping
     assert "/nowhere/model" in died.stderr
 
 
