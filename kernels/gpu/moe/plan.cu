@@ -59,12 +59,12 @@ __global__ void __launch_bounds__(kPlanThreads)
   const int first = static_cast<int>(before & 0xffffffffU);
   counts[thread] = begin;
   __syncthreads();
-  // Of nearly equal sizes: a product's cost is that of 16 tokens more.
-  const int each = tasks == 0 ? 0 : ((count + tasks - 1) / tasks + 15) / 16 * 16;
   for (int i = 0; i < tasks; ++i) {
-    const int done = i * each;
-    plan.tasks[first + i] = {
-        .expert = thread, .begin = begin + done, .count = min(count - done, each), .unused = 0};
+    const int done = i * tokens_of_task;
+    plan.tasks[first + i] = {.expert = thread,
+                             .begin = begin + done,
+                             .count = min(count - done, tokens_of_task),
+                             .unused = 0};
   }
   if (thread == num_experts - 1) {
     *plan.num_tasks = first + tasks;

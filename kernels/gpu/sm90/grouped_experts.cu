@@ -1,6 +1,6 @@
 // The experts' products of many tokens on Hopper. A tile is 128 rows of gate with their 128 rows of
 // up (or 256 rows of one matrix) times up to kTokens pairs of one expert: weights are the 64-row
-// operand of wgmma, tokens its columns, as many as the tile has (16 to 160), so that few tokens
+// operand of wgmma, tokens its columns, as many as the tile has (16 to 128), so that few tokens
 // cost few. Two warpgroups multiply, 64 + 64 rows each; a third brings boxes of 64 values of k
 // through a ring of stages that runs on across tiles. One block a multiprocessor; neighbouring
 // blocks take neighbouring rows of one expert.
@@ -27,10 +27,6 @@ constexpr int kXBoxBytes = kXBoxRows * 128;
 constexpr int kStepValues = 64;    // of k in a stage: 128 bytes of a row
 constexpr int kScratchPitch = 48;  // bytes of a token's 16 results, without bank conflicts
 constexpr int kScratchBytes = 16 * kScratchPitch;  // of a warp
-
-// Of a tile, at most: with 128 tokens an expert on average, few experts have more, and what is read
-// of an expert is read once.
-constexpr int kManyTokens = 160;
 
 template <int kTokens_>
 struct Layout {
@@ -125,10 +121,8 @@ class Multiplier {
     } else if constexpr (L::kTokens > 64) {
       if (count_ <= 96) {
         multiply<96>();
-      } else if (count_ <= 128) {
-        multiply<128>();
       } else {
-        multiply<160>();
+        multiply<128>();
       }
     }
   }
@@ -351,16 +345,17 @@ DeviceStatus launch_grouped(const GroupedProductArgs& args, DeviceStream stream)
 
 int grouped_tokens_of_task(const FusedExpertsArgs& args) {
   constexpr int64_t kMostRows = 0x7fffff00;
-  const bool fits = args.num_experts * std::max(args.gate_up.rows, args.down.rows) < kMostRows;
+  const bool fits =
+      args.num_experts * std::max(args.gate_up.rows, args.down.rows) < kMostRows;
   if (!fits || !device_is_hopper() || encoder() == nullptr) {
     return 0;
   }
-  return args.num_tokens * args.top_k <= 32 * args.num_experts ? 64 : kManyTokens;
+  return args.num_tokens * args.top_k <= 32 * args.num_experts ? 64 : 128;
 }
 
 DeviceStatus grouped_product(const GroupedProductArgs& args, DeviceStream stream) {
   return args.tokens_of_task == 64 ? launch_grouped<Layout<64>>(args, stream)
-                                   : launch_grouped<Layout<kManyTokens>>(args, stream);
+                                   : launch_grouped<Layout<128>>(args, stream);
 }
 
 }  // namespace atom::gpu
