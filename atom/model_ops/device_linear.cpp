@@ -17,6 +17,7 @@ using gpu::kGroupValues;
 using gpu::kPackedRowMultiple;
 
 constexpr int64_t kShortGroup = 32;
+constexpr int64_t kTogether = 64;  // rows whose scales a thread makes, a multiple of 8
 // Exponent to which the largest scale of a row is brought before scales become f16.
 constexpr int kF16ScaleExponent = 14;
 constexpr uint8_t kMiddle = 8;  // the zero point of u4 without zero points
@@ -150,48 +151,59 @@ float scale_at(const WeightPart& part, const uint8_t* scales, int64_t tile) {
   return value;
 }
 
-void add_row_scales(const WeightPart& part, int64_t first, ScaleTable& out) {
-  const cpu::RowSource source = row_source(part);
-  for (int64_t row = 0; row < part.rows; ++row) {
-    out.set(0, first + row, scale_at(part, cpu::scale_row(cpu::stored_row(source, row)), 0));
+// Rows [begin, end) of a part, whose first row is row `first` of the weight.
+struct PartRows {
+  const WeightPart& part;
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t first = 0;
+};
+
+void add_row_scales(const PartRows& rows, ScaleTable& out) {
+  const cpu::RowSource source = row_source(rows.part);
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    out.set(0, rows.first + row,
+            scale_at(rows.part, cpu::scale_row(cpu::stored_row(source, row)), 0));
   }
 }
 
-void add_block_scales(const WeightPart& part, int64_t first, ScaleTable& out) {
+void add_block_scales(const PartRows& rows, ScaleTable& out) {
+  const WeightPart& part = rows.part;
   const cpu::RowSource source = row_source(part);
   const int64_t pitch = gpu::block_scale_pitch(out.rows);
-  for (int64_t row = 0; row < part.rows; row += kPackedRowMultiple) {
+  for (int64_t row = rows.begin; row < rows.end; row += kPackedRowMultiple) {
     const uint8_t* scales = cpu::scale_row(cpu::stored_row(source, row));
     for (int64_t group = 0; group < gpu::scale_groups(out.cols); ++group) {
-      out.set(0, group * pitch + (first + row) / kPackedRowMultiple,
+      out.set(0, group * pitch + (rows.first + row) / kPackedRowMultiple,
               scale_at(part, scales, group * kGroupValues / part.format.block_k));
     }
   }
 }
 
 // Scales as f16, of which each row's largest is close to 2^15, and what that leaves out.
-void add_int4_scales(const WeightPart& part, const DataFormat& format, int64_t first,
-                     ScaleTable& out) {
+void add_int4_scales(const PartRows& rows, const DataFormat& format, ScaleTable& out) {
+  const WeightPart& part = rows.part;
   const cpu::RowSource source = row_source(part);
   const int64_t each = kGroupValues / format.block_k;
   const int64_t offset = gpu::u4_scales_offset(out.rows);
   const int64_t zeros = offset + gpu::u4_scales_bytes(out.rows, out.cols, format.block_k);
   const int64_t tiles = scales_per_row(part.format, part.cols);
-  for (int64_t row = 0; row < part.rows; ++row) {
+  std::vector<float> scales(static_cast<size_t>(tiles));
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
     const cpu::StoredRow stored = cpu::stored_row(source, row);
-    const uint8_t* scales = cpu::scale_row(stored);
+    cpu::dequantize(part.format.scale_dtype, cpu::scale_row(stored), 0, tiles, scales.data());
     float largest = 0;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      largest = std::max(largest, std::abs(scale_at(part, scales, tile)));
+    for (const float scale : scales) {
+      largest = std::max(largest, std::abs(scale));
     }
     const float factor =
         largest > 0 ? std::ldexp(1.0F, std::ilogb(largest) - kF16ScaleExponent) : 1.0F;
-    out.set(0, first + row, factor);
+    out.set(0, rows.first + row, factor);
     for (int64_t k = 0; k < out.cols; k += format.block_k) {
       const int64_t tile = whole_rows(part.format, part.cols) ? 0 : k / part.format.block_k;
-      const int64_t at =
-          (k / kGroupValues * out.rows + first + row) * each + k % kGroupValues / format.block_k;
-      out.set(offset, at, f32_to_f16(scale_at(part, scales, tile) / factor));
+      const int64_t at = (k / kGroupValues * out.rows + rows.first + row) * each +
+                         k % kGroupValues / format.block_k;
+      out.set(offset, at, f32_to_f16(scales[static_cast<size_t>(tile)] / factor));
       if (format.has_zeros) {
         out.set(zeros, at, part.format.has_zeros ? cpu::zero_row(stored)[tile] : kMiddle);
       }
@@ -199,12 +211,13 @@ void add_int4_scales(const WeightPart& part, const DataFormat& format, int64_t f
   }
 }
 
-void add_exponents(const WeightPart& part, int64_t first, ScaleTable& out) {
-  const cpu::RowSource source = row_source(part);
-  for (int64_t row = 0; row < part.rows; ++row) {
+void add_exponents(const PartRows& rows, ScaleTable& out) {
+  const cpu::RowSource source = row_source(rows.part);
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
     const uint8_t* from = cpu::scale_row(cpu::stored_row(source, row));
     for (int64_t k = 0; k < out.cols; k += kShortGroup) {
-      out.set(0, (k / kGroupValues * out.rows + first + row) * 4 + k % kGroupValues / kShortGroup,
+      out.set(0,
+              (k / kGroupValues * out.rows + rows.first + row) * 4 + k % kGroupValues / kShortGroup,
               from[k / kShortGroup]);
     }
   }
@@ -226,15 +239,15 @@ int64_t scale_bytes(const DataFormat& format, int64_t rows, int64_t cols) {
   }
 }
 
-void add_scales(const WeightPart& part, const DataFormat& format, int64_t first, ScaleTable& out) {
+void add_scales(const PartRows& rows, const DataFormat& format, ScaleTable& out) {
   if (format.dtype == DType::kU4) {
-    add_int4_scales(part, format, first, out);
+    add_int4_scales(rows, format, out);
   } else if (format.dtype == DType::kF4E2M1) {
-    add_exponents(part, first, out);
+    add_exponents(rows, out);
   } else if (format.block_k > 0) {
-    add_block_scales(part, first, out);
+    add_block_scales(rows, out);
   } else {
-    add_row_scales(part, first, out);
+    add_row_scales(rows, out);
   }
 }
 
@@ -278,13 +291,20 @@ void pack_device_row(const WeightPart& part, int64_t row, uint8_t* out) {
   }
 }
 
-std::vector<uint8_t> pack_device_scales(std::span<const WeightPart> parts,
-                                        const DataFormat& format) {
+std::vector<uint8_t> pack_device_scales(std::span<const WeightPart> parts, const DataFormat& format,
+                                        const ParallelFor& parallel) {
   ScaleTable scales{.bytes = {}, .rows = total_rows(parts), .cols = parts.front().cols};
   scales.bytes.resize(static_cast<size_t>(scale_bytes(format, scales.rows, scales.cols)));
   int64_t first = 0;
   for (const WeightPart& part : parts) {
-    add_scales(part, format, first, scales);
+    parallel((part.rows + kTogether - 1) / kTogether, [&](int64_t piece) {
+      const int64_t begin = piece * kTogether;
+      add_scales({.part = part,
+                  .begin = begin,
+                  .end = std::min(begin + kTogether, part.rows),
+                  .first = first},
+                 format, scales);
+    });
     first += part.rows;
   }
   return std::move(scales.bytes);
@@ -304,7 +324,7 @@ Status pack_stored_linear(const ExecContext& ctx, std::span<const WeightPart> pa
         to));
     to += part.rows * row_size;
   }
-  const std::vector<uint8_t> scales = pack_device_scales(parts, format);
+  const std::vector<uint8_t> scales = pack_device_scales(parts, format, ctx.parallel);
   ATOM_ASSIGN_OR_RETURN(out.scales, allocate_on(ctx, std::ssize(scales)));
   return ctx.uploader->bytes(scales.data(), std::ssize(scales), out.scales.data());
 }

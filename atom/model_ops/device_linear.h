@@ -22,8 +22,8 @@ Status pack_stored_linear(const ExecContext& ctx, std::span<const WeightPart> pa
 
 // One row of a part in the device's order, gpu::packed_row_bytes of it, and the scales of a weight.
 void pack_device_row(const WeightPart& part, int64_t row, uint8_t* out);
-std::vector<uint8_t> pack_device_scales(std::span<const WeightPart> parts,
-                                        const DataFormat& format);
+std::vector<uint8_t> pack_device_scales(std::span<const WeightPart> parts, const DataFormat& format,
+                                        const ParallelFor& parallel);
 
 // Bytes that a device needs for a weight of the format, scales included.
 int64_t device_linear_bytes(const DataFormat& format, int64_t rows, int64_t cols);

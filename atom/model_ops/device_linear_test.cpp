@@ -128,20 +128,21 @@ class DeviceLinearWeights : public testing::Test {
 
   // Two parts stacked have the values of both, and the size that was foretold.
   void check(const DataFormat& stored, const DataFormat& kept, int64_t cols,
-             int64_t rotary_heads = 0) {
+             int64_t rotary_heads = 0, int64_t rows = 48) {
     SCOPED_TRACE(std::string(dtype_name(stored.dtype)) + " " + std::to_string(cols));
-    Stored first = make(stored, 48, cols);
+    Stored first = make(stored, rows, cols);
     const Stored second = make(stored, 8, cols);
     first.part.rotary_heads = rotary_heads;
     const WeightPart parts[] = {first.part, second.part};
     const DataFormat format = device_linear_format(parts);
     ASSERT_EQ(format, kept);
     const LinearWeight weight = pack(parts, format);
-    EXPECT_EQ(weight.out_features, 56);
-    EXPECT_EQ(device_linear_bytes(format, 56, cols), weight.packed.size() + weight.scales.size());
+    EXPECT_EQ(weight.out_features, rows + 8);
+    EXPECT_EQ(device_linear_bytes(format, rows + 8, cols),
+              weight.packed.size() + weight.scales.size());
     std::vector<float> want(static_cast<size_t>(cols));
-    for (int64_t row = 0; row < 56; ++row) {
-      dequantize_rows(parts[row < 48 ? 0 : 1], row < 48 ? row : row - 48, 1, want.data());
+    for (int64_t row = 0; row < rows + 8; ++row) {
+      dequantize_rows(parts[row < rows ? 0 : 1], row < rows ? row : row - rows, 1, want.data());
       for (int64_t col = 0; col < cols; ++col) {
         ASSERT_EQ(value_on_device(weight, row, col), want[static_cast<size_t>(col)])
             << row << ", " << col;
@@ -169,6 +170,17 @@ TEST_F(DeviceLinearWeights, HaveTheValuesOfTheCpu) {
   check({.dtype = kE4m3, .block_n = 16, .block_k = 128}, rows, 128);  // one block along a row
   check({.dtype = DType::kI8, .block_n = 1, .block_k = -1}, bytes, 80);
   check(kMxfp4, kMxfp4, 160);
+}
+
+// Several threads make the scales of a weight.
+TEST_F(DeviceLinearWeights, OfManyRowsHaveTheValuesOfTheCpu) {
+  check({.dtype = kE4m3, .block_n = 24, .block_k = 128},
+        {.dtype = kE4m3, .block_n = 8, .block_k = 128}, 144, 0, 192);
+  check({.dtype = kE4m3, .block_n = 1, .block_k = -1},
+        {.dtype = kE4m3, .block_n = 1, .block_k = -1}, 48, 0, 200);
+  check(int4(32, true), {.dtype = DType::kU4, .block_n = 1, .block_k = 32, .has_zeros = true}, 160,
+        0, 264);
+  check(kMxfp4, kMxfp4, 96, 0, 136);
 }
 
 TEST_F(DeviceLinearWeights, OfFourBitsHaveTheValuesOfTheCpu) {

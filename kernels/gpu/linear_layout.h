@@ -53,11 +53,11 @@ constexpr int64_t packed_row_bytes(DType dtype, int64_t in_features) {
 // Eight values of four bits, value i in bits 4 i to 4 i + 3, in the order of the device: 0, 2, 4,
 // 6, 1, 3, 5, 7 from the lowest bits on, so that a shift and a mask give neighbours in two halves.
 constexpr uint32_t pack_nibbles(uint32_t stored) {
-  uint32_t word = 0;
-  for (int i = 0; i < 8; ++i) {
-    word |= (stored >> (4 * i) & 15U) << (i % 2 == 0 ? 2 * i : 14 + 2 * i);
-  }
-  return word;
+  const auto gather = [](uint32_t nibbles) {  // the lower one of each byte
+    nibbles = (nibbles & 0x0f0f0f0fU) | (nibbles >> 4 & 0x00f000f0U);
+    return (nibbles & 0x000000ffU) | (nibbles >> 8 & 0x0000ff00U);
+  };
+  return gather(stored) | gather(stored >> 4) << 16;
 }
 
 // Where word (q, p) of a group lies in it, in words, and its first value.

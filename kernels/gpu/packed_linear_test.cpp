@@ -103,7 +103,7 @@ struct Problem {
         input(x.size()),
         gamma(static_cast<size_t>(k)),
         device_weight(rows_of(parts)),
-        device_scales(pack_device_scales(parts, format)),
+        device_scales(pack_device_scales(parts, format, {})),
         device_x(x.size()),
         device_input(x.size()),
         device_gamma(gamma.size()),
